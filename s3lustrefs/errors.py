@@ -1,0 +1,192 @@
+"""Every exception we raise, grouped by the phase that raises it.
+
+Classes say what happened and carry the thing it happened to; they never carry an errno. `fuse/errno_map` and
+`control/faults` turn them into what the caller of each door understands.
+"""
+
+from __future__ import annotations
+
+
+class S3LustreError(Exception):
+    """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy."""
+
+
+# --- configuration and start: told to the person at the terminal, exit status 1 ----------------------------------------
+
+
+class UsageError(S3LustreError):
+    """Something the user gave us cannot be used; nothing was changed."""
+
+
+class ConfigError(UsageError):
+    """A mount option, configuration file or association rule is wrong."""
+
+
+class MountPointError(UsageError):
+    """The mount point is missing, not a directory, not empty, or already mounted."""
+
+
+class FuseUnavailable(UsageError):
+    """/dev/fuse or fusermount3 is missing, so that nothing can be mounted on this host."""
+
+
+class StateDirError(UsageError):
+    """The state directory cannot be used: in use, read-only, full, or of an unknown format."""
+
+
+class DaemonUnreachable(UsageError):
+    """No daemon answers for this mount."""
+
+
+# --- the inode table -----------------------------------------------------------------------------------------------------
+
+
+class MetadataError(S3LustreError):
+    """Base of what a file-system verb can answer instead of a result."""
+
+
+class NotFound(MetadataError):
+    """No dentry of this name, or no inode of this number that was ever handed out."""
+
+
+class AlreadyExists(MetadataError):
+    """The name is taken."""
+
+
+class NotADirectory(MetadataError):
+    """A directory was needed."""
+
+
+class IsADirectory(MetadataError):
+    """A directory is the wrong thing here."""
+
+
+class NotEmpty(MetadataError):
+    """The directory still has entries."""
+
+
+class InvalidName(MetadataError):
+    """The name cannot be a dentry: empty, `.`, `..`, or with a slash."""
+
+
+class NameTooLong(MetadataError):
+    """The name has more than 255 bytes."""
+
+
+class TooManyLinks(MetadataError):
+    """The inode has as many names as it can have."""
+
+
+class InvalidArgument(MetadataError):
+    """The request contradicts itself: a directory moved below itself, a negative size."""
+
+
+class NotPermitted(MetadataError):
+    """The operation is never allowed on this object, whoever asks."""
+
+
+class StaleInode(MetadataError):
+    """The kernel or a handle speaks of an inode or content version that is gone."""
+
+
+class NoAttribute(MetadataError):
+    """No extended attribute of this name."""
+
+
+class TableCorrupt(S3LustreError):
+    """The inode table or its log breaks an invariant; `s3lustrefs fsck` says which."""
+
+
+# --- bytes on local storage ------------------------------------------------------------------------------------------------
+
+
+class StorageError(S3LustreError):
+    """A storage target failed (EIO)."""
+
+
+class OutOfSpace(StorageError):
+    """A storage target or the byte budget is full of content that must not be dropped."""
+
+
+class ReadOnlyStorage(StorageError):
+    """A storage target is mounted read-only."""
+
+
+# --- the repository (S3) -----------------------------------------------------------------------------------------------------
+
+
+class RepositoryError(S3LustreError):
+    """Base of what the bucket answered; carries bucket and key.
+
+    `terminal` says that trying again cannot help until somebody changes something; `code` is the FSx failure code
+    (fsx-spec section 9.5) recorded per file.
+    """
+
+    terminal = False
+    code = "S3Error"
+
+    def __init__(self, message: str, *, bucket: str = "", key: str = "") -> None:
+        super().__init__(message)
+        self.bucket = bucket
+        self.key = key
+
+
+class RepositoryUnavailable(RepositoryError):
+    """Throttled, 5xx, timed out, unreachable or cut off: the same request may work later."""
+
+
+class RepositoryDenied(RepositoryError):
+    """403: the credentials may not do this, or are missing, wrong or expired beyond refresh."""
+
+    terminal = True
+    code = "S3AccessDenied"
+
+
+class BucketNotFound(RepositoryError):
+    """The bucket does not exist (or is not visible to these credentials)."""
+
+    terminal = True
+
+
+class ObjectNotFound(RepositoryError):
+    """No object of this key (or this version)."""
+
+    terminal = True
+    code = "S3ObjectNotFound"
+
+
+class ObjectChanged(RepositoryError):
+    """A condition failed: the object is no longer the one we last saw."""
+
+    code = "S3FileDeleted"
+
+
+class ObjectArchived(RepositoryError):
+    """The object sits in an archive storage class and must be restored first."""
+
+    terminal = True
+    code = "S3ObjectInUnsupportedTier"
+
+
+class KeyNotExportable(RepositoryError):
+    """The path cannot be an object key: over 1,024 bytes or not UTF-8."""
+
+    terminal = True
+    code = "PathSizeTooLong"
+
+
+class ObjectTooLarge(RepositoryError):
+    """The file is larger than an object may be (5 TiB)."""
+
+    terminal = True
+    code = "FileSizeTooLarge"
+
+
+class RepositoryRejected(RepositoryError):
+    """The endpoint refused the request as wrong (400, 501): the message has its own words."""
+
+    terminal = True
+
+
+class NotInRepository(S3LustreError):
+    """The path belongs to no association, so there is nothing to archive, restore or export."""

@@ -1,0 +1,127 @@
+"""Redo log: changes reach a file before the reply, so that a killed daemon loses nothing it acknowledged.
+
+One segment is a run of records: length u32, CRC-32 u32, payload. A payload is a run of changes (table u8, key length
+u16, value length u32 or DELETED, key, value), or a barrier: BARRIER u8, segment u64, offset u64.
+
+What survives what. A killed process: every record, since it is in the page cache. A power cut: the kernel may have
+written a late record of the log but not the file content that the record speaks of, so records count only up to the
+newest barrier that is on disk. A barrier is written after all content written before its position was synced.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from s3lustrefs import errors
+from s3lustrefs.meta.schema import Table
+
+_HEAD = struct.Struct(">II")
+_CHANGE = struct.Struct(">BHI")
+_BARRIER = struct.Struct(">BQQ")
+_DELETED = 0xFFFFFFFF
+_BARRIER_TAG = 0xFF
+
+Change = tuple[Table, bytes, bytes | None]
+
+
+def encode_changes(changes: Iterable[Change]) -> bytes:
+    """The payload of one transaction. None as value means the key is deleted."""
+    parts: list[bytes] = []
+    pack = _CHANGE.pack
+    for table, key, value in changes:
+        if value is None:
+            parts += (pack(table, len(key), _DELETED), key)
+        else:
+            parts += (pack(table, len(key), len(value)), key, value)
+    return b"".join(parts)
+
+
+def decode_changes(payload: bytes) -> Iterator[Change]:
+    at = 0
+    while at < len(payload):
+        table, key_len, value_len = _CHANGE.unpack_from(payload, at)
+        at += _CHANGE.size
+        key = payload[at : at + key_len]
+        at += key_len
+        if value_len == _DELETED:
+            yield Table(table), key, None
+        else:
+            yield Table(table), key, payload[at : at + value_len]
+            at += value_len
+
+
+class Segment:
+    """The segment being written. Only the trio thread appends; any thread may sync."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+        self.size = 0
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def append(self, payload: bytes) -> None:
+        """Write one record. Raises: OutOfSpace, StorageError; the segment is then as it was before."""
+        record = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        try:
+            written = os.write(self._fd, record)
+            while written < len(record):
+                written += os.write(self._fd, record[written:])
+        except OSError as exc:
+            os.ftruncate(self._fd, self.size)
+            raise errors.OutOfSpace(f"cannot append to {self.path}: {exc.strerror}; free space on this file system") from exc
+        self.size += len(record)
+
+    def append_barrier(self, segment: int, offset: int) -> None:
+        self.append(_BARRIER.pack(_BARRIER_TAG, segment, offset))
+
+    def sync(self) -> None:
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    return directory / f"log.{number:016x}"
+
+
+def segments(directory: Path) -> list[tuple[int, Path]]:
+    """Segments on disk in order."""
+    return sorted((int(p.name[4:], 16), p) for p in directory.glob("log.*"))
+
+
+def read_segment(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Records of the valid head of a segment as (offset after it, payload); ends silently at a torn tail."""
+    raw = path.read_bytes()
+    at = 0
+    while at + _HEAD.size <= len(raw):
+        length, crc = _HEAD.unpack_from(raw, at)
+        payload = raw[at + _HEAD.size : at + _HEAD.size + length]
+        if not length or len(payload) < length or zlib.crc32(payload) != crc:
+            return
+        at += _HEAD.size + length
+        yield at, payload
+
+
+def replay(directory: Path, first: int, *, trust_page_cache: bool) -> Iterator[Change]:
+    """Changes to apply after a crash, oldest first, from segment `first` on.
+
+    `trust_page_cache` is True when only the process died (same boot) and False after a power cut, when records
+    past the newest barrier are dropped.
+    """
+    parts = [(n, list(read_segment(path))) for n, path in segments(directory) if n >= first]
+    limit = (1 << 63, 0)
+    if not trust_page_cache:
+        limit = (0, 0)
+        for _, records in parts:
+            for _, payload in records:
+                if payload[0] == _BARRIER_TAG:
+                    limit = _BARRIER.unpack(payload)[1:]
+    for number, records in parts:
+        for end, payload in records:
+            if payload[0] != _BARRIER_TAG and (number, end) <= limit:
+                yield from decode_changes(payload)

@@ -1,0 +1,299 @@
+"""Authoritative layout of every table: keys, values, byte order, sentinels.
+
+All integers are big-endian, so that keys sort as numbers do. Times are ns since the epoch. Keys are at most 511 bytes
+(LMDB's limit); `object_key` says what happens to longer object keys.
+
+| table        | key                         | value                                                   | written by         |
+|--------------|-----------------------------|---------------------------------------------------------|--------------------|
+| SUPER        | name                        | format version, next ino, log position, boot id         | store, engine      |
+| INODES       | ino u64                     | parent u64, fixed part, name, source key, target        | namespace, listing |
+| DENTRIES     | parent u64, name            | ino u64                                                 | namespace, listing |
+| LINKS        | ino u64, parent u64, name   | empty; every name of a file beside its primary one      | namespace          |
+| XATTRS       | ino u64, name               | value                                                   | namespace          |
+| ORPHANS      | ino u64                     | empty; unlinked, kept while open                        | namespace          |
+| RESIDENCY    | ino u64                     | content version u32, extents (data/residency)           | residency_table    |
+| OBJECTS      | assoc u16, object key       | what the bucket holds there, as last seen; see below    | journal, listing   |
+| JOURNAL      | `I` ino, or `K` object key  | why and since when this must be exported                | journal            |
+| ASSOCIATIONS | assoc u16                   | JSON of model.association.Association                   | engine             |
+| SKIPPED      | assoc u16, object key       | reason, and the key where it was cut                    | listing            |
+
+INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
+INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
+INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an existing inode.
+INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes.
+INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
+INVARIANT 6: a dirty file inside an association has a journal record, so that a crash cannot hide it.
+INVARIANT 7: next_ino is above every ino.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+FORMAT_VERSION = 1
+
+
+class Table(IntEnum):
+    """Number of a table in the log, and index of its LMDB database."""
+
+    SUPER = 0
+    INODES = 1
+    DENTRIES = 2
+    LINKS = 3
+    XATTRS = 4
+    ORPHANS = 5
+    RESIDENCY = 6
+    OBJECTS = 7
+    JOURNAL = 8
+    ASSOCIATIONS = 9
+    SKIPPED = 10
+
+
+GROUPED = frozenset({Table.DENTRIES, Table.LINKS, Table.XATTRS})
+"""Tables whose scans are always within one 8-byte prefix (an ino)."""
+
+SUPER_FORMAT = b"format"
+SUPER_NEXT_INO = b"next_ino"
+SUPER_NEXT_ASSOC = b"next_assoc"
+SUPER_LOG_FIRST = b"log_first"
+SUPER_BOOT_ID = b"boot_id"
+
+_U64 = struct.Struct(">Q")
+_U16 = struct.Struct(">H")
+pack_u64 = _U64.pack
+pack_u16 = _U16.pack
+
+# --- inodes ------------------------------------------------------------------------------------------------------------
+
+_INODE = struct.Struct(">QIIIIQqqqQHHIQHHH")
+
+
+def encode_inode(i: Inode) -> bytes:
+    return (
+        _INODE.pack(
+            i.parent, i.mode, i.uid, i.gid, i.nlink, i.size, i.atime_ns, i.mtime_ns, i.ctime_ns, i.rdev,
+            i.hsm, i.flags, i.content_version, i.chunk_bytes, i.source_assoc, len(i.name), len(i.source_key),
+        )
+        + i.name
+        + i.source_key
+        + i.target
+    )  # fmt: skip
+
+
+def inode_tail(i: Inode) -> bytes:
+    """The value without its leading parent: what a listing process can prepare before the parent is known."""
+    return encode_inode(i)[8:]
+
+
+# Enum constructors cost 0.4 us each, and every lookup decodes an inode: the few combinations that occur are kept.
+_HSM = {n: Hsm(n) for n in range(128)}
+_FLAGS = {n: InodeFlag(n) for n in range(8)}
+
+
+def decode_inode(ino: Ino, raw: bytes) -> Inode:
+    (
+        parent, mode, uid, gid, nlink, size, atime, mtime, ctime, rdev,
+        hsm, flags, version, chunk_bytes, assoc, name_len, key_len,
+    ) = _INODE.unpack_from(raw)  # fmt: skip
+    a = _INODE.size
+    b = a + name_len
+    c = b + key_len
+    return Inode(
+        ino, mode, uid, gid, nlink, size, atime, mtime, ctime, rdev, parent, raw[a:b],
+        _HSM[hsm], _FLAGS[flags], version, chunk_bytes, assoc, raw[b:c], raw[c:],
+    )  # fmt: skip
+
+
+_FLAGS_OFFSET = struct.calcsize(">QIIIIQqqqQH")
+
+
+def inode_flags(raw: bytes) -> int:
+    """Only the flags, for scans over the whole table."""
+    return raw[_FLAGS_OFFSET] << 8 | raw[_FLAGS_OFFSET + 1]
+
+
+# --- dentries, links, xattrs --------------------------------------------------------------------------------------------
+
+
+def dentry_key(parent: Ino, name: bytes) -> bytes:
+    return pack_u64(parent) + name
+
+
+def link_key(ino: Ino, parent: Ino, name: bytes) -> bytes:
+    return pack_u64(ino) + pack_u64(parent) + name
+
+
+def decode_u64(raw: bytes) -> Ino:
+    return Ino(_U64.unpack(raw)[0])
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+_LONGEST_PLAIN_KEY = 500
+_CUT = 440
+
+
+def object_key(assoc: AssocId, key: bytes) -> bytes:
+    """Table key of an object. A key over 500 bytes is cut and ends in the SHA-256 of the whole: it sorts with its
+    neighbours by its first 440 bytes only, and its record carries the full key."""
+    if len(key) <= _LONGEST_PLAIN_KEY:
+        return pack_u16(assoc) + key
+    return pack_u16(assoc) + key[:_CUT] + hashlib.sha256(key).digest()
+
+
+@dataclass(slots=True)
+class ObjectRecord:
+    """What the bucket holds under a key, as last seen by listing, HEAD or our own export.
+
+    `ino` 0: the object exists but is deliberately absent locally (deleted here while the policy does not export
+    deletions), so that no import brings it back until it changes.
+    """
+
+    assoc: AssocId
+    key: bytes
+    ino: Ino
+    etag: str
+    size: int
+    mtime_ns: int = 0
+    version_id: str = ""
+    storage_class: str = "STANDARD"
+
+
+_OBJECT = struct.Struct(">QqBHBH")
+STANDARD = b"STANDARD"
+
+
+def object_tail(etag: bytes, size: int, mtime_ns: int, storage_class: bytes, version_id: bytes = b"", long_key: bytes = b"") -> bytes:
+    """An object value without its leading ino: what a listing process can prepare."""
+    cls = b"" if storage_class == STANDARD else storage_class
+    return _OBJECT.pack(size, mtime_ns, len(etag), len(version_id), len(cls), len(long_key)) + etag + version_id + cls + long_key
+
+
+def encode_object(o: ObjectRecord) -> bytes:
+    long_key = o.key if len(o.key) > _LONGEST_PLAIN_KEY else b""
+    tail = object_tail(o.etag.encode(), o.size, o.mtime_ns, o.storage_class.encode(), o.version_id.encode(), long_key)
+    return pack_u64(o.ino) + tail
+
+
+def decode_object(table_key: bytes, raw: bytes) -> ObjectRecord:
+    size, mtime_ns, etag_len, version_len, class_len, key_len = _OBJECT.unpack_from(raw, 8)
+    a = 8 + _OBJECT.size
+    b = a + etag_len
+    c = b + version_len
+    d = c + class_len
+    return ObjectRecord(
+        AssocId(_U16.unpack_from(table_key)[0]),
+        raw[d : d + key_len] if key_len else table_key[2:],
+        Ino(_U64.unpack_from(raw)[0]),
+        raw[a:b].decode(),
+        size,
+        mtime_ns,
+        raw[b:c].decode(),
+        raw[c:d].decode() or "STANDARD",
+    )
+
+
+# --- journal -----------------------------------------------------------------------------------------------------------
+
+
+class JournalState(IntEnum):
+    """Where an export stands. A claim lives in memory only: after a crash nothing is claimed."""
+
+    OPEN = 1
+    """Dirty, but a handle may still write; due at the last close, or at the next start."""
+    DUE = 2
+
+
+class Change(IntFlag):
+    """What happened since the last export."""
+
+    NONE = 0
+    CONTENT = 1
+    METADATA = 2
+    NAME = 4
+    SUBTREE = 8
+    """A directory came here with everything below it: expand before exporting."""
+
+
+@dataclass(slots=True)
+class JournalRecord:
+    """Durable note that the names of an inode (`ino`), or one object key that lost its name (`assoc`, `key`), must be
+    brought into line in the bucket. A key that ends in `/` with SUBTREE stands for everything below it."""
+
+    ino: Ino
+    assoc: AssocId
+    key: bytes
+    state: JournalState
+    change: Change
+    seq: int
+    """Moves with every new change, so that settling an older one keeps the record."""
+    since_ns: int
+    not_before_ns: int = 0
+    attempts: int = 0
+    terminal: bool = False
+    upload_id: str = ""
+    upload_key: bytes = b""
+    error_code: str = ""
+    error_text: str = ""
+
+
+_JOURNAL = struct.Struct(">BBQqqIBHHHHH")
+
+
+def journal_ino_key(ino: Ino) -> bytes:
+    return b"I" + pack_u64(ino)
+
+
+def journal_object_key(assoc: AssocId, key: bytes) -> bytes:
+    return b"K" + object_key(assoc, key)
+
+
+def journal_key(r: JournalRecord) -> bytes:
+    return journal_ino_key(r.ino) if r.ino else journal_object_key(r.assoc, r.key)
+
+
+def encode_journal(r: JournalRecord) -> bytes:
+    upload = r.upload_id.encode()
+    code = r.error_code.encode()
+    text = r.error_text.encode()[:2000]
+    return (
+        _JOURNAL.pack(
+            r.state, r.change, r.seq, r.since_ns, r.not_before_ns, r.attempts, r.terminal, r.assoc,
+            len(r.key), len(upload), len(r.upload_key), len(code),
+        )
+        + r.key + upload + r.upload_key + code + text
+    )  # fmt: skip
+
+
+def decode_journal(table_key: bytes, raw: bytes) -> JournalRecord:
+    state, change, seq, since, not_before, attempts, terminal, assoc, nkey, nupload, nukey, ncode = _JOURNAL.unpack_from(raw)
+    a = _JOURNAL.size
+    b = a + nkey
+    c = b + nupload
+    d = c + nukey
+    e = d + ncode
+    ino = _U64.unpack_from(table_key, 1)[0] if table_key[:1] == b"I" else 0
+    return JournalRecord(
+        Ino(ino), AssocId(assoc), raw[a:b], JournalState(state), Change(change), seq, since, not_before, attempts,
+        bool(terminal), raw[b:c].decode(), raw[c:d], raw[d:e].decode(), raw[e:].decode(errors="replace"),
+    )  # fmt: skip
+
+
+# --- residency ---------------------------------------------------------------------------------------------------------
+
+_VERSION = struct.Struct(">I")
+
+
+def encode_residency(version: ContentVersion, extents: bytes) -> bytes:
+    return _VERSION.pack(version) + extents
+
+
+def decode_residency(raw: bytes) -> tuple[ContentVersion, bytes]:
+    return ContentVersion(_VERSION.unpack_from(raw)[0]), raw[4:]

@@ -1,0 +1,371 @@
+"""Store: an ordered key-value store whose transactions cost microseconds and survive `kill -9` and power cuts.
+
+A transaction changes the overlay (dicts in memory) and appends one record to the redo log before the caller goes on.
+Every few seconds a checkpoint freezes the overlay, syncs file content, commits the frozen changes to LMDB with fsync in a
+thread, and drops the log segments they came from. Reads look at overlay, frozen overlay, LMDB, in that order. So no
+request ever waits for a disk, and LMDB is never written without fsync (NOSYNC may corrupt it on a power cut).
+
+Touched by: the trio thread (everything), one worker thread at a time (commit and sync). Crash windows: before the log
+record is complete the transaction did not happen; after it, replay at the next open repeats it; a checkpoint that dies
+half-way leaves LMDB at the previous one and the log segments in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import lmdb
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.meta import redo_log
+from s3lustrefs.meta.schema import GROUPED, SUPER_BOOT_ID, SUPER_LOG_FIRST, Table
+
+log = logging.getLogger(__name__)
+
+_MAP_BYTES = 1 << 40
+"""Address space only: the file grows as it is written."""
+_CHECKPOINT_LOG_BYTES = 16 << 20
+_CHECKPOINT_SECONDS = 5.0
+_MISSING = object()
+
+Group = dict[bytes, bytes | None]
+
+
+class Overlay:
+    """Changes not yet in LMDB: per table, per group (first 8 key bytes in GROUPED tables), key -> value or None."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self) -> None:
+        self.groups: list[dict[bytes, Group]] = [{} for _ in Table]
+
+    def __bool__(self) -> bool:
+        return any(self.groups)
+
+    def group(self, table: Table, key: bytes) -> Group:
+        groups = self.groups[table]
+        prefix = key[:8] if table in GROUPED else b""
+        found = groups.get(prefix)
+        if found is None:
+            found = groups[prefix] = {}
+        return found
+
+    def find(self, table: Table, key: bytes) -> bytes | None | object:
+        """The value, None when deleted here, or _MISSING."""
+        group = self.groups[table].get(key[:8] if table in GROUPED else b"")
+        return _MISSING if group is None else group.get(key, _MISSING)
+
+    def within(self, table: Table, start: bytes, prefix: bytes) -> list[tuple[bytes, bytes | None]]:
+        """Sorted changes of keys that begin with `prefix` and are >= `start`."""
+        group = self.groups[table].get(prefix[:8] if table in GROUPED else b"")
+        if not group:
+            return []
+        if table in GROUPED and len(prefix) == 8:
+            return sorted(i for i in group.items() if i[0] >= start)
+        return sorted(i for i in group.items() if i[0] >= start and i[0].startswith(prefix))
+
+
+class Txn:
+    """One transaction: put and delete take effect in the overlay at once and are undone when the block raises.
+
+    Runs on the trio thread without a checkpoint in it, so nobody sees it half done.
+    """
+
+    __slots__ = ("_changes", "_store", "_undo")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._changes: list[redo_log.Change] = []
+        self._undo: list[tuple[Group, bytes, object]] = []
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        return self._store.get(table, key)
+
+    def scan(self, table: Table, prefix: bytes, *, after: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
+        return self._store.scan(table, prefix, after=after, limit=limit)
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self._change(table, key, value)
+
+    def delete(self, table: Table, key: bytes) -> None:
+        self._change(table, key, None)
+
+    def _change(self, table: Table, key: bytes, value: bytes | None) -> None:
+        group = self._store.active.group(table, key)
+        self._undo.append((group, key, group.get(key, _MISSING)))
+        group[key] = value
+        self._changes.append((table, key, value))
+
+    def __enter__(self) -> Txn:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None and self._changes:
+                self._store.append(self._changes)
+        except errors.StorageError:
+            self._roll_back()
+            raise
+        if kind is not None:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        for group, key, old in reversed(self._undo):
+            if old is _MISSING:
+                del group[key]
+            else:
+                group[key] = old  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """Live numbers of the store."""
+
+    log_bytes: int
+    checkpoints: int
+    syncs: int
+
+
+async def _no_content() -> None:
+    return
+
+
+class Store:
+    """See the module docstring. `sync_content` makes all file content written so far durable."""
+
+    def __init__(self, directory: Path, *, boot_id: str, sync_content: Callable[[], Awaitable[None]] = _no_content) -> None:
+        """Open or create, and replay the log. Blocks; call before serving. Raises: StateDirError, TableCorrupt."""
+        self._directory = directory
+        self._boot_id = boot_id.encode()
+        self._sync_content = sync_content
+        self._durability = trio.Lock()
+        self._wake = trio.Event()
+        self._synced_position = 0
+        self._position = 0
+        self._checkpoints = 0
+        self._syncs = 0
+        self._room = trio.Event()
+        self._room.set()
+        self.active = Overlay()
+        self._frozen = Overlay()
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._env = _open_environment(directory)
+            with self._env.begin(write=True) as txn:
+                self._tables = [self._env.open_db(t.name.lower().encode(), txn=txn) for t in Table]
+        except (lmdb.Error, OSError) as exc:
+            raise errors.StateDirError(f"cannot open the inode table in {directory}: {exc}") from exc
+        self._read = self._env.begin()
+        self._recover()
+
+    def _recover(self) -> None:
+        first = int(self.get(Table.SUPER, SUPER_LOG_FIRST) or b"0")
+        same_boot = self.get(Table.SUPER, SUPER_BOOT_ID) == self._boot_id
+        changes = 0
+        for table, key, value in redo_log.replay(self._directory, first, trust_page_cache=same_boot):
+            self.active.group(table, key)[key] = value
+            changes += 1
+        old = redo_log.segments(self._directory)
+        number = max([first, *(n + 1 for n, _ in old)])
+        if changes:
+            log.info("log replayed changes=%d same_boot=%s", changes, same_boot)
+        self.active.group(Table.SUPER, SUPER_BOOT_ID)[SUPER_BOOT_ID] = self._boot_id
+        self._segment = self._new_segment(number)
+        self._frozen, self.active = self.active, Overlay()
+        self._commit(self._frozen, number)
+        self._after_commit()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        value = self.active.find(table, key)
+        if value is _MISSING:
+            value = self._frozen.find(table, key)
+            if value is _MISSING:
+                return self._read.get(key, db=self._tables[table])
+        return value  # type: ignore[return-value]
+
+    def scan(self, table: Table, prefix: bytes, *, after: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
+        """Records whose keys begin with `prefix` and are > `after`, in key order, at most `limit` (0: all)."""
+        start = max(prefix, after + b"\0") if after else prefix
+        found: list[tuple[bytes, bytes]] = []
+        changed: Group = dict(self._frozen.within(table, start, prefix))
+        changed.update(self.active.within(table, start, prefix))
+        pending = iter(sorted(changed.items()))
+        change = next(pending, None)
+        for key, value in self._stored(table, start, prefix):
+            while change is not None and change[0] < key:
+                if change[1] is not None:
+                    found.append((change[0], change[1]))
+                change = next(pending, None)
+            if change is not None and change[0] == key:
+                if change[1] is not None:
+                    found.append((key, change[1]))
+                change = next(pending, None)
+            else:
+                found.append((key, value))
+            if limit and len(found) >= limit:
+                return found[:limit]
+        while change is not None:
+            if change[1] is not None:
+                found.append((change[0], change[1]))
+            change = next(pending, None)
+        return found[:limit] if limit else found
+
+    def _stored(self, table: Table, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        cursor = self._read.cursor(db=self._tables[table])
+        try:
+            if not cursor.set_range(start):
+                return
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+        finally:
+            cursor.close()
+
+    def count(self, table: Table) -> int:
+        """Records in LMDB; changes of the last seconds are not in it."""
+        return int(self._read.stat(self._tables[table])["entries"])
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> Txn:
+        return Txn(self)
+
+    def append(self, changes: list[redo_log.Change]) -> None:
+        payload = redo_log.encode_changes(changes)
+        self._segment.append(payload)
+        self._position += len(payload)
+        if self._segment.size > _CHECKPOINT_LOG_BYTES:
+            self._wake.set()
+
+    @property
+    def is_behind(self) -> bool:
+        """The checkpoint cannot keep up: bulk work should `wait_room` before its next batch."""
+        return bool(self._frozen) and self._segment.size > _CHECKPOINT_LOG_BYTES
+
+    async def wait_room(self) -> None:
+        while self.is_behind:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def sync(self) -> None:
+        """Return once every transaction so far, and the content it speaks of, survives a power cut. Waiters share one sync."""
+        wanted = self._position
+        async with self._durability:
+            if self._synced_position >= wanted:
+                return
+            position, segment, offset = self._position, self._segment, self._segment.size
+            await self._sync_content()
+            segment.append_barrier(segment.number, offset)
+            await trio.to_thread.run_sync(segment.sync)
+            self._synced_position = position
+            self._syncs += 1
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Checkpoint every few seconds or megabytes while there is something to write. Ends by cancellation only."""
+        task_status.started()
+        while True:
+            with trio.move_on_after(_CHECKPOINT_SECONDS):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            if not self.active and not self._frozen:
+                continue
+            try:
+                await self.checkpoint()
+            except errors.StorageError as exc:
+                # The log keeps everything; the next round tries again.
+                log.error("checkpoint failed error=%s", exc)
+                await trio.sleep(1)
+
+    async def checkpoint(self) -> None:
+        """Move everything so far into LMDB, durably. Raises: StorageError; nothing is lost then."""
+        async with self._durability:
+            if self._frozen:
+                await trio.to_thread.run_sync(self._commit, self._frozen, self._segment.number)
+                self._after_commit()
+            if not self.active:
+                return
+            number = self._segment.number + 1
+            fresh = await trio.to_thread.run_sync(self._new_segment, number)
+            position = self._position
+            self._frozen, self.active = self.active, Overlay()
+            self._segment, old = fresh, self._segment
+            old.close()
+            with trio.CancelScope(shield=True):
+                await self._sync_content()
+                await trio.to_thread.run_sync(self._commit, self._frozen, number)
+            self._after_commit()
+            self._synced_position = max(self._synced_position, position)
+            self._checkpoints += 1
+
+    def _new_segment(self, number: int) -> redo_log.Segment:
+        try:
+            segment = redo_log.Segment(redo_log.segment_path(self._directory, number), number)
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise errors.StorageError(f"cannot start a log segment in {self._directory}: {exc.strerror}") from exc
+        return segment
+
+    def _commit(self, overlay: Overlay, log_first: int) -> None:
+        """Write a frozen overlay to LMDB with fsync. Runs in a thread: nobody changes a frozen overlay."""
+        try:
+            with self._env.begin(write=True) as txn:
+                for table in Table:
+                    merged: Group = {}
+                    for group in overlay.groups[table].values():
+                        merged.update(group)
+                    puts = [i for i in sorted(merged.items()) if i[1] is not None]
+                    cursor = txn.cursor(db=self._tables[table])
+                    cursor.putmulti(puts)
+                    for key, value in merged.items():
+                        if value is None:
+                            txn.delete(key, db=self._tables[table])
+                txn.put(SUPER_LOG_FIRST, str(log_first).encode(), db=self._tables[Table.SUPER])
+        except lmdb.Error as exc:
+            raise errors.StorageError(f"cannot commit the inode table in {self._directory}: {exc}") from exc
+        for number, path in redo_log.segments(self._directory):
+            if number < log_first:
+                path.unlink()
+
+    def _after_commit(self) -> None:
+        self._read.abort()
+        self._read = self._env.begin()
+        self._frozen = Overlay()
+        self._room.set()
+
+    async def close(self) -> None:
+        """Checkpoint and close; afterwards the log is empty."""
+        with trio.CancelScope(shield=True):
+            await self.checkpoint()
+        self._segment.close()
+        self._read.abort()
+        self._env.close()
+
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics(self._segment.size, self._checkpoints, self._syncs)
+
+
+def _open_environment(directory: Path) -> lmdb.Environment:
+    # No readahead: look-ups are random, and pages read ahead would count as resident memory of the daemon.
+    return lmdb.open(str(directory), map_size=_MAP_BYTES, max_dbs=len(Table), readahead=False, mode=0o600)
+
+
+def current_boot_id() -> str:
+    """Tells a process that died (same boot) from a power cut (another boot)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+

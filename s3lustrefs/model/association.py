@@ -1,0 +1,99 @@
+"""Association: one directory linked with one S3 prefix (DRA), its policies, and the mapping between paths and keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from s3lustrefs.model.ids import AssocId
+
+EVENTS = ("NEW", "CHANGED", "DELETED")
+MAX_ASSOCIATIONS = 8
+MAX_KEY_BYTES = 1024
+MAX_NAME_BYTES = 255
+
+PosixMetadata = Literal["lazy", "eager", "off"]
+OnConflict = Literal["keep-both", "bucket-wins", "file-wins"]
+ImportState = Literal["PENDING", "RUNNING", "DONE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach the bucket of an association. Never holds a credential: `profile` and `role_arn` only name where to find one."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Association:
+    """One data repository association.
+
+    `file_system_path` is absolute and has no trailing slash save for `/`; `prefix` is empty or ends in `/`.
+    `file_system_path_given` and `data_repository_path_given` are what the client sent, to be echoed back.
+    """
+
+    assoc_id: AssocId
+    association_id: str
+    file_system_path: str
+    bucket: str
+    prefix: str
+    file_system_path_given: str = ""
+    data_repository_path_given: str = ""
+    endpoint: Endpoint = Endpoint()
+    auto_import: frozenset[str] = frozenset(EVENTS)
+    auto_export: frozenset[str] = frozenset(EVENTS)
+    imported_file_chunk_size_mib: int = 1024
+    posix_metadata: PosixMetadata = "lazy"
+    on_conflict: OnConflict = "keep-both"
+    uid: int = 0
+    gid: int = 0
+    file_mode: int = 0o755
+    dir_mode: int = 0o755
+    import_state: ImportState = "PENDING"
+    root_ino: int = 0
+
+    @property
+    def data_repository_path(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.imported_file_chunk_size_mib << 20
+
+    def key_of(self, relative: bytes) -> bytes:
+        """Object key of a path relative to the linked directory, both without a leading slash."""
+        return self.prefix.encode() + relative
+
+
+def paths_overlap(a: str, b: str) -> bool:
+    """Whether two file-system paths are equal or one contains the other."""
+    a, b = a.rstrip("/") + "/", b.rstrip("/") + "/"
+    return a.startswith(b) or b.startswith(a)
+
+
+def key_defect(relative: bytes) -> str | None:
+    """Why a key (relative to the prefix) cannot be a file or directory, or None. Source: fsx-spec section 3.4.
+
+    A trailing slash marks a directory. `b""` is the linked directory's own marker and is fine.
+    """
+    if not relative:
+        return None
+    try:
+        relative.decode()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    if b"\0" in relative:
+        return "contains a NUL byte"
+    body = relative[:-1] if relative.endswith(b"/") else relative
+    for part in body.split(b"/"):
+        if not part:
+            return "has an empty path component"
+        if part in (b".", b".."):
+            return "has a '.' or '..' component"
+        if len(part) > MAX_NAME_BYTES:
+            return f"has a component of {len(part)} bytes (at most {MAX_NAME_BYTES})"
+    return None

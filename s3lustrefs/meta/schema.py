@@ -22,7 +22,7 @@ INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus it
 INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an existing inode.
 INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
-INVARIANT 6: a dirty file inside an association has a journal record, so that a crash cannot hide it.
+INVARIANT 6: a dirty file inside an association has a journal record, or is EXCLUDED by policy: no crash can hide it.
 INVARIANT 7: next_ino is above every ino.
 """
 
@@ -94,7 +94,7 @@ def inode_tail(i: Inode) -> bytes:
 
 # Enum constructors cost 0.4 us each, and every lookup decodes an inode: the few combinations that occur are kept.
 _HSM = {n: Hsm(n) for n in range(128)}
-_FLAGS = {n: InodeFlag(n) for n in range(8)}
+_FLAGS = {n: InodeFlag(n) for n in range(16)}
 
 
 def decode_inode(ino: Ino, raw: bytes) -> Inode:
@@ -138,6 +138,7 @@ def decode_u64(raw: bytes) -> Ino:
 
 _LONGEST_PLAIN_KEY = 500
 _CUT = 440
+LONGEST_TABLE_KEY = 2 + _LONGEST_PLAIN_KEY
 
 
 def object_key(assoc: AssocId, key: bytes) -> bytes:
@@ -146,6 +147,11 @@ def object_key(assoc: AssocId, key: bytes) -> bytes:
     if len(key) <= _LONGEST_PLAIN_KEY:
         return pack_u16(assoc) + key
     return pack_u16(assoc) + key[:_CUT] + hashlib.sha256(key).digest()
+
+
+def long_key(key: bytes) -> bytes:
+    """What an object value carries of its key: all of it when the table key is cut."""
+    return key if len(key) > _LONGEST_PLAIN_KEY else b""
 
 
 @dataclass(slots=True)
@@ -170,15 +176,14 @@ _OBJECT = struct.Struct(">QqBHBH")
 STANDARD = b"STANDARD"
 
 
-def object_tail(etag: bytes, size: int, mtime_ns: int, storage_class: bytes, version_id: bytes = b"", long_key: bytes = b"") -> bytes:
+def object_tail(etag: bytes, size: int, mtime_ns: int, storage_class: bytes, version_id: bytes = b"", full_key: bytes = b"") -> bytes:
     """An object value without its leading ino: what a listing process can prepare."""
     cls = b"" if storage_class == STANDARD else storage_class
-    return _OBJECT.pack(size, mtime_ns, len(etag), len(version_id), len(cls), len(long_key)) + etag + version_id + cls + long_key
+    return _OBJECT.pack(size, mtime_ns, len(etag), len(version_id), len(cls), len(full_key)) + etag + version_id + cls + full_key
 
 
 def encode_object(o: ObjectRecord) -> bytes:
-    long_key = o.key if len(o.key) > _LONGEST_PLAIN_KEY else b""
-    tail = object_tail(o.etag.encode(), o.size, o.mtime_ns, o.storage_class.encode(), o.version_id.encode(), long_key)
+    tail = object_tail(o.etag.encode(), o.size, o.mtime_ns, o.storage_class.encode(), o.version_id.encode(), long_key(o.key))
     return pack_u64(o.ino) + tail
 
 

@@ -328,7 +328,7 @@ class Store:
                     merged: Group = {}
                     for group in overlay.groups[table].values():
                         merged.update(group)
-                    puts = [i for i in sorted(merged.items()) if i[1] is not None]
+                    puts = [(k, v) for k, v in sorted(merged.items()) if v is not None]
                     cursor = txn.cursor(db=self._tables[table])
                     cursor.putmulti(puts)
                     for key, value in merged.items():

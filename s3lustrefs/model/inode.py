@@ -21,6 +21,8 @@ class InodeFlag(IntFlag):
     """Some bytes are not resident; which ones are is in the residency table (no record: none)."""
     KIND_UNKNOWN = 0x04
     """Small enough to be a symlink; only its headers can tell (implies HEADERS_UNKNOWN)."""
+    EXCLUDED = 0x08
+    """Changed here, and the export policy keeps the change local."""
 
 
 @dataclass(slots=True)

@@ -1,0 +1,72 @@
+"""Transaction functions of associations: stored as JSON, linked to a directory that appears by itself."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import asdict, replace
+from typing import Any
+
+from s3lustrefs import errors
+from s3lustrefs.meta import records, schema
+from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association, Endpoint
+from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
+
+
+def load(txn: Txn) -> list[Association]:
+    return [_decode(raw) for _, raw in txn.scan(Table.ASSOCIATIONS, b"")]
+
+
+def store(txn: Txn, association: Association) -> None:
+    txn.put(Table.ASSOCIATIONS, schema.pack_u16(association.assoc_id), _encode(association))
+
+
+def allocate(txn: Txn) -> AssocId:
+    number = int(txn.get(Table.SUPER, SUPER_NEXT_ASSOC) or b"1")
+    txn.put(Table.SUPER, SUPER_NEXT_ASSOC, str(number + 1).encode())
+    return AssocId(number)
+
+
+def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> Association:
+    """Store a new association; its directory (and the ones above) are made if missing. Raises: ConfigError."""
+    ino = ROOT_INO
+    for part in association.file_system_path.encode().split(b"/"):
+        if not part:
+            continue
+        child = records.find_child(txn, ino, part)
+        if child is None:
+            child = _make_directory(txn, ino, part, association, now_ns, allocate_ino())
+        elif not records.get_inode(txn, child).is_dir:
+            raise errors.ConfigError(f"cannot link {association.file_system_path}: {part.decode()!r} exists and is not a directory")
+        ino = child
+    linked = replace(association, root_ino=ino)
+    store(txn, linked)
+    return linked
+
+
+def _make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:
+    mode = stat.S_IFDIR | association.dir_mode
+    records.put_inode(txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name))
+    records.put_dentry(txn, parent, name, ino)
+    above = records.get_inode(txn, parent)
+    above.nlink += 1
+    records.put_inode(txn, above)
+    return ino
+
+
+def _encode(association: Association) -> bytes:
+    fields = asdict(association)
+    fields["auto_import"] = sorted(association.auto_import)
+    fields["auto_export"] = sorted(association.auto_export)
+    return json.dumps(fields).encode()
+
+
+def _decode(raw: bytes) -> Association:
+    fields = json.loads(raw)
+    fields["endpoint"] = Endpoint(**fields["endpoint"])
+    fields["auto_import"] = frozenset(fields["auto_import"])
+    fields["auto_export"] = frozenset(fields["auto_export"])
+    return Association(**fields)

@@ -1,0 +1,247 @@
+"""Transaction functions of one inode: attributes, xattrs, what writing and hydrating change."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from s3lustrefs import errors
+from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+_MAX_XATTR_BYTES = 65_536
+_MAX_XATTRS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChange:
+    """What setattr changes; None leaves a field as it is. Times are ns since the epoch."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+def in_association(txn: Txn, locations: LocationMap, inode: Inode) -> bool:
+    """Whether any name of the inode is inside an association."""
+    if inode.is_dir and locations.is_root(inode.ino):
+        return True
+    return any(locations.of_directory(txn, parent) is not None for parent, _ in records.names_of(txn, inode))
+
+
+def mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int, *, state: JournalState) -> None:
+    """Note a change of an inode in the journal if it is exported at all; clears EXCLUDED on the caller's `inode`."""
+    if inode.is_exportable and inode.nlink and in_association(txn, locations, inode):
+        inode.flags &= ~InodeFlag.EXCLUDED
+        journal.mark(txn, inode.ino, change, now_ns, state=state)
+
+
+def _pending_state(txn: Txn, ino: Ino) -> JournalState:
+    pending = records.find_journal(txn, schema.journal_ino_key(ino))
+    return pending.state if pending else JournalState.DUE
+
+
+def set_attributes(txn: Txn, locations: LocationMap, ino: Ino, change: AttributeChange, now_ns: int) -> Inode:
+    """Times alone never trigger an export, they ride along. Source: FSx for Lustre User Guide, "Automatically export updates"."""
+    inode = records.get_inode(txn, ino)
+    if change.mode is not None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
+    if change.uid is not None:
+        inode.uid = change.uid
+    if change.gid is not None:
+        inode.gid = change.gid
+    if change.atime_ns is not None:
+        inode.atime_ns = change.atime_ns
+    if change.mtime_ns is not None:
+        inode.mtime_ns = change.mtime_ns
+    inode.ctime_ns = now_ns
+    if change.mode is not None or change.uid is not None or change.gid is not None:
+        mark(txn, locations, inode, Change.METADATA, now_ns, state=_pending_state(txn, ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def touch_atime(txn: Txn, ino: Ino, now_ns: int) -> None:
+    inode = records.find_inode(txn, ino)
+    if inode is not None:
+        inode.atime_ns = now_ns
+        records.put_inode(txn, inode)
+
+
+def begin_write(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> Inode:
+    """The first write of a handle, before any byte changes: a crash before close cannot hide that the file is dirty."""
+    inode = records.get_inode(txn, ino)
+    if inode.hsm & Hsm.EXISTS:
+        inode.hsm |= Hsm.DIRTY
+    mark(txn, locations, inode, Change.CONTENT, now_ns, state=JournalState.OPEN)
+    inode.mtime_ns = inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)
+    return inode
+
+
+def end_write(txn: Txn, ino: Ino, end: int, now_ns: int) -> Inode:
+    """Bytes up to `end` (exclusive) are in the chunk store."""
+    inode = records.get_inode(txn, ino)
+    inode.size = max(inode.size, end)
+    inode.mtime_ns = inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)
+    return inode
+
+
+def set_size(txn: Txn, locations: LocationMap, ino: Ino, size: int, now_ns: int, *, state: JournalState) -> Inode:
+    """Truncate or extend. An empty file has nothing that could be missing."""
+    inode = records.get_inode(txn, ino)
+    if inode.hsm & Hsm.EXISTS:
+        inode.hsm |= Hsm.DIRTY
+    inode.size = size
+    if not size:
+        inode.flags &= ~InodeFlag.PARTIAL
+        txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    mark(txn, locations, inode, Change.CONTENT, now_ns, state=state)
+    inode.mtime_ns = inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)
+    return inode
+
+
+# --- residency ---------------------------------------------------------------------------------------------------------
+
+
+def get_residency(txn: Txn, inode: Inode) -> bytes:
+    """Encoded extents of a PARTIAL inode; empty: nothing resident."""
+    raw = txn.get(Table.RESIDENCY, schema.pack_u64(inode.ino))
+    if raw is None:
+        return b""
+    version, extents = schema.decode_residency(raw)
+    return extents if version == inode.content_version else b""
+
+
+def put_residency(txn: Txn, ino: Ino, version: ContentVersion, extents: bytes, *, complete: bool) -> Inode | None:
+    """Remember which bytes are resident; the bytes must be durable before. None when the content has moved on."""
+    inode = records.find_inode(txn, ino)
+    if inode is None or inode.content_version != version or inode.is_complete:
+        return None
+    key = schema.pack_u64(ino)
+    if complete:
+        inode.flags &= ~InodeFlag.PARTIAL
+        txn.delete(Table.RESIDENCY, key)
+        records.put_inode(txn, inode)
+    else:
+        txn.put(Table.RESIDENCY, key, schema.encode_residency(version, extents))
+    return inode
+
+
+def release_content(txn: Txn, ino: Ino) -> Inode:
+    """Forget all resident bytes of an archived clean file. Raises: NotPermitted."""
+    inode = records.get_inode(txn, ino)
+    if not inode.hsm & Hsm.ARCHIVED or inode.hsm & (Hsm.DIRTY | Hsm.NORELEASE | Hsm.LOST) or not inode.source_assoc:
+        raise errors.NotPermitted("only an archived, clean file can be released")
+    if inode.size:
+        inode.flags |= InodeFlag.PARTIAL
+        inode.content_version = ContentVersion(inode.content_version + 1)
+    txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inode | None:
+    """The bucket has another version of a clean file's object: new size and time, nothing resident. None when dirty or gone."""
+    inode = records.find_inode(txn, ino)
+    if inode is None or inode.is_dirty or not inode.is_file:
+        return None
+    seen.ino = ino
+    records.put_object(txn, seen)
+    inode.size = seen.size
+    inode.mtime_ns = seen.mtime_ns
+    inode.ctime_ns = now_ns
+    inode.content_version = ContentVersion(inode.content_version + 1)
+    inode.flags |= InodeFlag.HEADERS_UNKNOWN
+    inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
+    inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
+    inode.source_assoc, inode.source_key = seen.assoc, seen.key
+    txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
+    """The bucket no longer has a clean file's object: missing bytes are lost for good, resident ones stay."""
+    inode = records.find_inode(txn, ino)
+    if inode is None or not inode.source_assoc:
+        return
+    if inode.is_complete:
+        journal.forget_object(txn, inode.source_assoc, inode.source_key)
+        return
+    inode.hsm |= Hsm.LOST
+    inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)
+
+
+def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    """What a HEAD of the object said; `target` given: it is a symlink. None when inode or object moved on meanwhile.
+
+    A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
+    Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
+    """
+    inode = records.find_inode(txn, ino)
+    if inode is None or not inode.flags & InodeFlag.HEADERS_UNKNOWN:
+        return inode
+    if inode.is_file:
+        source = records.find_object(txn, inode.source_assoc, inode.source_key)
+        if source is None or source.etag != etag:
+            return None
+    if change.mode is not None:
+        inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
+    inode.uid = inode.uid if change.uid is None else change.uid
+    inode.gid = inode.gid if change.gid is None else change.gid
+    inode.atime_ns = inode.atime_ns if change.atime_ns is None else change.atime_ns
+    inode.mtime_ns = inode.mtime_ns if change.mtime_ns is None else change.mtime_ns
+    inode.flags &= ~(InodeFlag.HEADERS_UNKNOWN | InodeFlag.KIND_UNKNOWN)
+    if target is not None and inode.is_file:
+        inode.mode = stat.S_IFLNK | 0o777
+        inode.target, inode.size, inode.chunk_bytes = target, len(target), 0
+        inode.flags &= ~InodeFlag.PARTIAL
+        inode.hsm = Hsm.NONE
+        txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+# --- xattrs ----------------------------------------------------------------------------------------------------------------
+
+
+def get_xattr(txn: Txn, ino: Ino, name: bytes) -> bytes:
+    value = txn.get(Table.XATTRS, schema.pack_u64(ino) + name)
+    if value is None:
+        raise errors.NoAttribute(f"inode {ino} has no attribute {name!r}")
+    return value
+
+
+def list_xattrs(txn: Txn, ino: Ino) -> list[bytes]:
+    return [key[8:] for key, _ in txn.scan(Table.XATTRS, schema.pack_u64(ino))]
+
+
+def set_xattr(txn: Txn, ino: Ino, name: bytes, value: bytes, now_ns: int) -> None:
+    """Raises: InvalidArgument beyond the limits of xattr(7)."""
+    inode = records.get_inode(txn, ino)
+    if len(value) > _MAX_XATTR_BYTES or len(name) > 255:
+        raise errors.InvalidArgument(f"attribute {name[:40]!r} is too large")
+    if len(txn.scan(Table.XATTRS, schema.pack_u64(ino), limit=_MAX_XATTRS)) >= _MAX_XATTRS:
+        raise errors.OutOfSpace(f"inode {ino} has {_MAX_XATTRS} attributes already")
+    txn.put(Table.XATTRS, schema.pack_u64(ino) + name, value)
+    inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)
+
+
+def remove_xattr(txn: Txn, ino: Ino, name: bytes, now_ns: int) -> None:
+    get_xattr(txn, ino, name)
+    txn.delete(Table.XATTRS, schema.pack_u64(ino) + name)
+    inode = records.get_inode(txn, ino)
+    inode.ctime_ns = now_ns
+    records.put_inode(txn, inode)

@@ -1,0 +1,120 @@
+"""Transaction functions that tell the exporter what a journal record asks for, and that break large records into small ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta.location import Location, LocationMap
+from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord, Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One object that an inode should be: a name of it inside an association."""
+
+    association: Association
+    key: bytes
+    known: ObjectRecord | None
+    """What the bucket holds under this key, as last seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportView:
+    """One consistent look at an inode to be exported."""
+
+    inode: Inode
+    targets: list[Target]
+    source: ObjectRecord | None
+    """The object that holds its archived content, if any."""
+
+
+def view(txn: Txn, locations: LocationMap, ino: Ino) -> ExportView | None:
+    """None when the inode is gone."""
+    inode = records.find_inode(txn, ino)
+    if inode is None:
+        return None
+    targets = []
+    for location in _locations(txn, locations, inode):
+        key = location.key + b"/" if inode.is_dir else location.key
+        known = records.find_object(txn, location.association.assoc_id, key)
+        targets.append(Target(location.association, key, known))
+    return ExportView(inode, targets, source_of(txn, inode))
+
+
+def _locations(txn: Txn, locations: LocationMap, inode: Inode) -> list[Location]:
+    if inode.is_dir and locations.is_root(inode.ino):
+        return []  # the linked directory itself is never an object (fsx-spec section 6.1)
+    found = [locations.of_name(txn, parent, name) for parent, name in records.names_of(txn, inode)]
+    return [f for f in found if f is not None]
+
+
+def source_of(txn: Txn, inode: Inode) -> ObjectRecord | None:
+    """The object record an inode's archived content is pinned to; None when it has none (any more)."""
+    if not inode.source_assoc:
+        return None
+    source = records.find_object(txn, inode.source_assoc, inode.source_key)
+    return source if source is not None and source.ino == inode.ino else None
+
+
+def dependant(txn: Txn, assoc_key: ObjectRecord | None, ino: Ino) -> Inode | None:
+    """Another inode that still needs this object, because not all of its bytes are local."""
+    if assoc_key is None or assoc_key.ino in (0, ino):
+        return None
+    other = records.find_inode(txn, assoc_key.ino)
+    if other is None or other.is_complete:
+        return None
+    return other if (other.source_assoc, other.source_key) == (assoc_key.assoc, assoc_key.key) else None
+
+
+def expand_directory(txn: Txn, ino: Ino, after: bytes, limit: int, now_ns: int) -> bytes | None:
+    """Mark up to `limit` children of a moved directory; returns the name to go on after, or None at the end."""
+    prefix = schema.pack_u64(ino)
+    children = txn.scan(Table.DENTRIES, prefix, after=prefix + after if after else b"", limit=limit)
+    for _, value in children:
+        child = records.find_inode(txn, schema.decode_u64(value))
+        if child is None or not child.is_exportable:
+            continue
+        pending = records.find_journal(txn, schema.journal_ino_key(child.ino))
+        if child.is_dir:
+            journal.mark(txn, child.ino, Change.NAME | Change.SUBTREE, now_ns)
+        elif pending is None or pending.state is schema.JournalState.DUE:
+            change = Change.NAME | Change.CONTENT if child.is_file and child.is_dirty else Change.NAME
+            journal.mark(txn, child.ino, change, now_ns)
+    return children[-1][0][8:] if len(children) == limit else None
+
+
+def expand_prefix(txn: Txn, association: Association, prefix: bytes, after: bytes, limit: int, now_ns: int) -> bytes | None:
+    """Note up to `limit` objects below a lost prefix as lost; returns the table key to go on after, or None at the end."""
+    found = txn.scan(Table.OBJECTS, schema.pack_u16(association.assoc_id) + prefix[:440], after=after, limit=limit)
+    for table_key, value in found:
+        record = schema.decode_object(table_key, value)
+        if record.key.startswith(prefix):
+            journal.mark_key_lost(txn, association, record.key, now_ns)
+    return found[-1][0] if len(found) == limit else None
+
+
+def end_expansion(txn: Txn, claimed: JournalRecord) -> None:
+    """Everything below is noted: only the directory itself (or nothing, for a prefix) remains of the record."""
+    key = schema.journal_key(claimed)
+    record = records.find_journal(txn, key)
+    if record is None or record.seq != claimed.seq:
+        return
+    if not record.ino:
+        txn.delete(Table.JOURNAL, key)
+        return
+    record.change &= ~Change.SUBTREE
+    records.put_journal(txn, record)
+
+
+def exclude(txn: Txn, claimed: JournalRecord) -> None:
+    """The policy keeps this change local: no export, and no import undoes it."""
+    if journal.finish(txn, claimed) and claimed.ino:
+        inode = records.find_inode(txn, claimed.ino)
+        if inode is not None:
+            inode.flags |= InodeFlag.EXCLUDED
+            records.put_inode(txn, inode)

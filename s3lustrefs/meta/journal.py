@@ -1,0 +1,179 @@
+"""Transaction functions of the export journal: mark, make due, settle, fail.
+
+The journal says which inodes and keys may differ from the bucket, the objects table says what the bucket holds, the dentries
+say what it should hold. An export brings one record into line, so that many changes cost one request, repeating an
+export after a crash is harmless, and chains of renames end right whatever their order.
+"""
+
+from __future__ import annotations
+
+from s3lustrefs.meta import records, schema
+from s3lustrefs.meta.location import LocationMap, walk
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
+
+
+def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE) -> None:
+    """Note that an inode differs from its objects. OPEN wins over DUE: closed state only is exported."""
+    key = schema.journal_ino_key(ino)
+    old = records.find_journal(txn, key)
+    if old is None:
+        records.put_journal(txn, JournalRecord(ino, NO_ASSOC, b"", state, change, 1, now_ns))
+        return
+    old.change |= change
+    old.seq += 1
+    if state is JournalState.OPEN:
+        old.state = state
+    old.terminal = False
+    old.not_before_ns = 0
+    records.put_journal(txn, old)
+
+
+def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *, subtree: bool = False) -> None:
+    """Note that a key lost its name. A key the bucket never had needs no note: create and delete cost nothing."""
+    assoc = association.assoc_id
+    if not subtree and records.find_object(txn, assoc, key) is None:
+        return
+    change = Change.NAME | Change.SUBTREE if subtree else Change.NAME
+    old = records.find_journal(txn, schema.journal_object_key(assoc, key))
+    seq = old.seq + 1 if old else 1
+    since = old.since_ns if old else now_ns
+    records.put_journal(txn, JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, seq, since))
+
+
+def make_due(txn: Txn, ino: Ino, now_ns: int) -> bool:
+    """The last writer closed. True when there is something to export."""
+    record = records.find_journal(txn, schema.journal_ino_key(ino))
+    if record is None:
+        return False
+    if record.state is JournalState.OPEN:
+        record.state = JournalState.DUE
+        record.since_ns = now_ns
+        record.seq += 1
+        records.put_journal(txn, record)
+    return True
+
+
+def make_all_due(txn: Txn, now_ns: int) -> int:
+    """At start: nobody has anything open, so every OPEN record is due; what it was uploading is no longer running."""
+    made = 0
+    for key, raw in txn.scan(Table.JOURNAL, b"I"):
+        record = schema.decode_journal(key, raw)
+        if record.state is JournalState.OPEN:
+            record.state = JournalState.DUE
+            record.since_ns = now_ns
+            records.put_journal(txn, record)
+            made += 1
+    return made
+
+
+def note_upload(txn: Txn, table_key: bytes, upload_id: str, key: bytes) -> None:
+    """Remember (or with an empty id forget) a multipart upload, so that a crash cannot leave it lying in the bucket."""
+    record = records.find_journal(txn, table_key)
+    if record is not None:
+        record.upload_id = upload_id
+        record.upload_key = key
+        records.put_journal(txn, record)
+
+
+def finish(txn: Txn, claimed: JournalRecord) -> bool:
+    """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone."""
+    key = schema.journal_key(claimed)
+    record = records.find_journal(txn, key)
+    if record is None:
+        return True
+    if record.seq != claimed.seq:
+        record.attempts = 0
+        record.error_code = record.error_text = record.upload_id = ""
+        records.put_journal(txn, record)
+        return False
+    txn.delete(Table.JOURNAL, key)
+    return True
+
+
+def postpone(txn: Txn, claimed: JournalRecord, not_before_ns: int, *, code: str = "", text: str = "", terminal: bool = False) -> None:
+    """Put a claimed record back, with the reason when it failed. A record that changed meanwhile is tried at once."""
+    record = records.find_journal(txn, schema.journal_key(claimed))
+    if record is None:
+        return
+    if record.seq == claimed.seq:
+        record.not_before_ns = not_before_ns
+        record.terminal = terminal
+    if text:
+        record.attempts += 1
+        record.error_code = code
+        record.error_text = text
+    records.put_journal(txn, record)
+
+
+def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
+    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile.
+
+    The file may have lost this name while its upload ran: then the new object is noted as lost at once.
+    """
+    before = records.find_object(txn, exported.assoc, exported.key)
+    if before is not None and before.ino not in (NO_INO, ino):
+        detach_source(txn, before.ino, exported.assoc, exported.key)
+    inode = records.find_inode(txn, ino)
+    exported.ino = ino if inode is not None else NO_INO
+    records.put_object(txn, exported)
+    if inode is not None and inode.is_file:
+        _settle_source(txn, inode, exported, content=content)
+    held = holder(txn, locations, exported.assoc, exported.key)
+    if held != ino:
+        association = locations.association(exported.assoc)
+        if association is not None:
+            mark_key_lost(txn, association, exported.key, now_ns)
+
+
+def _settle_source(txn: Txn, inode: Inode, exported: ObjectRecord, *, content: bool) -> None:
+    source = records.find_object(txn, inode.source_assoc, inode.source_key) if inode.source_assoc else None
+    old_source_ok = source is not None and source.ino == inode.ino and (source.assoc, source.key) != (exported.assoc, exported.key)
+    if content or not old_source_ok or not inode.is_complete:
+        inode.source_assoc, inode.source_key = exported.assoc, exported.key
+    inode.hsm |= Hsm.EXISTS | Hsm.ARCHIVED
+    if content:
+        inode.hsm &= ~Hsm.DIRTY
+    records.put_inode(txn, inode)
+
+
+def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes) -> None:
+    """An object is about to hold something else: the inode it belonged to no longer has an archived copy there."""
+    inode = records.find_inode(txn, ino)
+    if inode is None or (inode.source_assoc, inode.source_key) != (assoc, key):
+        return
+    inode.source_assoc, inode.source_key = NO_ASSOC, b""
+    inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY)
+    records.put_inode(txn, inode)
+
+
+def forget_object(txn: Txn, assoc: AssocId, key: bytes) -> None:
+    """The bucket no longer has this object."""
+    before = records.find_object(txn, assoc, key)
+    if before is not None:
+        if before.ino:
+            detach_source(txn, before.ino, assoc, key)
+        records.delete_object(txn, assoc, key)
+
+
+def holder(txn: Txn, locations: LocationMap, assoc: AssocId, key: bytes) -> Ino | None:
+    """The inode whose name maps to this key now, if any."""
+    association = locations.association(assoc)
+    if association is None:
+        return None
+    relative = key[len(association.prefix.encode()) :]
+    ino = walk(txn, Ino(association.root_ino), relative)
+    if ino is None:
+        return None
+    is_dir = relative.endswith(b"/") or not relative
+    inode = records.find_inode(txn, ino)
+    return ino if inode is not None and inode.is_dir == is_dir else None
+
+
+def due(txn: Txn, after: bytes, limit: int) -> list[tuple[bytes, JournalRecord]]:
+    """Up to `limit` records in key order after a key, whatever their state."""
+    return [(k, schema.decode_journal(k, v)) for k, v in txn.scan(Table.JOURNAL, b"", after=after, limit=limit)]

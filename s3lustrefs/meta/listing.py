@@ -1,0 +1,209 @@
+"""Transaction functions that bring listed objects into the inode table: metadata only, idempotent, in batches.
+
+One idempotent rule for every listed object, compared with the objects table and the dentries:
+unknown object and free name: a new, cold file. Same ETag as known: nothing. Other ETag: new content of a clean file. A file
+with local changes is left alone: its export will find the difference by its condition.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from s3lustrefs.meta import attributes, records, schema
+from s3lustrefs.meta.namespace import purge
+from s3lustrefs.meta.schema import Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import NO_INO, ContentVersion, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+PATH_MAX = 4096
+"""A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
+DIRECTORY_WINS = "a directory of this name exists"
+FILE_IN_THE_WAY = "a file with local changes has the name of its directory"
+
+PreparedEntry = tuple[bytes, bytes, bytes]
+"""(name, inode value without parent, object value without ino): see `Preparer`."""
+
+
+class Preparer:
+    """Encodes listed objects as table values; runs in the listing process, off the daemon's core."""
+
+    def __init__(self, association: Association) -> None:
+        self._prefix = association.prefix.encode()
+        known = association.posix_metadata == "off"
+        self._flags = InodeFlag.NONE if known else InodeFlag.HEADERS_UNKNOWN
+        self._template = Inode(
+            Ino(0), stat.S_IFREG | association.file_mode, association.uid, association.gid, 1, 0, 0, 0, 0,
+            hsm=Hsm.EXISTS | Hsm.ARCHIVED, content_version=ContentVersion(1), chunk_bytes=association.chunk_bytes,
+            source_assoc=association.assoc_id,
+        )  # fmt: skip
+
+    def __call__(self, directory: bytes, name: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> PreparedEntry:
+        """`directory` is relative to the prefix, without a trailing slash."""
+        key = self._prefix + (directory + b"/" + name if directory else name)
+        inode = self._template
+        flags = self._flags
+        if size:
+            if flags and size < PATH_MAX:
+                flags |= InodeFlag.KIND_UNKNOWN
+            flags |= InodeFlag.PARTIAL
+        inode.flags = flags
+        inode.name = name
+        inode.size = size
+        inode.atime_ns = inode.mtime_ns = inode.ctime_ns = mtime_ns
+        inode.source_key = key
+        return name, schema.inode_tail(inode), schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one batch did, for progress and for the kernel's caches."""
+
+    new: int = 0
+    changed: list[Ino] = field(default_factory=list)
+    replaced: list[tuple[Ino, bytes]] = field(default_factory=list)
+    """Dentries that now name something else."""
+
+
+class ListingApplier:
+    """Applies prepared groups of one association. `allocate` hands out an inode number inside the transaction."""
+
+    def __init__(self, txn: Txn, association: Association, now_ns: int, allocate: Callable[[], Ino], in_use: Callable[[Ino], bool]) -> None:
+        self._txn = txn
+        self._association = association
+        self._prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()
+        self._now_ns = now_ns
+        self._allocate = allocate
+        self._in_use = in_use
+        self.applied = Applied()
+
+    def group(self, directory: bytes, entries: Iterable[PreparedEntry]) -> None:
+        """Files of one directory."""
+        parent = self.directory(directory)
+        if parent is None:
+            for name, _, _ in entries:
+                self.skip(directory + b"/" + name, FILE_IN_THE_WAY)
+            return
+        txn = self._txn
+        get, put = txn.get, txn.put
+        parent_key = schema.pack_u64(parent)
+        base = self._prefix + (directory + b"/" if directory else b"")
+        new = 0
+        for name, inode_tail, object_tail in entries:
+            dentry = parent_key + name
+            object_key = base + name
+            if len(object_key) > schema.LONGEST_TABLE_KEY:
+                object_key = schema.object_key(self._association.assoc_id, object_key[2:])
+            taken = get(Table.DENTRIES, dentry)
+            known = get(Table.OBJECTS, object_key)
+            if taken is None and (known is None or not _same_version(known, object_tail)):
+                ino_key = schema.pack_u64(self._allocate())
+                put(Table.INODES, ino_key, parent_key + inode_tail)
+                put(Table.DENTRIES, dentry, ino_key)
+                put(Table.OBJECTS, object_key, ino_key + object_tail)
+                new += 1
+            elif known is None or not _same_version(known, object_tail):
+                self._observe_changed(taken, object_key, object_tail, directory, name)
+        self.applied.new += new
+
+    def _observe_changed(self, taken: bytes | None, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> None:
+        if taken is None:
+            return
+        ino = schema.decode_u64(taken)
+        inode = records.find_inode(self._txn, ino)
+        if inode is not None and inode.is_dir:
+            self.skip(directory + b"/" + name if directory else name, DIRECTORY_WINS)
+            return
+        seen = schema.decode_object(object_key, schema.pack_u64(ino) + object_tail)
+        if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
+            if attributes.replace_content(self._txn, ino, seen, self._now_ns) is not None:
+                self.applied.changed.append(ino)
+
+    def directory(self, path: bytes) -> Ino | None:
+        """The directory at a path relative to the prefix, made with its parents where missing; None: a changed file is in the way."""
+        ino = Ino(self._association.root_ino)
+        if not path:
+            return ino
+        at = b""
+        for name in path.split(b"/"):
+            child = records.find_child(self._txn, ino, name)
+            at = at + b"/" + name if at else name
+            if child is not None:
+                inode = records.get_inode(self._txn, child)
+                if inode.is_dir:
+                    ino = child
+                    continue
+                if not self._move_aside(inode, at):
+                    return None
+            ino = self._make_directory(ino, name)
+        return ino
+
+    def _move_aside(self, inode: Inode, path: bytes) -> bool:
+        """A clean file `a` gives way to the directory `a/`, so that the outcome does not depend on the listing's order."""
+        if inode.is_dirty or self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None or self._in_use(inode.ino):
+            return False
+        self.applied.replaced.append((inode.parent, inode.name))
+        records.delete_dentry(self._txn, inode.parent, inode.name)
+        purge(self._txn, inode)
+        self.skip(path, DIRECTORY_WINS)
+        return True
+
+    def _make_directory(self, parent: Ino, name: bytes) -> Ino:
+        a = self._association
+        now = self._now_ns
+        ino = self._allocate()
+        inode = Inode(ino, stat.S_IFDIR | a.dir_mode, a.uid, a.gid, 2, 0, now, now, now, parent=parent, name=name)
+        records.put_inode(self._txn, inode)
+        records.put_dentry(self._txn, parent, name, ino)
+        above = records.get_inode(self._txn, parent)
+        above.nlink += 1
+        records.put_inode(self._txn, above)
+        return ino
+
+    def marker(self, path: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> None:
+        """A `dir/` object: the directory exists, and its headers are still to be asked for."""
+        ino = self.directory(path)
+        if ino is None:
+            self.skip(path + b"/", FILE_IN_THE_WAY)
+            return
+        key = self._prefix[2:] + path + b"/" if path else self._prefix[2:]
+        if not key:
+            return
+        table_key = schema.object_key(self._association.assoc_id, key)
+        tail = schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
+        known = self._txn.get(Table.OBJECTS, table_key)
+        if known is not None and _same_version(known, tail):
+            return
+        self._txn.put(Table.OBJECTS, table_key, schema.pack_u64(ino) + tail)
+        inode = records.get_inode(self._txn, ino)
+        if self._association.posix_metadata != "off" and self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
+            inode.flags |= InodeFlag.HEADERS_UNKNOWN
+            inode.mtime_ns = mtime_ns
+            records.put_inode(self._txn, inode)
+            self.applied.changed.append(ino)
+
+    def skip(self, relative: bytes, reason: str) -> None:
+        """Remember a key that cannot be a file, and why."""
+        key = self._prefix[2:] + relative
+        value = reason.encode() + b"\0" + relative
+        self._txn.put(Table.SKIPPED, schema.object_key(self._association.assoc_id, key), value)
+
+
+def _same_version(known: bytes, tail: bytes) -> bool:
+    """Whether a stored object value and a listed one speak of the same version: equal ETag and size."""
+    a = schema.decode_object(b"\0\0", known)
+    b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
+    return a.etag == b.etag and a.size == b.size
+
+
+def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
+    """(relative key, reason) of every key that could not become a file."""
+    found = []
+    for _, value in txn.scan(Table.SKIPPED, schema.pack_u16(association.assoc_id)):
+        reason, _, relative = value.partition(b"\0")
+        found.append((relative, reason.decode()))
+    return found

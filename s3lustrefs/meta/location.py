@@ -1,0 +1,123 @@
+"""Where an inode stands: its path, and which association (with which object key) that path belongs to.
+
+The table stores names, not paths, so that renaming a directory is one record whatever it holds. Paths of directories are
+remembered here until any directory moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from s3lustrefs import errors
+from s3lustrefs.meta import records
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+
+_REMEMBERED_DIRECTORIES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place inside an association: `relative` has no leading slash and is empty for the linked directory itself."""
+
+    association: Association
+    relative: bytes
+
+    @property
+    def key(self) -> bytes:
+        return self.association.key_of(self.relative)
+
+    def child(self, name: bytes) -> Location:
+        return Location(self.association, self.relative + b"/" + name if self.relative else name)
+
+
+class LocationMap:
+    """Directory ino -> Location or None (outside every association). One per engine; trio thread only."""
+
+    def __init__(self) -> None:
+        self._by_root: dict[Ino, Association] = {}
+        self._by_id: dict[AssocId, Association] = {}
+        self._known: dict[Ino, Location | None] = {}
+
+    def set_associations(self, associations: Iterable[Association]) -> None:
+        self._by_id = {a.assoc_id: a for a in associations}
+        self._by_root = {Ino(a.root_ino): a for a in self._by_id.values() if a.root_ino}
+        self._known.clear()
+
+    def association(self, assoc: AssocId) -> Association | None:
+        return self._by_id.get(assoc)
+
+    def associations(self) -> list[Association]:
+        return list(self._by_id.values())
+
+    def is_root(self, ino: Ino) -> bool:
+        """Whether this directory itself is linked."""
+        return ino in self._by_root
+
+    def has_root_below(self, txn: Txn, ino: Ino) -> bool:
+        """Whether some linked directory is a descendant of this one."""
+        for above in self._by_root:
+            while above != ROOT_INO:
+                above = records.get_inode(txn, above).parent or ROOT_INO
+                if above == ino:
+                    return True
+        return False
+
+    def forget_paths(self) -> None:
+        """Some directory moved."""
+        self._known.clear()
+
+    def of_directory(self, txn: Txn, ino: Ino) -> Location | None:
+        """Raises: StaleInode."""
+        if ino in self._known:
+            return self._known[ino]
+        association = self._by_root.get(ino)
+        found: Location | None
+        if association is not None:
+            found = Location(association, b"")
+        elif ino == ROOT_INO:
+            found = None
+        else:
+            inode = records.get_inode(txn, ino)
+            if not inode.parent:
+                return None
+            above = self.of_directory(txn, inode.parent)
+            found = above.child(inode.name) if above else None
+        if len(self._known) >= _REMEMBERED_DIRECTORIES:
+            self._known.clear()
+        self._known[ino] = found
+        return found
+
+    def of_name(self, txn: Txn, parent: Ino, name: bytes) -> Location | None:
+        above = self.of_directory(txn, parent)
+        return above.child(name) if above else None
+
+
+def path_of(txn: Txn, ino: Ino) -> bytes:
+    """Absolute path inside the mount, by primary names. Raises: StaleInode; NotFound for an orphan."""
+    parts: list[bytes] = []
+    while ino != ROOT_INO:
+        inode = records.get_inode(txn, ino)
+        if not inode.parent:
+            raise errors.NotFound(f"inode {ino} has no name any more")
+        parts.append(inode.name)
+        ino = inode.parent
+    return b"/" + b"/".join(reversed(parts))
+
+
+def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:
+    """Follow a relative path of dentries (no symlinks, `.` or `..`); None when some part is missing."""
+    ino = start
+    for part in relative.split(b"/"):
+        if part:
+            found = records.find_child(txn, ino, part)
+            if found is None:
+                return None
+            ino = found
+    return ino
+
+
+def assoc_of(location: Location | None) -> AssocId:
+    return location.association.assoc_id if location else AssocId(0)

@@ -38,6 +38,14 @@ class DaemonUnreachable(UsageError):
     """No daemon answers for this mount."""
 
 
+class ControlFault(UsageError):
+    """The daemon refused a request, in its own words; `fault` is the fault's name on the wire."""
+
+    def __init__(self, message: str, *, fault: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 # --- the inode table -----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,29 @@
+"""s3lustrefs: a FUSE file system over S3 with the behaviour of Amazon FSx for Lustre. This docstring is the map.
+
+Rooms, highest first. A room imports only rooms in rows below its own; rooms in one row never import each other
+(tests/unit/test_layers.py keeps both, and the fences on the right)::
+
+    cli                                the user's door: commands, mount(8) helper, daemonising
+    mount                              composition root: builds everything, owns the task tree      pyfuse3
+    fuse        control                the kernel's door, the administrator's door                  pyfuse3 (fuse only)
+    fs                                 POSIX meaning, free of FUSE types
+    movers                             the copytool: hydrator, exporter, importer
+    meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt
+    config      log                    what was asked for; the log
+    model       errors                 nouns and pure functions; every exception
+
+What must flow upward (importer to kernel) is a record on a channel wired in `mount`, never an import.
+
+The flows, in file order:
+
+- Read: `fuse/operations` → `fs/file_io` → `data/residency`; resident: `data/chunk_store`; else `movers/hydrator` →
+  `repository` → `data/chunk_store` → reply. Look-ups and attributes stop at `meta/engine`.
+- Write and export: `fs/file_io` → `data/chunk_store`; the first write also marks the inode dirty in the inode's own
+  transaction, so that a crash before close cannot hide it. Closing makes the journal record due → `movers/exporter` →
+  `repository` (conditional on the version last seen) → the record is settled.
+- Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
+  → `fuse/invalidator` → kernel.
+- Control: `cli/admin` → `control/server` → `meta/engine` and the movers.
+
+Deliberately no imports here: the listing process and the daemon load only the rooms they need.
+"""

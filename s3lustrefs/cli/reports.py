@@ -1,0 +1,173 @@
+"""Commands that ask a running daemon and print its answer: status, why, hsm state."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from s3lustrefs.cli.target import find
+from s3lustrefs.errors import S3LustreError
+
+_mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("the loop ends at TiB")
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds for people: `2 h 5 min`; unknown is `-`."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+@click.command()
+@click.argument("mountpoint", required=False)
+@_mount_option
+@_json_option
+@click.option("--skipped", is_flag=True, help="List the objects that cannot be files, with the reason.")
+def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bool) -> None:
+    """Show associations, import progress, export queue, hydration and cache of a mount.
+
+    \b
+    Example:  s3lustrefs status /mnt/run
+              s3lustrefs status --skipped --json
+    """
+    target, _ = find(mount or mountpoint)
+    client = target.client()
+    answer: dict[str, Any] = client.call("Skipped" if skipped else "Status")
+    if as_json:
+        click.echo(json.dumps(answer))
+    elif skipped:
+        for item in answer["skipped"]:
+            click.echo(f"{item['key']}: {item['reason']}")
+    else:
+        _print_status(answer)
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    mode = "read-only" if answer["read_only"] else "read-write"
+    console.print(f"[bold]{answer['mountpoint']}[/]  {mode}, up {time_text(answer['uptime_seconds'])}, process {answer['pid']}")
+    console.print(f"state directory {answer['state_dir']}, {answer['inodes']:,} inodes\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("directory", "repository", "lifecycle", "import", "auto import", "auto export"):
+        table.add_column(heading, overflow="fold")
+    for association in answer["associations"]:
+        table.add_row(
+            association["file_system_path"],
+            association["data_repository_path"],
+            association["lifecycle"],
+            _import_text(association["import"]),
+            _events_text(association["auto_import"]),
+            _events_text(association["auto_export"]),
+        )
+    console.print(table if answer["associations"] else "no associations: everything here is local scratch")
+    for association in answer["associations"]:
+        if association.get("failure"):
+            console.print(f"[red]{association['file_system_path']}: {association['failure']}[/]")
+    console.print()
+    for line in _work_lines(answer):
+        console.print(line)
+
+
+def _events_text(events: list[str]) -> str:
+    return "+".join(event.lower() for event in events) or "off"
+
+
+def _import_text(progress: dict[str, Any]) -> str:
+    text = f"{progress['state'].lower()}, {progress['objects']:,} objects"
+    if progress["state"] == "RUNNING":
+        text += f", {progress['objects_per_second']:,.0f}/s, {time_text(progress['eta_seconds'])} to go"
+    if progress["headers_pending"]:
+        text += f", {progress['headers_pending']:,} headers to fetch"
+    if progress["skipped"]:
+        text += f", {progress['skipped']:,} skipped (--skipped lists them)"
+    return text
+
+
+def _work_lines(answer: dict[str, Any]) -> list[str]:
+    export, hydration, cache = answer["export"], answer["hydration"], answer["cache"]
+    capacity = "" if cache["capacity_bytes"] is None else f" of {size_text(cache['capacity_bytes'])}"
+    oldest = "" if export["oldest_due_seconds"] is None else f", oldest waits {time_text(export['oldest_due_seconds'])}"
+    return [
+        f"export     {export['due']:,} due, {export['in_flight']:,} in flight, {export['open']:,} still open, "
+        f"{export['failed']:,} failed{oldest}",
+        f"           {export['exported_objects']:,} objects, {size_text(export['exported_bytes'])} exported, "
+        f"{size_text(export['bytes_per_second'])}/s",
+        f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
+        f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
+        f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
+        *(f"           {target['path']}: {size_text(target['free_bytes'])} free" for target in cache["targets"]),
+    ]
+
+
+@click.command()
+@click.argument("path")
+@_mount_option
+@_json_option
+def why(path: str, mount: str | None, as_json: bool) -> None:
+    """Say what PATH is linked to, its state, the last error and what to do about it.
+
+    \b
+    Example:  s3lustrefs why /mnt/run/results/model.bin
+    """
+    target, inside = find(mount, [path])
+    answer: dict[str, Any] = target.client().call("Why", path=inside[0])
+    click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def hsm() -> None:
+    """Lustre's HSM commands.
+
+    \b
+    Example:  s3lustrefs hsm state /mnt/run/results/*
+    """
+
+
+@hsm.command("state")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_mount_option
+@_json_option
+def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
+    """Print the HSM state of each PATH as `lfs hsm_state` does.
+
+    \b
+    Example:  s3lustrefs hsm state /mnt/run/input.dat
+              /mnt/run/input.dat: (0x0000000d) released exists archived, archive_id:1
+    """
+    try:
+        target, inside = find(mount, paths)
+        answer: dict[str, Any] = target.client().call("HsmState", paths=inside)
+    except S3LustreError as exc:
+        click.echo(f"s3lustrefs: {exc}", err=True)
+        sys.exit(1)
+    failed = False
+    if as_json:
+        click.echo(json.dumps(answer))
+    for given, state in zip(paths, answer["states"], strict=True):
+        failed = failed or "error" in state
+        if not as_json:
+            click.echo(f"{given}: {state.get('error') or state['text']}", err="error" in state)
+    sys.exit(failed)

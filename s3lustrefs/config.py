@@ -1,0 +1,309 @@
+"""Frozen Config, parsed and validated once; units in field names.
+
+`load` is the only way from a SOURCE and its options to a Config. What -o says beats the file, and beats it for every
+association; in the file a key inside `[[dra]]` beats the same key at the top. Nothing here reads a credential:
+`profile` and `role_arn` only name where one can be found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import pwd
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from s3lustrefs.errors import ConfigError
+from s3lustrefs.model import association_rules as rules
+from s3lustrefs.model import option_values as values
+from s3lustrefs.model.association import EVENTS, Endpoint, OnConflict, PosixMetadata
+
+CONFIG_DIR = Path("/etc/s3lustrefs")
+
+
+@dataclass(frozen=True, slots=True)
+class DraConfig:
+    """One association as configured.
+
+    `prefix` is empty or ends in `/`; `file_system_path` is absolute and has no trailing slash save for `/`.
+    """
+
+    file_system_path: str
+    bucket: str
+    prefix: str
+    file_system_path_given: str = ""
+    data_repository_path_given: str = ""
+    endpoint: Endpoint = Endpoint()
+    auto_import: frozenset[str] = frozenset(EVENTS)
+    auto_export: frozenset[str] = frozenset(EVENTS)
+    imported_file_chunk_size_mib: int = 1024
+    posix_metadata: PosixMetadata = "lazy"
+    on_conflict: OnConflict = "keep-both"
+    uid: int = 0
+    gid: int = 0
+    file_mode: int = 0o755
+    dir_mode: int = 0o755
+    event_queue_url: str | None = None
+    import_interval_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One mount as configured. `cache_bytes` None: whatever the targets' file systems hold."""
+
+    source: str
+    state_dir: Path
+    cache_dirs: tuple[Path, ...]
+    cache_bytes: int | None = None
+    read_only: bool = False
+    allow_other: bool = False
+    noatime: bool = False
+    api_listen: str | None = None
+    kernel_options: tuple[str, ...] = ()
+    """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
+    dras: tuple[DraConfig, ...] = ()
+
+
+def _path(value: object) -> Path:
+    return Path(os.path.abspath(values.parse_text(value)))
+
+
+def _paths(value: object) -> tuple[Path, ...]:
+    parts = value if isinstance(value, list) else values.parse_text(value).split(":")
+    paths = tuple(_path(part) for part in parts)
+    if not paths or len(set(paths)) != len(paths):
+        raise ValueError("must name one or more different directories, separated by ':' (in TOML a list of them)")
+    return paths
+
+
+Parser = Callable[[object], object]
+_MOUNT_KEYS: dict[str, Parser] = {
+    "state_dir": _path,
+    "cache_dir": _paths,
+    "cache_size": values.parse_size,
+    "allow_other": values.parse_boolean,
+    "ro": values.parse_boolean,
+    "noatime": values.parse_boolean,
+    "api_listen": values.parse_listen,
+}
+_ENDPOINT_KEYS: dict[str, Parser] = {
+    "endpoint_url": values.parse_url,
+    "region": values.parse_text,
+    "profile": values.parse_text,
+    "role_arn": values.parse_text,
+    "addressing_style": values.parse_choice("auto", "path", "virtual"),
+}
+_DRA_KEYS: dict[str, Parser] = {
+    "uid": values.parse_user_id,
+    "gid": values.parse_user_id,
+    "file_mode": values.parse_mode,
+    "dir_mode": values.parse_mode,
+    "imported_file_chunk_size": values.parse_chunk_mib,
+    "auto_import": values.parse_events,
+    "auto_export": values.parse_events,
+    "import_interval": values.parse_seconds,
+    "event_queue_url": values.parse_event_queue,
+    "on_conflict": values.parse_conflict_policy,
+    "posix_metadata": values.parse_choice("lazy", "eager", "off"),
+}
+_LINK_KEYS: dict[str, Parser] = {"file_system_path": values.parse_text, "data_repository_path": values.parse_text}
+_FIELD_NAMES = {
+    "cache_dir": "cache_dirs",
+    "cache_size": "cache_bytes",
+    "ro": "read_only",
+    "imported_file_chunk_size": "imported_file_chunk_size_mib",
+    "import_interval": "import_interval_seconds",
+}
+OPTION_KEYS = {**_MOUNT_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}
+
+KERNEL_OPTIONS = frozenset("dev nodev suid nosuid exec noexec sync dirsync noatime nodiratime".split())
+IGNORED_OPTIONS = frozenset(
+    "defaults auto noauto user nouser users owner group _netdev nofail rw async atime diratime relatime norelatime strictatime"
+    " nostrictatime lazytime nolazytime iversion noiversion mand nomand silent loud default_permissions".split()
+)
+"""Standard options that mount(8) acts on itself, or that ask for what is so in any case."""
+
+
+# --- sources of options ---------------------------------------------------------------------------------------------------
+
+
+def parse_option_string(text: str) -> dict[str, str | bool]:
+    """`a,b=c` as {a: True, b: "c"}. A later option beats an earlier one; `rw` takes back an earlier `ro`."""
+    options: dict[str, str | bool] = {}
+    for word in filter(None, text.split(",")):
+        key, equals, value = word.partition("=")
+        options[key] = value if equals else True
+        if key in ("ro", "rw"):
+            options.pop("rw" if key == "ro" else "ro", None)
+    return options
+
+
+def _unknown(what: str, key: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"unknown {what} {key!r}" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
+
+
+def _sort_options(options: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Options as (our keys with parsed values, words for the kernel)."""
+    ours: dict[str, object] = {}
+    kernel: list[str] = []
+    for key, value in options.items():
+        if key in KERNEL_OPTIONS:
+            kernel.append(key)
+        if parse := OPTION_KEYS.get(key):
+            ours[key] = _parsed(f"mount option {key}={value}" if value is not True else f"mount option {key}", parse, value)
+        elif key == "remount":
+            raise ConfigError("mount option remount: not possible here; unmount and mount again with the new options")
+        elif not (key in KERNEL_OPTIONS or key in IGNORED_OPTIONS or key.startswith(("x-", "X-")) or key == "comment"):
+            raise ConfigError(_unknown("mount option", key, [*OPTION_KEYS, *KERNEL_OPTIONS, *IGNORED_OPTIONS]))
+    return ours, tuple(kernel)
+
+
+def _parsed(where: str, parse: Parser, value: object) -> object:
+    try:
+        return parse(value)
+    except ValueError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
+
+
+class _TomlFile:
+    """A TOML file that can say in which line a key stands: tomllib keeps no positions, so the text is searched again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._text = path.read_text(encoding="utf-8")
+            self.document = tomllib.loads(self._text)
+        except tomllib.TOMLDecodeError as exc:
+            raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise ConfigError(f"{path}: not valid TOML: not UTF-8 at byte {exc.start}") from exc
+        except OSError as exc:
+            raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+
+    def where(self, key: str, table: int) -> str:
+        """`FILE, line N: KEY`; table 0 is the top, table N the Nth [[dra]]."""
+        at = 0
+        for number, line in enumerate(self._text.splitlines(), start=1):
+            at += line.lstrip().startswith("[[dra]]")
+            if at == table and re.match(rf"\s*\[*\s*[\"']?{re.escape(key)}[\"']?\s*[=\].]", line):
+                return f"{self.path}, line {number}: {key}"
+        return f"{self.path}: {key}"
+
+    def parse(self, given_keys: Mapping[str, object], keys: Mapping[str, Parser], table: int) -> dict[str, object]:
+        parsed = {}
+        for key, value in given_keys.items():
+            if key not in keys:
+                raise ConfigError(self.where(key, table) + ": " + _unknown("key", key, list(keys)))
+            if key in ("state_dir", "cache_dir"):
+                self._refuse_relative(key, value)
+            parsed[key] = _parsed(f"{self.where(key, table)} = {value!r}", keys[key], value)
+        return parsed
+
+    def _refuse_relative(self, key: str, value: object) -> None:
+        for path in value if isinstance(value, list) else str(value).split(":"):
+            if not str(path).startswith("/"):
+                raise ConfigError(f"{self.where(key, 0)}: {path!r} is not an absolute path")
+
+    def load(self) -> tuple[dict[str, object], list[dict[str, object]]]:
+        """(keys at the top, keys of each [[dra]])."""
+        top = dict(self.document)
+        tables = top.pop("dra", [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise ConfigError(f"{self.where('dra', 0)}: associations are written as [[dra]] tables")
+        parsed_top = self.parse(top, OPTION_KEYS, 0)
+        dras = []
+        for number, table in enumerate(tables, start=1):
+            for key in _LINK_KEYS:
+                if key not in table:
+                    raise ConfigError(f"{self.path}: [[dra]] number {number} has no {key}")
+            dras.append(self.parse(table, {**_LINK_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}, number))
+        return parsed_top, dras
+
+
+# --- from source and options to a Config ------------------------------------------------------------------------------------
+
+
+def _config_file(source: str, config_dir: Path) -> Path:
+    if "://" in source:
+        raise ConfigError(f"source {source!r}: only s3://BUCKET[/PREFIX] can be mounted")
+    if "/" in source or source.endswith(".toml"):
+        return Path(os.path.abspath(source))
+    path = config_dir / f"{source}.toml"
+    if not source or not path.exists():
+        raise ConfigError(
+            f"source {source!r}: there is no {path}; a source is s3://BUCKET[/PREFIX], a TOML file, "
+            f"or the NAME of {config_dir}/NAME.toml"
+        )
+    return path
+
+
+def _dra(given_keys: Mapping[str, object], where: str) -> DraConfig:
+    given, url = str(given_keys["file_system_path"]), str(given_keys["data_repository_path"])
+    if defect := rules.file_system_path_defect(given):
+        raise ConfigError(where + defect)
+    split = rules.split_repository_path(url)
+    if isinstance(split, str):
+        raise ConfigError(where + split)
+    endpoint = Endpoint(**{key: given_keys[key] for key in _ENDPOINT_KEYS if key in given_keys})  # type: ignore[arg-type]
+    rest = {_FIELD_NAMES.get(key, key): given_keys[key] for key in _DRA_KEYS if key in given_keys}
+    owner = {"uid": os.geteuid(), "gid": os.getegid()}
+    return DraConfig(
+        rules.normalise_file_system_path(given),
+        split[0],
+        split[1],
+        given,
+        url,
+        endpoint,
+        **(owner | rest),  # type: ignore[arg-type]
+    )
+
+
+def _associations(tables: Sequence[Mapping[str, object]], where: str) -> list[DraConfig]:
+    dras: list[DraConfig] = []
+    for table in tables:
+        new = _dra(table, where)
+        if defect := rules.addition_defect(new, dras):
+            raise ConfigError(where + defect)
+        dras.append(new)
+    return dras
+
+
+def default_state_dir(source: str, mountpoint: str) -> Path:
+    """Where a mount keeps its state unless told: the same source at the same place finds it again."""
+    words = re.sub(r"[^A-Za-z0-9.-]+", "-", source.removeprefix("s3://")).strip("-.")[:60] or "mount"
+    digest = hashlib.sha256(f"{source}\0{mountpoint}".encode()).hexdigest()[:10]
+    if os.geteuid() == 0:
+        base = Path("/var/lib/s3lustrefs")
+    elif xdg := os.environ.get("XDG_STATE_HOME"):
+        base = Path(xdg) / "s3lustrefs"
+    else:
+        home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+        base = Path(home) / ".local/state/s3lustrefs"
+    return base / f"{words}-{digest}"
+
+
+def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, config_dir: Path = CONFIG_DIR) -> Config:
+    """Everything that is to be known of a mount.
+
+    Raises: ConfigError naming the option, or the file and line, and what would be right.
+    """
+    ours, kernel = _sort_options(parse_option_string(options) if isinstance(options, str) else options)
+    top: dict[str, object] = {}
+    if source.startswith("s3://"):
+        identity = source.rstrip("/")
+        tables: list[dict[str, object]] = [{"file_system_path": "/", "data_repository_path": source}]
+    else:
+        path = _config_file(source, config_dir)
+        identity = str(path)
+        top, tables = _TomlFile(path).load()
+    dras = _associations([{**top, **table, **ours} for table in tables], "" if source.startswith("s3://") else f"{path}: ")
+    mount = {_FIELD_NAMES.get(key, key): value for key, value in {**top, **ours}.items() if key in _MOUNT_KEYS}
+    state_dir = mount.pop("state_dir", None) or default_state_dir(identity, os.path.realpath(mountpoint))
+    assert isinstance(state_dir, Path)
+    mount.setdefault("cache_dirs", (state_dir / "data",))
+    return Config(source, state_dir, kernel_options=kernel, dras=tuple(dras), **mount)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""The administrator's door: operations as JSON over HTTP on the control socket."""

@@ -34,6 +34,8 @@ class ObjectHead:
     content_headers: Mapping[str, str] = field(default_factory=dict)
     """Content-Type, Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Expires: as received."""
     tag_count: int = 0
+    archived: bool = False
+    """In an archive storage class and not restored for reading: a GET would raise ObjectArchived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,15 @@ class ObjectStore(Protocol):
     async def upload_part(self, key: bytes, upload_id: str, number: int, body: FileSlice | bytes) -> UploadedPart: ...
 
     async def copy_part(
-        self, key: bytes, upload_id: str, number: int, source_bucket: str, source_key: bytes, source: ObjectVersion, start: int, end: int
+        self,
+        key: bytes,
+        upload_id: str,
+        number: int,
+        source_bucket: str,
+        source_key: bytes,
+        source: ObjectVersion,
+        start: int,
+        end: int,
     ) -> UploadedPart:
         """Server-side copy of bytes `[start, end)` of a source object into one part."""
         ...

@@ -1,0 +1,116 @@
+"""Bytes between local files and requests: what the CRT reads uploads from and writes downloads to, in its own threads.
+
+Measured on two shared cores, request bodies over loopback (see `tests` of this room for the program's shape): one readinto with
+preadv into the CRT's own buffer per request, no Python copy.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from s3lustrefs import errors
+from s3lustrefs.repository.crt import Response
+from s3lustrefs.repository.object_store import FileSlice, ObjectVersion
+from s3lustrefs.repository.replies import bare_etag
+
+
+class SliceReader:
+    """Reads a FileSlice; bytes past the end of the file are zeros. Used by one request at a time, from any thread."""
+
+    def __init__(self, body: FileSlice) -> None:
+        self._fd = os.open(body.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._offset = body.offset
+        self._length = body.length
+        self._position = 0
+        self.failure: OSError | None = None
+
+    def readinto(self, buffer: memoryview) -> int:
+        wanted = min(len(buffer), self._length - self._position)
+        view = memoryview(buffer)[:wanted]
+        filled = 0
+        while filled < wanted:
+            try:
+                got = os.preadv(self._fd, [view[filled:]], self._offset + self._position + filled)
+            except OSError as error:
+                self.failure = error
+                raise
+            if not got:
+                view[filled:] = bytes(wanted - filled)
+                break
+            filled += got
+        self._position += wanted
+        return wanted
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self._length - self._position if size < 0 else min(size, self._length - self._position)
+        buffer = bytearray(wanted)
+        self.readinto(memoryview(buffer))
+        return bytes(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        self._position = max(0, min(self._length, base + offset))
+        return self._position
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class RangeSink:
+    """Checks that an answer is exactly `[start, end)` of one version and takes its bytes, to a file or to memory.
+
+    ETag and Content-Range are checked before the first byte is taken, so that no byte of another version lands anywhere.
+    """
+
+    def __init__(self, where: str, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0) -> None:
+        self._where = where
+        self._version = version
+        self._start = start
+        self._end = end
+        self._fd = fd
+        self._fd_offset = fd_offset
+        self._taken = 0
+        self.data = bytearray()
+
+    def begin(self, response: Response) -> None:
+        if response.status >= 300:
+            return
+        self._taken = 0
+        self.data.clear()
+        etag = bare_etag(response.headers.get("etag", ""))
+        if etag != self._version.etag:
+            raise errors.ObjectChanged(f"{self._where}: has ETag {etag or 'none'} now, expected {self._version.etag}")
+        stated = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if stated is None:
+            whole = self._start == 0 and self._end == self._version.size
+            if not (response.status == 200 and whole):
+                raise errors.RepositoryRejected(f"{self._where}: the endpoint ignores Range and answers with the whole object")
+            return
+        first, last, total = int(stated[1]), int(stated[2]), stated[3]
+        if total not in ("*", str(self._version.size)):
+            raise errors.ObjectChanged(f"{self._where}: has {total} bytes now, expected {self._version.size}")
+        if (first, last + 1) != (self._start, self._end):
+            raise errors.RepositoryRejected(f"{self._where}: asked for bytes {self._start}-{self._end - 1}, got {first}-{last}")
+
+    def write(self, chunk: bytes, offset: int) -> None:
+        """Take the next bytes. `offset` is the CRT's own count, relative for some request types, absolute for others: not used."""
+        if self._taken + len(chunk) > self._end - self._start:
+            raise errors.RepositoryRejected(f"{self._where}: more bytes came than were asked for")
+        if self._fd is None:
+            self.data += chunk
+            self._taken += len(chunk)
+            return
+        view = memoryview(chunk)
+        while view:
+            written = os.pwrite(self._fd, view, self._fd_offset + self._taken)
+            self._taken += written
+            view = view[written:]
+
+    def finish(self) -> None:
+        """Raises: RepositoryUnavailable when bytes are missing."""
+        if self._taken != self._end - self._start:
+            raise errors.RepositoryUnavailable(f"{self._where}: {self._taken} of {self._end - self._start} bytes came")

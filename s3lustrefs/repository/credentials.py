@@ -1,0 +1,188 @@
+"""Credentials of an association: botocore resolves them in a thread, everybody else reads the latest snapshot.
+
+The CRT asks for credentials in its own event-loop threads, once per request; a refresh there (STS, instance metadata, a helper
+process) would stall every transfer. So `run` refreshes ahead of time and `current` only reads a field.
+
+Nothing here is ever written to disk or to the log; the repr of a snapshot shows no secret.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import botocore.exceptions
+import trio
+from botocore.config import Config as BotoConfig
+from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+from botocore.session import Session
+
+from s3lustrefs import errors
+from s3lustrefs.model.association import Endpoint
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 60.0
+"""botocore renews temporary keys 15 minutes before they expire, but only when asked; this is how often it is asked."""
+
+DEFAULT_REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialSnapshot:
+    """Keys as they are now; picklable, for the listing process."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+class Credentials:
+    """The keys of one association: resolved on first use, renewed by `run`, and by `refresh` when the endpoint calls them expired."""
+
+    def __init__(self, endpoint: Endpoint, *, check_seconds: float = CHECK_SECONDS) -> None:
+        self._endpoint = endpoint
+        self._check_seconds = check_seconds
+        self._source: Any = None
+        self._now: CredentialSnapshot | None = None
+        self._lock = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def snapshot(self) -> CredentialSnapshot:
+        """The keys to use now, resolving them the first time. Raises: RepositoryDenied when there are none."""
+        if self._now is None:
+            await self.refresh(None)
+        return self.current()
+
+    def current(self) -> CredentialSnapshot:
+        """The latest keys, without waiting. Raises: RepositoryDenied before the first `snapshot`."""
+        if self._now is None:
+            raise errors.RepositoryDenied("credentials were never resolved")
+        return self._now
+
+    async def refresh(self, stale: CredentialSnapshot | None) -> None:
+        """Resolve again from scratch, unless somebody has replaced `stale` meanwhile.
+
+        Raises: RepositoryDenied, RepositoryUnavailable.
+        """
+        async with self._lock:
+            if self._now is stale:
+                self._now = await trio.to_thread.run_sync(self._resolve, limiter=self._limiter)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the snapshot fresh until cancelled. A failed renewal keeps the old keys and is tried again."""
+        await self.snapshot()
+        task_status.started()
+        while True:
+            await trio.sleep(self._check_seconds)
+            async with self._lock:
+                try:
+                    self._now = await trio.to_thread.run_sync(self._renew, limiter=self._limiter)
+                except errors.RepositoryError as error:
+                    log.warning("credentials renewal failed error=%s", error)
+
+    def _resolve(self) -> CredentialSnapshot:
+        with _botocore_errors(self._endpoint):
+            self._source = _resolve_source(self._endpoint)
+        return self._renew()
+
+    def _renew(self) -> CredentialSnapshot:
+        with _botocore_errors(self._endpoint):
+            frozen = self._source.get_frozen_credentials()
+        if not frozen.access_key or not frozen.secret_key:
+            raise errors.RepositoryDenied(_none_found(self._endpoint))
+        return CredentialSnapshot(frozen.access_key, frozen.secret_key, frozen.token)
+
+
+class StaticCredentials(Credentials):
+    """Keys that never change."""
+
+    def __init__(self, access_key: str, secret_key: str, token: str | None = None) -> None:
+        super().__init__(Endpoint())
+        self._fixed = CredentialSnapshot(access_key, secret_key, token)
+
+    def _resolve(self) -> CredentialSnapshot:
+        return self._fixed
+
+    def _renew(self) -> CredentialSnapshot:
+        return self._fixed
+
+
+def resolve_region(endpoint: Endpoint) -> str:
+    """The Region to sign for: given, or from the environment or profile, or us-east-1.
+
+    Raises: RepositoryDenied for an unknown profile.
+    """
+    if endpoint.region:
+        return endpoint.region
+    with _botocore_errors(endpoint):
+        return _session(endpoint).get_config_variable("region") or DEFAULT_REGION
+
+
+def _session(endpoint: Endpoint) -> Session:
+    return Session(profile=endpoint.profile) if endpoint.profile else Session()
+
+
+def _resolve_source(endpoint: Endpoint) -> Any:
+    session = _session(endpoint)
+    source = session.get_credentials()
+    if source is None:
+        raise errors.RepositoryDenied(_none_found(endpoint))
+    if not endpoint.role_arn:
+        return source
+    fetcher = AssumeRoleCredentialFetcher(
+        _sts_client_creator(session, endpoint),
+        source,
+        endpoint.role_arn,
+        extra_args={"RoleSessionName": f"s3lustrefs-{os.getpid()}"},
+    )
+    return DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+
+
+def _sts_client_creator(session: Session, endpoint: Endpoint) -> Any:
+    """Makes STS clients: Amazon's STS for Amazon's S3; products of their own (Ceph) serve STS on the S3 endpoint itself."""
+    url = endpoint.endpoint_url
+    host = urllib.parse.urlsplit(url or "").hostname or ""
+    own = url if url and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else None
+    if os.environ.get("AWS_ENDPOINT_URL_STS"):
+        own = None
+
+    def create(service: str, **kwargs: Any) -> Any:
+        config = BotoConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
+        return session.create_client(service, region_name=resolve_region(endpoint), endpoint_url=own, config=config, **kwargs)
+
+    return create
+
+
+@contextmanager
+def _botocore_errors(endpoint: Endpoint) -> Iterator[None]:
+    """Turn what botocore raises while resolving into ours; nobody else resolves credentials."""
+    try:
+        yield
+    except botocore.exceptions.ProfileNotFound as error:
+        raise errors.RepositoryDenied(
+            f"profile {endpoint.profile!r} is in neither ~/.aws/config nor ~/.aws/credentials: correct the profile option or add it"
+        ) from error
+    except botocore.exceptions.ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "unknown error")
+        raise errors.RepositoryDenied(
+            f"assuming role {endpoint.role_arn} was refused: {code}; check the role's trust policy"
+        ) from error
+    except (botocore.exceptions.HTTPClientError, botocore.exceptions.MetadataRetrievalError) as error:
+        raise errors.RepositoryUnavailable(f"credentials cannot be fetched: {type(error).__name__}") from error
+    except botocore.exceptions.BotoCoreError as error:
+        raise errors.RepositoryDenied(f"credentials cannot be resolved: {error}") from error
+
+
+def _none_found(endpoint: Endpoint) -> str:
+    where = f"profile {endpoint.profile!r}" if endpoint.profile else "the default profile"
+    return (
+        f"no credentials found: tried the environment (AWS_ACCESS_KEY_ID), {where} in ~/.aws/credentials and ~/.aws/config, "
+        "and the container and instance roles; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure`, "
+        "or name a profile with -o profile=NAME"
+    )

@@ -1,0 +1,233 @@
+"""awscrt's S3 client for trio: one await is one HTTP request, carried out by native threads outside the GIL.
+
+One S3Client per (region, TLS, host) serves every bucket there, so that associations share threads and connections. It is made by the first request, hence after daemonising: its threads do not survive a fork.
+
+Every request is of type DEFAULT: one HTTP request, retried by the CRT, its answer handed over whole. GET_OBJECT and PUT_OBJECT
+would split and retry parts by themselves, but our callers already cut content into parts, and GET_OBJECT rewrites the
+Range header and fails on empty objects. A ranged GET of 64 KiB or 8 MiB costs the same either way.
+
+INVARIANT 1: once `exchange` has returned or raised, Cancelled included, the CRT uses no buffer, stream or fd of that request.
+INVARIANT 2: callbacks run in CRT threads and touch nothing but the `_Exchange` they belong to; it is read only after on_done.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import outcome
+import trio
+from awscrt import auth, s3
+from awscrt.http import HttpHeaders, HttpRequest
+from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
+
+MEMORY_LIMIT_BYTES = 512 << 20
+MAX_IN_FLIGHT = 128
+"""Requests given to the CRT at a time: further ones wait here, where their stall clock does not run yet."""
+
+STALL_SECONDS = 20.0
+SLOWEST_BYTES_PER_SECOND = 256 << 10
+"""The CRT reports a part only when it is complete (measured: one event per request, whatever its size), so the watchdog allows
+each request STALL_SECONDS plus the time its body takes at this rate."""
+
+
+class BodySource(Protocol):
+    """What the CRT reads a request body from, in its own threads, possibly several times (retries)."""
+
+    def readinto(self, buffer: memoryview) -> int: ...
+
+    def seek(self, offset: int, whence: int = 0) -> int: ...
+
+    def read(self, size: int = -1) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request. `target` is percent-encoded, query included."""
+
+    operation: str
+    method: str
+    host: str
+    target: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: BodySource | None = None
+    body_bytes: int = 0
+    """Length of `body`, or of the answer's body where that is the larger one."""
+    extra_seconds: float = 0.0
+    """Further patience for requests whose answer takes the endpoint long, such as copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back. Header names are lower-case; `body` is empty where a sink took it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+class ResponseSink(Protocol):
+    """Where the answer of a successful request goes. Called in a CRT thread; what it raises ends the request and reaches us."""
+
+    def begin(self, response: Response) -> None: ...
+
+    def write(self, chunk: bytes, offset: int) -> None: ...
+
+
+class TransferFailed(Exception):
+    """The request ended without success; `response` is the answer where there was one, else its status is 0."""
+
+    def __init__(self, reason: str, response: Response) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.response = response
+
+
+class Stalled(TransferFailed):
+    """The watchdog cancelled the request."""
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One request in flight; written by CRT threads, read by trio after `on_done`."""
+
+    sink: ResponseSink | None
+    response: Response = Response(0, {})
+    chunks: list[bytes] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: Any) -> None:
+        self.response = Response(status_code, {name.lower(): value for name, value in headers})
+        self.chunks.clear()
+        if self.sink is not None:
+            self.sink.begin(self.response)
+
+    def on_body(self, chunk: bytes, offset: int, **_: Any) -> None:
+        if self.sink is None:
+            self.chunks.append(chunk)
+            return
+        self.sink.write(chunk, offset)
+
+
+class CrtClient:
+    """Sends requests signed with the latest credentials. Lives in one process and is used from one trio thread."""
+
+    def __init__(
+        self, region: str, tls: bool, credentials: Callable[[], auth.AwsCredentials], stall_seconds: float = STALL_SECONDS
+    ) -> None:
+        self._native = _native_client(os.getpid(), region, tls)
+        self._stall_seconds = stall_seconds
+        self._admission = _admission(os.getpid(), peer)
+        self._signing = s3.create_default_s3_signing_config(
+            region=peer.region, credential_provider=auth.AwsCredentialsProvider.new_delegate(credentials)
+        )
+
+    async def exchange(self, request: Request, sink: ResponseSink | None = None) -> Response:
+        """Send one request and wait for its whole answer.
+
+        Raises: TransferFailed, Stalled, and whatever `sink` raised.
+        """
+        patience = self._stall_seconds + request.extra_seconds + request.body_bytes / SLOWEST_BYTES_PER_SECOND
+        async with self._admission:
+            with trio.move_on_after(patience) as watchdog:
+                exchange = await self._run(request, sink)
+            if watchdog.cancelled_caught:
+                raise Stalled(f"no answer within {patience:.0f} seconds", Response(0, {}))
+        if exchange.error is not None:
+            raise _translated(exchange.error)
+        response = exchange.response
+        return Response(response.status, response.headers, b"".join(exchange.chunks))
+
+    async def _run(self, request: Request, sink: ResponseSink | None) -> _Exchange:
+        """Hand the request to the CRT and sleep until it has let go of it, even when cancelled meanwhile."""
+        exchange = _Exchange(sink)
+        token = trio.lowlevel.current_trio_token()
+        task = trio.lowlevel.current_task()
+        raise_cancel: Callable[[], Any] | None = None
+
+        def wake() -> None:
+            result: outcome.Outcome[None] = outcome.Value(None)
+            if raise_cancel is not None:
+                result = outcome.capture(raise_cancel)
+            trio.lowlevel.reschedule(task, result)
+
+        def on_done(error: BaseException | None, **_: Any) -> None:
+            exchange.error = error
+            token.run_sync_soon(wake)
+
+        headers = HttpHeaders([("host", request.host), *request.headers])
+        native = self._native.make_request(
+            type=s3.S3RequestType.DEFAULT,
+            operation_name=request.operation,
+            request=HttpRequest(request.method, request.target, headers, request.body),
+            signing_config=self._signing,
+            on_headers=exchange.on_headers,
+            on_body=exchange.on_body,
+            on_done=on_done,
+        )
+
+        def abort(raise_cancelled: Callable[[], Any]) -> trio.lowlevel.Abort:
+            nonlocal raise_cancel
+            raise_cancel = raise_cancelled
+            native.cancel()
+            return trio.lowlevel.Abort.FAILED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        return exchange
+
+
+def _translated(error: BaseException) -> BaseException:
+    """Give the CRT's error its answer, so that only this module knows awscrt's exceptions."""
+    if isinstance(error, s3.S3ResponseError):
+        headers = {name.lower(): value for name, value in error.headers or []}
+        return TransferFailed(str(error.name), Response(error.status_code or 0, headers, error.body or b""))
+    name = getattr(error, "name", "")
+    if name.startswith("AWS_"):
+        return TransferFailed(f"{name}: {getattr(error, 'message', '')}", Response(0, {}))
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Whom a native client talks to.
+
+    The host is part of it because the CRT pools connections by host name alone: two endpoints on one host that differ in their
+    port would get each other's requests (seen with two servers on 127.0.0.1).
+    """
+
+    region: str
+    tls: bool
+    host: str
+
+
+@functools.cache
+def _bootstrap(pid: int) -> ClientBootstrap:
+    loops = EventLoopGroup(max(2, min(8, os.cpu_count() or 2)))
+    return ClientBootstrap(loops, DefaultHostResolver(loops))
+
+
+@functools.cache
+def _native_client(pid: int, peer: Peer) -> s3.S3Client:
+    """The process's client for this peer; `pid` keeps a forked child from using its parent's threads."""
+    return s3.S3Client(
+        bootstrap=_bootstrap(pid),
+        region=peer.region,
+        tls_mode=s3.S3RequestTlsMode.ENABLED if peer.tls else s3.S3RequestTlsMode.DISABLED,
+        part_size=16 << 20,
+        memory_limit=MEMORY_LIMIT_BYTES,
+        throughput_target_gbps=50.0,
+        max_active_connections_override=MAX_IN_FLIGHT,
+        connect_timeout_ms=3000,
+        # Quick retries only (about 4 s in the worst case): longer patience is the caller's, who knows whether a reader waits.
+        retry_config=s3.S3RetryConfig(
+            max_retries=4, backoff_scale_factor_ms=250, max_backoff_secs=2, retry_mode=s3.S3RetryMode.EXPONENTIAL_BACKOFF
+        ),
+    )
+
+
+@functools.cache
+def _admission(pid: int, peer: Peer) -> trio.Semaphore:
+    return trio.Semaphore(MAX_IN_FLIGHT)

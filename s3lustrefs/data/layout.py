@@ -1,0 +1,103 @@
+"""Where the bytes of a file lie: chunk keys, chunk files, storage targets.
+
+Chunk `i` of content version `v` of inode `ino` is the sparse file
+`<target>/chunks/<ino & 0xff>/<ino>.<v>.<i>` (all hexadecimal) on target `(ino + i) mod targets`, so that the first
+chunks of small files spread over the targets as well as the chunks of one large file do. A chunk file may be shorter
+than its chunk, or absent: the bytes that are not there are zeros.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from s3lustrefs import errors
+from s3lustrefs.data.fence import storage_errors
+from s3lustrefs.model.ids import ContentVersion, Ino
+
+_DIRECTORIES = 256
+_CHUNK_NAME = re.compile(r"([0-9a-f]+)\.([0-9a-f]+)\.([0-9a-f]+)")
+
+
+class ChunkKey(NamedTuple):
+    """Names one chunk file."""
+
+    ino: Ino
+    version: ContentVersion
+    chunk_index: int
+
+
+class Piece(NamedTuple):
+    """The part of an extent that lies in one chunk: `[offset, offset + length)` of chunk `chunk_index`, in bytes."""
+
+    chunk_index: int
+    offset: int
+    length: int
+
+
+def split(chunk_bytes: int, start: int, end: int) -> list[Piece]:
+    """Cut the extent `[start, end)` of a file at its chunk boundaries, in ascending order."""
+    pieces = []
+    while start < end:
+        index, offset = divmod(start, chunk_bytes)
+        length = min(chunk_bytes - offset, end - start)
+        pieces.append(Piece(index, offset, length))
+        start += length
+    return pieces
+
+
+class Layout:
+    """Maps chunk keys to files. Knows no open file and no state beyond the list of targets, whose order must not change."""
+
+    def __init__(self, targets: Sequence[Path]) -> None:
+        if not targets:
+            raise errors.StateDirError("no storage target: cache_dir is empty")
+        self.targets = tuple(targets)
+        self._roots = [os.path.join(target, "chunks") for target in targets]
+
+    def prepare(self) -> None:
+        """Create the directories and prove that every target takes new files. Raises: StateDirError."""
+        for target, root in zip(self.targets, self._roots, strict=True):
+            try:
+                os.makedirs(root, mode=0o700, exist_ok=True)
+                present = set(os.listdir(root))
+                for name in (f"{number:02x}" for number in range(_DIRECTORIES)):
+                    if name not in present:
+                        os.mkdir(f"{root}/{name}", mode=0o700)
+                probe = f"{root}/.probe"
+                os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                os.unlink(probe)
+            except OSError as exc:
+                raise errors.StateDirError(f"storage target {target} cannot be written: {exc.strerror}") from exc
+
+    def target_of(self, key: ChunkKey) -> int:
+        return (key.ino + key.chunk_index) % len(self._roots)
+
+    def directory(self, key: ChunkKey) -> str:
+        return f"{self._roots[self.target_of(key)]}/{key.ino & 0xFF:02x}"
+
+    def path(self, key: ChunkKey) -> str:
+        return f"{self.directory(key)}/{key.ino:x}.{key.version:x}.{key.chunk_index:x}"
+
+    def entries(self) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
+        """Every chunk file of every target, in no order. Slow: for a thread. Raises: StorageError."""
+        for root in self._roots:
+            for number in range(_DIRECTORIES):
+                yield from _scan(f"{root}/{number:02x}")
+
+    def keys_of(self, ino: Ino, version: ContentVersion) -> list[ChunkKey]:
+        """The chunk files of one content version, found by scanning one directory per target. Raises: StorageError."""
+        directories = [f"{root}/{ino & 0xFF:02x}" for root in self._roots]
+        return [key for directory in directories for key, _ in _scan(directory) if key.ino == ino and key.version == version]
+
+
+def _scan(directory: str) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
+    with storage_errors("list", directory), os.scandir(directory) as entries:
+        for entry in entries:
+            match = _CHUNK_NAME.fullmatch(entry.name)
+            if match:
+                ino, version, index = (int(part, 16) for part in match.groups())
+                yield ChunkKey(Ino(ino), ContentVersion(version), index), entry

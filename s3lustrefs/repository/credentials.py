@@ -43,7 +43,7 @@ class CredentialSnapshot:
 
 
 class Credentials:
-    """The keys of one association: resolved on first use, renewed by `run`, and by `refresh` when the endpoint calls them expired."""
+    """The keys of one association: resolved on first use, renewed by `run`, and by `refresh` when they expired early."""
 
     def __init__(self, endpoint: Endpoint, *, check_seconds: float = CHECK_SECONDS) -> None:
         self._endpoint = endpoint

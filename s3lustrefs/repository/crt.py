@@ -1,6 +1,7 @@
 """awscrt's S3 client for trio: one await is one HTTP request, carried out by native threads outside the GIL.
 
-One S3Client per (region, TLS, host) serves every bucket there, so that associations share threads and connections. It is made by the first request, hence after daemonising: its threads do not survive a fork.
+One S3Client per (region, TLS, host) serves every bucket there, so that associations share threads and
+connections. It is made by the first request, hence after daemonising: its threads do not survive a fork.
 
 Every request is of type DEFAULT: one HTTP request, retried by the CRT, its answer handed over whole. GET_OBJECT and PUT_OBJECT
 would split and retry parts by themselves, but our callers already cut content into parts, and GET_OBJECT rewrites the
@@ -115,10 +116,8 @@ class _Exchange:
 class CrtClient:
     """Sends requests signed with the latest credentials. Lives in one process and is used from one trio thread."""
 
-    def __init__(
-        self, region: str, tls: bool, credentials: Callable[[], auth.AwsCredentials], stall_seconds: float = STALL_SECONDS
-    ) -> None:
-        self._native = _native_client(os.getpid(), region, tls)
+    def __init__(self, peer: Peer, credentials: Callable[[], auth.AwsCredentials], stall_seconds: float = STALL_SECONDS) -> None:
+        self._native = _native_client(os.getpid(), peer)
         self._stall_seconds = stall_seconds
         self._admission = _admission(os.getpid(), peer)
         self._signing = s3.create_default_s3_signing_config(

@@ -31,7 +31,7 @@ _MAX_REASON = 300
 
 
 def xml_fields(body: bytes) -> dict[str, str]:
-    """Text of the direct children of the root, by name without namespace; the root's own name under `""`. Empty for what is no XML."""
+    """Text of the direct children of the root, by name without namespace; the root's own name under `""`. Empty if no XML."""
     try:
         root = ElementTree.fromstring(body.strip())
     except ElementTree.ParseError:

@@ -1,0 +1,49 @@
+"""The one table exception → fault on the wire.
+
+A row stands for its class and every class derived from it that has no row of its own. Faults other than
+InternalServerError are answers: their reason goes to the client and not into the log.
+Source: fsx-spec section 15; Amazon FSx API Reference, "Common Errors".
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from s3lustrefs import errors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the client sees: HTTP status, `__type` and `Message`."""
+
+    status: int
+    name: str
+    message: str
+
+
+TABLE: dict[type[BaseException], tuple[int, str]] = {
+    errors.UsageError: (400, "BadRequest"),
+    errors.MetadataError: (400, "BadRequest"),
+    errors.NotFound: (400, "PathNotFound"),
+    errors.StaleInode: (400, "PathNotFound"),
+    errors.NotInRepository: (400, "DataRepositoryAssociationNotFound"),
+    errors.RepositoryError: (400, "BadRequest"),
+    errors.RepositoryUnavailable: (500, "ServiceUnavailable"),
+    errors.StorageError: (500, "InternalServerError"),
+    errors.TableCorrupt: (500, "InternalServerError"),
+}
+
+
+def fault_of(exc: Exception, operation: str) -> Fault:
+    """The fault of an exception; an unknown one is logged with its traceback, here and nowhere else."""
+    for ancestor in type(exc).__mro__:
+        if ancestor in TABLE:
+            status, name = TABLE[ancestor]
+            if status >= 500:
+                log.warning("control failed operation=%s reason=%s", operation, exc)
+            return Fault(status, name, str(exc))
+    log.error("control failed operation=%s", operation, exc_info=exc)
+    return Fault(500, "InternalServerError", f"{type(exc).__name__}: {exc} (a defect; daemon.log has the traceback)")

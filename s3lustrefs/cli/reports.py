@@ -63,32 +63,23 @@ def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bo
 
 
 def _print_status(answer: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
+    """Plain lines, not a table: repository paths are long, and a table would fold them."""
     mode = "read-only" if answer["read_only"] else "read-write"
-    console.print(f"[bold]{answer['mountpoint']}[/]  {mode}, up {time_text(answer['uptime_seconds'])}, process {answer['pid']}")
-    console.print(f"state directory {answer['state_dir']}, {answer['inodes']:,} inodes\n")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("directory", "repository", "lifecycle", "import", "auto import", "auto export"):
-        table.add_column(heading, overflow="fold")
+    click.echo(f"{answer['mountpoint']}  {mode}, up {time_text(answer['uptime_seconds'])}, process {answer['pid']}")
+    click.echo(f"state directory {answer['state_dir']}, {answer['inodes']:,} inodes\n")
+    if not answer["associations"]:
+        click.echo("no associations: everything here is local scratch")
     for association in answer["associations"]:
-        table.add_row(
-            association["file_system_path"],
-            association["data_repository_path"],
-            association["lifecycle"],
-            _import_text(association["import"]),
-            _events_text(association["auto_import"]),
-            _events_text(association["auto_export"]),
-        )
-    console.print(table if answer["associations"] else "no associations: everything here is local scratch")
-    for association in answer["associations"]:
+        click.echo(f"{association['file_system_path']}  {association['data_repository_path']}  {association['lifecycle']}")
         if association.get("failure"):
-            console.print(f"[red]{association['file_system_path']}: {association['failure']}[/]")
-    console.print()
+            click.secho(f"    {association['failure']}", fg="red")
+        click.echo(f"    import       {_import_text(association['import'])}")
+        click.echo(
+            f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
+        )
+    click.echo()
     for line in _work_lines(answer):
-        console.print(line)
+        click.echo(line)
 
 
 def _events_text(events: list[str]) -> str:

@@ -52,7 +52,8 @@ def main() -> int:
                 figures += PROGRAMS[name](S3LustreFS(), place)
         except Exception:  # noqa: BLE001 - one program that fails must not cost the figures of the others
             failed = True
-            console.print(f"[bold red]{name} failed[/]\n{traceback.format_exc()}", highlight=False, markup=True)
+            console.print(f"[bold red]{name} failed[/]")
+            console.print(traceback.format_exc(), highlight=False, markup=False)
     if figures:
         print_table(figures, console)
         console.print(f"written to {save(figures, ROOT / 'bench' / 'results', arguments.quick)}")

@@ -199,11 +199,14 @@ class ChunkStore:
     def space(self) -> Space:
         """Capacity, use and room, in bytes; targets on one file system count once. Raises: StorageError."""
         capacity = available = 0
-        for path in {os.stat(target).st_dev: target for target in self._layout.targets}.values():
-            with storage_errors("ask for the free space of", str(path)):
-                status = os.statvfs(path)
-            capacity += status.f_blocks * status.f_frsize
-            available += status.f_bavail * status.f_frsize
+        seen = set()
+        for target in self._layout.targets:
+            with storage_errors("ask for the free space of", str(target)):
+                device, status = os.stat(target).st_dev, os.statvfs(target)
+            if device not in seen:
+                seen.add(device)
+                capacity += status.f_blocks * status.f_frsize
+                available += status.f_bavail * status.f_frsize
         used = self.used_bytes()
         if self._cache_bytes is not None:
             capacity = self._cache_bytes

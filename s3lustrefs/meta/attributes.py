@@ -86,21 +86,31 @@ def begin_write(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> Inod
     return inode
 
 
-def end_write(txn: Txn, ino: Ino, end: int, now_ns: int) -> Inode:
-    """Bytes up to `end` (exclusive) are in the chunk store."""
+def end_write(txn: Txn, ino: Ino, end: int, now_ns: int, extents: bytes | None) -> Inode:
+    """Bytes up to `end` (exclusive) are in the chunk store. `extents`: residency of a PARTIAL file that grew, since
+    what lies past the archived size cannot be fetched."""
     inode = records.get_inode(txn, ino)
     inode.size = max(inode.size, end)
+    _put_extents(txn, inode, extents)
     inode.mtime_ns = inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
     return inode
 
 
-def set_size(txn: Txn, locations: LocationMap, ino: Ino, size: int, now_ns: int, *, state: JournalState) -> Inode:
+def _put_extents(txn: Txn, inode: Inode, extents: bytes | None) -> None:
+    if extents is not None and not inode.is_complete:
+        txn.put(Table.RESIDENCY, schema.pack_u64(inode.ino), schema.encode_residency(inode.content_version, extents))
+
+
+def set_size(
+    txn: Txn, locations: LocationMap, ino: Ino, size: int, now_ns: int, extents: bytes | None, *, state: JournalState
+) -> Inode:
     """Truncate or extend. An empty file has nothing that could be missing."""
     inode = records.get_inode(txn, ino)
     if inode.hsm & Hsm.EXISTS:
         inode.hsm |= Hsm.DIRTY
     inode.size = size
+    _put_extents(txn, inode, extents)
     if not size:
         inode.flags &= ~InodeFlag.PARTIAL
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))

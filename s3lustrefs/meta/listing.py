@@ -17,7 +17,7 @@ from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.store import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, ContentVersion, Ino
+from s3lustrefs.model.ids import NO_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 PATH_MAX = 4096
@@ -26,37 +26,46 @@ DIRECTORY_WINS = "a directory of this name exists"
 FILE_IN_THE_WAY = "a file with local changes has the name of its directory"
 
 PreparedEntry = tuple[bytes, bytes, bytes]
-"""(name, inode value without parent, object value without ino): see `Preparer`."""
+"""(name, inode value without parent, object value without ino): see `preparer`."""
 
 
-class Preparer:
-    """Encodes listed objects as table values; runs in the listing process, off the daemon's core."""
+def preparer_options(association: Association) -> dict[str, str | int | bool]:
+    """What `preparer` needs to know, as JSON can carry it to the listing process."""
+    return {
+        "assoc_id": association.assoc_id,
+        "prefix": association.prefix,
+        "mode": stat.S_IFREG | association.file_mode,
+        "uid": association.uid,
+        "gid": association.gid,
+        "chunk_bytes": association.chunk_bytes,
+        "headers": association.posix_metadata != "off",
+    }
 
-    def __init__(self, association: Association) -> None:
-        self._prefix = association.prefix.encode()
-        known = association.posix_metadata == "off"
-        self._flags = InodeFlag.NONE if known else InodeFlag.HEADERS_UNKNOWN
-        self._template = Inode(
-            Ino(0), stat.S_IFREG | association.file_mode, association.uid, association.gid, 1, 0, 0, 0, 0,
-            hsm=Hsm.EXISTS | Hsm.ARCHIVED, content_version=ContentVersion(1), chunk_bytes=association.chunk_bytes,
-            source_assoc=association.assoc_id,
-        )  # fmt: skip
 
-    def __call__(self, directory: bytes, name: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> PreparedEntry:
-        """`directory` is relative to the prefix, without a trailing slash."""
-        key = self._prefix + (directory + b"/" + name if directory else name)
-        inode = self._template
-        flags = self._flags
-        if size:
-            if flags and size < PATH_MAX:
-                flags |= InodeFlag.KIND_UNKNOWN
-            flags |= InodeFlag.PARTIAL
-        inode.flags = flags
+def preparer(
+    *, assoc_id: int, prefix: str, mode: int, uid: int, gid: int, chunk_bytes: int, headers: bool
+) -> Callable[[bytes, bytes, int, bytes, int, bytes], PreparedEntry]:
+    """Encoder of listed objects as table values; runs in the listing process, off the daemon's core."""
+    prefix_bytes = prefix.encode()
+    inode = Inode(
+        Ino(0), mode, uid, gid, 1, 0, 0, 0, 0, hsm=Hsm.EXISTS | Hsm.ARCHIVED, content_version=ContentVersion(1),
+        chunk_bytes=chunk_bytes, source_assoc=AssocId(assoc_id),
+    )  # fmt: skip
+    unknown = int(InodeFlag.HEADERS_UNKNOWN) if headers else 0
+    unknown_kind = unknown | int(InodeFlag.KIND_UNKNOWN) if headers else 0
+    partial = int(InodeFlag.PARTIAL)
+
+    def prepare(relative: bytes, name: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> PreparedEntry:
+        key = prefix_bytes + relative
+        flags = ((unknown_kind if size < PATH_MAX else unknown) | partial) if size else unknown
+        inode.flags = flags  # type: ignore[assignment]  # a plain int packs the same and costs nothing
         inode.name = name
         inode.size = size
         inode.atime_ns = inode.mtime_ns = inode.ctime_ns = mtime_ns
         inode.source_key = key
         return name, schema.inode_tail(inode), schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
+
+    return prepare
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from s3lustrefs import errors
-from s3lustrefs.meta import associations, attributes, export_targets, journal, listing, location, namespace, records, schema
+from s3lustrefs.meta import associations, attributes, conflicts, export_targets, journal, listing, location, namespace, records, schema
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry
@@ -167,14 +167,14 @@ class LmdbEngine:
         with self._store.begin() as txn:
             return attributes.begin_write(txn, self._locations, ino, self._now())
 
-    async def end_write(self, ino: Ino, end: int) -> Inode:
+    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None) -> Inode:
         with self._store.begin() as txn:
-            return attributes.end_write(txn, ino, end, self._now())
+            return attributes.end_write(txn, ino, end, self._now(), extents)
 
-    async def set_size(self, ino: Ino, size: int, *, still_open: bool) -> Inode:
+    async def set_size(self, ino: Ino, size: int, extents: bytes | None = None, *, still_open: bool) -> Inode:
         state = JournalState.OPEN if still_open else JournalState.DUE
         with self._store.begin() as txn:
-            return attributes.set_size(txn, self._locations, ino, size, self._now(), state=state)
+            return attributes.set_size(txn, self._locations, ino, size, self._now(), extents, state=state)
 
     async def make_due(self, ino: Ino) -> bool:
         with self._store.begin() as txn:
@@ -284,7 +284,7 @@ class LmdbEngine:
         skipped: Iterable[tuple[bytes, str]] = (),
         directories: Iterable[bytes] = (),
     ) -> Applied:
-        """One batch of a listing, as prepared by `listing.Preparer`. `directories` are relative paths known only by what is below them."""
+        """One batch of a listing, as prepared by `listing.preparer`. `directories` are relative paths known only by what is below them."""
         with self._store.begin() as txn:
             applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use)
             for path in directories:
@@ -301,6 +301,12 @@ class LmdbEngine:
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         with self._store.begin() as txn:
             return attributes.replace_content(txn, ino, seen, self._now())
+
+    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
+        with self._store.begin() as txn:
+            place = conflicts.keep_both(txn, association, ino, seen, suffix, self._now(), lambda: self._allocate_in(txn))
+            self._save_next_ino(txn)
+            return place
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from."""

@@ -1,0 +1,341 @@
+"""FileExport: what a due file, directory or symlink needs in the bucket, and doing it.
+
+Content that changed goes up: one PUT, or a multipart upload above a threshold. Anything else, a rename or new attributes, is
+a server-side copy, never a download. What the object carried beside our own headers (foreign metadata, Content-Type, storage class,
+tags) is read with a HEAD before and written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mimetypes
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.meta.export_targets import ExportView, Target
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
+from s3lustrefs.model.association import MAX_KEY_BYTES
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository import posix_headers
+from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
+
+log = logging.getLogger(__name__)
+
+MULTIPART_BYTES = 16 << 20
+"""Larger files go up in parts of this size."""
+MAX_OBJECT_BYTES = 5 << 40
+_DIRECTORY_TYPE = "application/x-directory"
+_DEFAULT_TYPE = "binary/octet-stream"
+_STANDARD = "STANDARD"
+
+HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
+
+
+class NotYet(Exception):
+    """Another record must go first; this one is to be tried again soon. Never leaves the exporter."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class FileExport:
+    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known; `on_conflict` keeps the loser."""
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        chunks: ChunkStore,
+        hydrator: Hydrator,
+        repositories: Repositories,
+        know_headers: Callable[[Inode], Awaitable[Inode]],
+        on_conflict: Callable[[Inode, Target, ObjectHead], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._chunks = chunks
+        self._hydrator = hydrator
+        self._repositories = repositories
+        self._know_headers = know_headers
+        self._on_conflict = on_conflict
+        self._multipart = Multipart(engine, chunks)
+        self.exported_objects = 0
+        self.exported_bytes = 0
+
+    async def export(self, record: JournalRecord, hold: HoldKey) -> None:
+        """Raises: NotYet, RepositoryError, StorageError."""
+        view = await self._engine.export_view(record.ino)
+        if view is None or not view.inode.nlink:
+            await self._engine.finish(record)
+            return
+        await self._drop_stale_upload(record, view)
+        await self._know_headers(view.inode)
+        excluded = False
+        for key in [(t.association.assoc_id, t.key) for t in view.targets]:
+            async with hold(*key):
+                # Looked at again under the key's lock: the target before, or somebody else, may have changed it.
+                fresh = await self._engine.export_view(record.ino)
+                target = next((t for t in fresh.targets if (t.association.assoc_id, t.key) == key), None) if fresh else None
+                if fresh is None or target is None:
+                    continue
+                event = "CHANGED" if target.known is not None else "NEW"
+                if event not in target.association.auto_export:
+                    excluded = True
+                    continue
+                await self._export_target(fresh, target, record)
+        if excluded:
+            await self._engine.exclude(record)
+        else:
+            await self._engine.finish(record)
+
+    async def _drop_stale_upload(self, record: JournalRecord, view: ExportView) -> None:
+        """A multipart upload noted in the record belongs to a daemon or claim that is gone."""
+        if record.upload_id:
+            for target in view.targets:
+                if target.key == record.upload_key:
+                    await self._repositories.of(target.association.assoc_id).abort_upload(target.key, record.upload_id)
+            await self._engine.note_upload(record, "", b"")
+
+    async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
+        inode = view.inode
+        _check_key(target.key, inode)
+        await self._let_dependant_go_first(view, target)
+        store = self._repositories.of(target.association.assoc_id)
+        if inode.is_dir or inode.is_symlink:
+            await self._put_small(store, inode, target)
+        elif inode.hsm & Hsm.DIRTY or view.source is None or record.change & Change.CONTENT and target.known is None:
+            await self._put_content(store, inode, target, record)
+        elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
+            if record.change & (Change.METADATA | Change.CONTENT):
+                await self._copy(store, inode, target, view.source, record)
+        elif target.known is None or target.known.ino != inode.ino or record.change & (Change.METADATA | Change.NAME):
+            await self._copy(store, inode, target, view.source, record)
+
+    # --- order among inodes --------------------------------------------------------------------------------------------------
+
+    async def _let_dependant_go_first(self, view: ExportView, target: Target) -> None:
+        """The object at the target may be the only copy of another inode's bytes: that one is exported (or hydrated) before."""
+        other = await self._engine.dependant(target.known, view.inode.ino)
+        if other is None:
+            return
+        if not other.nlink:
+            raise NotYet(1.0)  # unlinked but open: until it is closed
+        if await self._waits_for(other, view.inode.ino):
+            # A circle of cold files, each at the other's key: one of them has to come down. The others follow by copy.
+            await self._hydrator.ensure(view.inode, 0, view.inode.size)
+            if other.ino > view.inode.ino:
+                await self._hydrator.ensure(other, 0, other.size)
+                return
+            raise NotYet(0.1)
+        if await self._engine.find_journal(other.ino) is None:
+            await self._hydrator.ensure(other, 0, other.size)
+            return
+        raise NotYet(0.2)
+
+    async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
+        """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
+        seen: set[Ino] = set()
+        current: Inode | None = inode
+        while current is not None and current.ino not in seen:
+            if current.ino == ino:
+                return True
+            seen.add(current.ino)
+            view = await self._engine.export_view(current.ino)
+            following = None
+            for target in view.targets if view else []:
+                following = following or await self._engine.dependant(target.known, current.ino)
+            current = following
+        return current is not None and current.ino == ino
+
+    # --- objects ---------------------------------------------------------------------------------------------------------------
+
+    async def _put_small(self, store: ObjectStore, inode: Inode, target: Target) -> None:
+        """Directory markers hold nothing, symlinks their target. A marker changed by others has nothing to lose."""
+        body = inode.target if inode.is_symlink else b""
+        known = target.known
+        foreign = await _head_if(store, target.key, known)
+        headers = _headers(inode, target, foreign)
+        try:
+            written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
+        except errors.ObjectChanged:
+            head = await store.head(target.key)
+            if inode.is_symlink and head.version.etag != hashlib.md5(body).hexdigest():
+                await self._conflict(inode, target, head)
+                return
+            written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
+        await self._settle(inode, target, written, content=True)
+
+    async def _put_content(self, store: ObjectStore, inode: Inode, target: Target, record: JournalRecord) -> None:
+        if inode.size > MAX_OBJECT_BYTES:
+            raise errors.ObjectTooLarge(f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode())
+        await self._hydrator.ensure(inode, 0, inode.size)
+        foreign = await _head_if(store, target.key, target.known)
+        if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
+            await self._resolve(store, inode, target, foreign)
+            return
+        headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
+        condition = _condition(target.known if foreign else None)
+        try:
+            if inode.size > MULTIPART_BYTES:
+                written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
+            else:
+                written = await store.put(target.key, await self._body(inode), headers, condition)
+        except errors.ObjectChanged:
+            await self._resolve(store, inode, target, await store.head(target.key))
+            return
+        self.exported_bytes += inode.size
+        await self._settle(inode, target, written, content=True)
+
+    async def _body(self, inode: Inode) -> FileSlice | bytes:
+        if not inode.size:
+            return b""
+        slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
+        if len(slices) == 1:
+            return FileSlice(*slices[0])
+        return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
+
+    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord) -> None:
+        origin = self._engine.association(source.assoc)
+        if origin is None or not self._repositories.same_endpoint(origin, target.association):
+            await self._put_content(store, inode, target, record)
+            return
+        try:
+            head = await self._repositories.of(source.assoc).head(source.key)
+            if head.version.etag != source.etag:
+                raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
+            headers = _headers(inode, target, head)
+            written = await self._copy_object(store, target, origin.bucket, source, headers, record)
+        except (errors.ObjectChanged, errors.ObjectNotFound):
+            await self._copy_failed(store, inode, target, source, record)
+            return
+        await self._settle(inode, target, written, content=True)
+
+    async def _copy_object(
+        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders, record: JournalRecord
+    ) -> ObjectVersion:
+        version = _version(source)
+        if source.size > 5 << 30:
+            tags = await store.get_tags(source.key) if bucket == store.bucket else ()
+            return await self._multipart.copy(store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known), record)
+        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
+
+    async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord) -> None:
+        """Either end of a copy is not what we last saw."""
+        try:
+            there = await store.head(target.key)
+        except errors.ObjectNotFound:
+            there = None
+        expected = target.known.etag if target.known else None
+        if there is not None and there.version.etag != expected:
+            if there.version.size == inode.size and there.version.etag == source.etag:
+                await self._settle(inode, target, there.version, content=True)  # our own copy, before a crash or a lost reply
+            else:
+                await self._conflict(inode, target, there)
+        elif there is None and expected is not None:
+            await self._engine.forget_object(target.association.assoc_id, target.key)
+            raise NotYet(0.0)
+        elif inode.is_complete:
+            await self._engine.forget_object(source.assoc, source.key)
+            await self._put_content(store, inode, replace(target, known=None), record)
+        else:
+            await self._engine.object_vanished(inode.ino)
+            raise errors.ObjectNotFound(f"{source.key.decode()}: the object this file came from was changed or removed in the bucket", key=source.key.decode())
+
+    # --- ends ------------------------------------------------------------------------------------------------------------------
+
+    async def _settle(self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool) -> None:
+        exported = ObjectRecord(
+            target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
+            written.version_id, written.storage_class,
+        )  # fmt: skip
+        await self._engine.settle_object(inode.ino, exported, content=content)
+        self.exported_objects += 1
+
+    async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
+        """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
+        if await self._is_our_content(inode, head):
+            await self._settle(inode, target, head.version, content=True)
+        else:
+            await self._conflict(inode, target, head)
+
+    async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
+        """Equal bytes: proven by the ETag where it is an MD5, else by size and every POSIX header, nanoseconds included."""
+        if head.version.size != inode.size:
+            return False
+        digest = await self._multipart.etag_of(inode, MULTIPART_BYTES)
+        if head.version.etag == digest:
+            return True
+        looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
+        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+        encrypted = not looks_like_md5
+        return encrypted and all(head.metadata.get(name) == value for name, value in mine.items())
+
+    async def _conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
+        await self._on_conflict(inode, target, head)
+        raise NotYet(0.0)
+
+
+async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -> ObjectHead | None:
+    """What an object to be replaced carries; None when there is none (any more)."""
+    if known is None:
+        return None
+    try:
+        return await store.head(key)
+    except errors.ObjectNotFound:
+        return None
+
+
+def _condition(known: ObjectRecord | None) -> Condition:
+    return Condition(known.etag if known else "")
+
+
+def _version(source: ObjectRecord) -> ObjectVersion:
+    return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
+
+
+def _headers(inode: Inode, target: Target, existing: ObjectHead | None) -> PutHeaders:
+    """POSIX headers of the inode, and whatever else the existing object carries."""
+    metadata = dict(posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
+    content: dict[str, str] = {}
+    storage_class = ""
+    if existing is not None:
+        metadata = {**posix_headers.foreign(existing.metadata), **metadata}
+        content = dict(existing.content_headers)
+        storage_class = existing.version.storage_class
+    if "content-type" not in {name.lower() for name in content}:
+        content["content-type"] = _content_type(inode, target.key)
+    return PutHeaders(metadata, content, "" if storage_class == _STANDARD else storage_class)
+
+
+async def _with_tags(store: ObjectStore, headers: PutHeaders, key: bytes, existing: ObjectHead | None) -> PutHeaders:
+    if existing is None or not existing.tag_count:
+        return headers
+    return replace(headers, tags=await store.get_tags(key))
+
+
+def _content_type(inode: Inode, key: bytes) -> str:
+    if inode.is_dir:
+        return _DIRECTORY_TYPE
+    return mimetypes.guess_type(key.decode(errors="replace"))[0] or _DEFAULT_TYPE
+
+
+def _check_key(key: bytes, inode: Inode) -> None:
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as exc:
+        raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
+    if len(key) > MAX_KEY_BYTES:
+        raise errors.KeyNotExportable(f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text)
+
+

@@ -1,0 +1,257 @@
+"""Exporter: brings due journal records into line in the bucket.
+
+One record is exported at a time per claim, many claims at once. What must be done is decided anew from the table at each
+attempt (`meta/export_targets.view`), so a record can be repeated at any point: after a crash, after a failure, after a change
+that came in between. Requests are conditional on the version the table last saw; a conflict never overwrites.
+
+Order: everything that touches one object key holds that key's lock, so a delete never overtakes the write of a newer file of
+that name. An object that another inode still needs as its source is neither overwritten nor deleted: that inode goes first.
+
+An upload and a write never overlap: `interrupt` cancels the claim of an inode and waits until nothing reads its bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.movers.export_deletes import DeleteExport
+from s3lustrefs.movers.export_files import FileExport, NotYet
+from s3lustrefs.movers.repositories import Repositories
+
+log = logging.getLogger(__name__)
+
+_WORKERS = 32
+_SETTLE_SECONDS = 1.0
+"""Age of a record before it is claimed, so that a burst of changes of one file costs one request. A drain does not wait for it."""
+_PASS_RECORDS = 256
+_IDLE_SECONDS = 0.25
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 300.0
+_URGE_SECONDS = 30.0
+_EXPANSION_BATCH = 500
+
+
+@dataclass(slots=True)
+class Claim:
+    """A record being exported."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterStatistics:
+    """Live numbers for status."""
+
+    in_flight: int
+    exported_objects: int
+    exported_bytes: int
+
+
+class KeyLocks:
+    """One lock per (association, key), existing only while wanted."""
+
+    def __init__(self) -> None:
+        self._locks: dict[tuple[AssocId, bytes], tuple[trio.Lock, int]] = {}
+
+    @asynccontextmanager
+    async def hold(self, assoc: AssocId, key: bytes) -> AsyncIterator[None]:
+        place = (assoc, key)
+        lock, users = self._locks.get(place, (trio.Lock(), 0))
+        self._locks[place] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[place]
+            if users == 1:
+                del self._locks[place]
+            else:
+                self._locks[place] = (lock, users - 1)
+
+
+class Exporter:
+    """See the module docstring. `wall_ns` is the clock of the journal."""
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        repositories: Repositories,
+        files: FileExport,
+        deletes: DeleteExport,
+        *,
+        settle_seconds: float = _SETTLE_SECONDS,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._engine = engine
+        self._repositories = repositories
+        self._files = files
+        self._deletes = deletes
+        self._settle_ns = int(settle_seconds * 1e9)
+        self._wall_ns = wall_ns
+        self._claims: dict[bytes, Claim] = {}
+        self._by_ino: dict[Ino, Claim] = {}
+        self._free = trio.Semaphore(_WORKERS)
+        self._locks = KeyLocks()
+        self._wake = trio.Event()
+        self._after = b""
+        self._urged_ns = 0
+        self._attempted: dict[bytes, int] = {}
+
+    # --- the queue -------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Claim and export what is due. Ends by cancellation: what is under way stays in the journal."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                started = trio.current_time()
+                claimed = await self._pass(nursery)
+                if claimed:
+                    continue
+                # A long queue of records that must wait is not looked through all the time.
+                pause = max(_IDLE_SECONDS, 10 * (trio.current_time() - started))
+                with trio.move_on_after(pause):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+
+    async def _pass(self, nursery: trio.Nursery) -> int:
+        """Go once through the journal from where the last pass ended; how many records were claimed."""
+        claimed = 0
+        while True:
+            rows = await self._engine.due(self._after, _PASS_RECORDS)
+            for key, record in rows:
+                if self._is_ready(key, record):
+                    await self._free.acquire()
+                    self._claim(nursery, key, record)
+                    claimed += 1
+            self._after = rows[-1][0] if len(rows) == _PASS_RECORDS else b""
+            await trio.lowlevel.checkpoint()
+            if not self._after:
+                return claimed
+
+    def _is_ready(self, key: bytes, record: JournalRecord) -> bool:
+        if record.state is not JournalState.DUE or key in self._claims:
+            return False
+        now = self._wall_ns()
+        urged = now - self._urged_ns < _URGE_SECONDS * 1e9
+        if urged and self._attempted.get(key, 0) < self._urged_ns:
+            return True
+        return record.not_before_ns <= now and (urged or record.since_ns + self._settle_ns <= now)
+
+    def _claim(self, nursery: trio.Nursery, key: bytes, record: JournalRecord) -> None:
+        claim = Claim()
+        self._claims[key] = claim
+        if record.ino:
+            self._by_ino[record.ino] = claim
+        nursery.start_soon(self._work, key, record, claim, name=f"export {record.ino or record.key!r}")
+
+    async def _work(self, key: bytes, record: JournalRecord, claim: Claim) -> None:
+        try:
+            with claim.scope:
+                await self._export(key, record)
+        finally:
+            del self._claims[key]
+            if record.ino:
+                del self._by_ino[record.ino]
+            claim.done.set()
+            self._free.release()
+
+    async def _export(self, key: bytes, listed: JournalRecord) -> None:
+        """One attempt. Whatever fails is recorded with the journal record, never lost."""
+        record = await self._current(listed)
+        if record is None:
+            return
+        self._attempted[key] = self._wall_ns()
+        try:
+            await self._dispatch(record)
+            self._attempted.pop(key, None)
+        except NotYet as wait:
+            await self._engine.postpone(record, wait.seconds)
+        except errors.S3LustreError as exc:
+            await self._record_failure(record, exc)
+
+    async def _current(self, listed: JournalRecord) -> JournalRecord | None:
+        """The record as it is now: it may have changed between the scan and the claim."""
+        if listed.ino:
+            record = await self._engine.find_journal(listed.ino)
+        else:
+            record = await self._engine.find_lost_key(listed.assoc, listed.key)
+        return record if record is not None and record.state is JournalState.DUE else None
+
+    async def _dispatch(self, record: JournalRecord) -> None:
+        if record.change & Change.SUBTREE:
+            await self._expand(record)
+            self.wake()
+        elif record.ino:
+            await self._files.export(record, self._locks.hold)
+        else:
+            await self._deletes.export(record, self._locks.hold)
+
+    async def _expand(self, record: JournalRecord) -> None:
+        """Break a moved directory or a lost prefix into small records. Repeating it after a crash does no harm."""
+        after: bytes | None = b""
+        while after is not None:
+            if record.ino:
+                after = await self._engine.expand_directory(record.ino, after, _EXPANSION_BATCH)
+            else:
+                association = self._engine.association(record.assoc)
+                if association is None:
+                    break
+                after = await self._engine.expand_prefix(association, record.key, after, _EXPANSION_BATCH)
+            await trio.lowlevel.checkpoint()
+        await self._engine.end_expansion(record)
+
+    async def _record_failure(self, record: JournalRecord, exc: errors.S3LustreError) -> None:
+        terminal = isinstance(exc, errors.RepositoryError) and exc.terminal
+        code = exc.code if isinstance(exc, errors.RepositoryError) else "InternalError"
+        attempt = min(record.attempts, 20)
+        delay = min(_FIRST_RETRY_SECONDS * 2**attempt, _LONGEST_RETRY_SECONDS) * random.uniform(0.7, 1.3)
+        if terminal:
+            delay = _LONGEST_RETRY_SECONDS
+        level = logging.ERROR if terminal or record.attempts > 5 else logging.WARNING
+        log.log(level, "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s", record.ino, record.key, attempt + 1, delay, exc)
+        await self._engine.postpone(record, delay, code=code, text=str(exc), terminal=terminal)
+
+    # --- for others ------------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something became due."""
+        self._wake.set()
+
+    def urge(self) -> None:
+        """Export everything now, what failed before and what is still settling included. Keeps for a while."""
+        now = self._wall_ns()
+        if now - self._urged_ns > _URGE_SECONDS * 1e9:
+            self._urged_ns = now
+        self.wake()
+
+    def has_failed_since_urge(self, key: bytes, record: JournalRecord) -> bool:
+        """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""
+        return record.terminal and key not in self._claims and self._attempted.get(key, 0) >= self._urged_ns
+
+    def is_uploading(self, ino: Ino) -> bool:
+        return ino in self._by_ino
+
+    async def interrupt(self, ino: Ino) -> None:
+        """Return once no export reads this inode's bytes; what it was doing stays due."""
+        claim = self._by_ino.get(ino)
+        if claim is not None:
+            claim.scope.cancel()
+            await claim.done.wait()
+
+    def statistics(self) -> ExporterStatistics:
+        return ExporterStatistics(len(self._claims), self._files.exported_objects + self._deletes.deleted_objects, self._files.exported_bytes)
+
+

@@ -1,0 +1,162 @@
+"""HeaderFetcher: asks for the POSIX headers of listed objects, since a listing does not show them.
+
+On demand when a name's attributes are asked for, so that no permission is shown or enforced from unknown headers; by a
+bounded background pool for the rest, directories somebody is listing first. Small objects may turn out to be symlinks:
+their body is the target.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.model.ids import NO_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.slots import Slots
+from s3lustrefs.repository import posix_headers
+
+log = logging.getLogger(__name__)
+
+_SLOTS = 48
+_BACKGROUND_SLOTS = 16
+_SCAN = 500
+_IDLE_SECONDS = 5.0
+_PATIENCE_SECONDS = 30.0
+
+
+class HeaderFetcher:
+    """One HEAD per inode, whoever asks."""
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        repositories: Repositories,
+        on_changed: Callable[[Ino], Awaitable[None]],
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._engine = engine
+        self._repositories = repositories
+        self._on_changed = on_changed
+        self._patience_seconds = patience_seconds
+        self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
+        self._fetching: dict[Ino, trio.Event] = {}
+        self._soon: deque[Inode] = deque(maxlen=20_000)
+        self._wake = trio.Event()
+        self._failing = False
+        self.pending = 0
+        """Headers still unknown as of the last full look at the table."""
+
+    async def known(self, inode: Inode) -> Inode:
+        """The inode with its headers known. Raises: RepositoryError after a bounded time; StaleInode."""
+        while inode.flags & InodeFlag.HEADERS_UNKNOWN:
+            with trio.move_on_after(self._patience_seconds) as patience:
+                await self._fetch(inode, demand=True)
+            if patience.cancelled_caught:
+                raise errors.RepositoryUnavailable(f"no answer about the attributes within {self._patience_seconds:.0f} s")
+            inode = await self._engine.get(inode.ino)
+        return inode
+
+    def prefetch(self, inodes: Iterable[Inode]) -> None:
+        """Somebody looks at these: their headers come before the rest of the table."""
+        self._soon.extend(i for i in inodes if i.flags & InodeFlag.HEADERS_UNKNOWN and i.ino not in self._fetching)
+        self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Go through the table until no header is unknown, again and again while imports add more."""
+        task_status.started()
+        limit = trio.Semaphore(_BACKGROUND_SLOTS)
+        async with trio.open_nursery() as nursery:
+            while True:
+                found = await self._pass(nursery, limit)
+                self.pending = found
+                if not found or self._failing:
+                    with trio.move_on_after(_IDLE_SECONDS):
+                        await self._wake.wait()
+                    self._wake = trio.Event()
+                    self._failing = False
+
+    async def _pass(self, nursery: trio.Nursery, limit: trio.Semaphore) -> int:
+        after: Ino | None = NO_INO
+        found = 0
+        while after is not None:
+            inodes, after = await self._engine.unknown_headers(after, _SCAN)
+            found += len(inodes)
+            queue = deque(inodes)
+            while queue or self._soon:
+                inode = self._soon.popleft() if self._soon else queue.popleft()
+                await limit.acquire()
+                nursery.start_soon(self._background, inode, limit)
+            await trio.lowlevel.checkpoint()
+        return found
+
+    async def _background(self, inode: Inode, limit: trio.Semaphore) -> None:
+        try:
+            current = await self._engine.get(inode.ino)
+            if current.flags & InodeFlag.HEADERS_UNKNOWN:
+                await self._fetch(current, demand=False)
+        except errors.StaleInode:
+            return
+        except errors.S3LustreError as exc:
+            # They stay unknown; whoever asks for the attributes gets the reason.
+            self._failing = True
+            log.warning("attributes not fetched ino=%d error=%s", inode.ino, exc)
+            await trio.sleep(0.2)
+        finally:
+            limit.release()
+
+    async def _fetch(self, inode: Inode, *, demand: bool) -> None:
+        running = self._fetching.get(inode.ino)
+        if running is not None:
+            await running.wait()
+            return
+        self._fetching[inode.ino] = trio.Event()
+        try:
+            async with self._slots.hold(demand=demand):
+                await self._ask(inode)
+        finally:
+            self._fetching.pop(inode.ino).set()
+
+    async def _ask(self, inode: Inode) -> None:
+        place = await self._place(inode)
+        if place is None:
+            await self._engine.apply_headers(inode.ino, "", AttributeChange(), None)
+            return
+        assoc, key, etag = place
+        store = self._repositories.of(assoc)
+        try:
+            head = await store.head(key)
+            if etag and head.version.etag != etag:
+                raise errors.ObjectChanged(f"{key.decode(errors='replace')} changed since it was listed", key=key.decode(errors="replace"))
+            posix = posix_headers.decode(head.metadata)
+            target = None
+            if posix.is_symlink and inode.is_file and 0 < head.version.size:
+                target = await store.get_bytes(key, head.version, 0, head.version.size)
+        except errors.ObjectNotFound:
+            await self._engine.apply_headers(inode.ino, etag, AttributeChange(), None)
+            await self._engine.object_vanished(inode.ino)
+            return
+        except errors.ObjectChanged:
+            await self._on_changed(inode.ino)
+            return
+        await self._engine.apply_headers(inode.ino, etag, _change(posix), target)
+
+    async def _place(self, inode: Inode) -> tuple[AssocId, bytes, str] | None:
+        """(association, key, expected ETag) of the object that has the headers; None when there is none."""
+        if inode.is_file:
+            source = await self._engine.source_of(inode)
+            return (source.assoc, source.key, source.etag) if source else None
+        location = await self._engine.locate(inode)
+        return (location.association.assoc_id, location.key + b"/", "") if location else None
+
+
+def _change(posix: posix_headers.PosixHeaders) -> AttributeChange:
+    return AttributeChange(posix.permissions, posix.uid, posix.gid, posix.atime_ns, posix.mtime_ns)
+

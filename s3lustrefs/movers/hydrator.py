@@ -1,0 +1,276 @@
+"""Hydrator: brings missing bytes of a file from the bucket when somebody reads or overwrites them.
+
+Lazy by block, pinned to the version the file was imported from. What a reader needs is fetched at once; on sequential
+reading a window that doubles is fetched ahead with several ranged GETs; a block is never fetched twice at the same
+time (`Content.fetching` has an entry exactly while a fetch runs). Fetches belong to the hydrator, not to the request that asked:
+a reader that goes away leaves a fetch that others may wait for.
+
+Residency is recorded as soon as the bytes are in the chunk store: the log's barriers (meta/redo_log) make sure that such a
+record counts after a power cut only if the bytes reached the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.data.residency import BLOCK_BYTES, Residency
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.slots import Slots
+from s3lustrefs.repository.object_store import ObjectVersion
+
+log = logging.getLogger(__name__)
+
+_SLOTS = 64
+_BACKGROUND_SLOTS = 24
+_RANGE_BLOCKS = 8
+"""8 MiB per ranged GET: large enough that a request costs nothing beside its bytes, small enough to spread."""
+_MAX_WINDOW_BLOCKS = 96
+_PATIENCE_SECONDS = 60.0
+"""How long a read may wait for a bucket that does not answer before it gets EIO."""
+_REMEMBERED = 20_000
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One ranged GET under way."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: errors.S3LustreError | None = None
+
+
+@dataclass(slots=True)
+class Content:
+    """What is known in memory of a PARTIAL file."""
+
+    ino: Ino
+    residency: Residency
+    fetching: dict[int, Fetch] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ReadWindow:
+    """One handle's reading pattern: how far ahead to fetch. Byte offsets."""
+
+    expected: int = 0
+    blocks: int = 0
+
+    def advance(self, start: int, end: int) -> int:
+        """Blocks to fetch ahead after a read of `[start, end)`. The kernel's readahead sends requests out of order, so
+        anything near the expected place counts as sequential."""
+        near = 4 * BLOCK_BYTES
+        if self.expected - near <= start <= self.expected + near:
+            if end > self.expected:
+                self.blocks = min(max(2, self.blocks * 2), _MAX_WINDOW_BLOCKS) if start else self.blocks
+                self.expected = end
+        else:
+            self.blocks = 0
+            self.expected = end
+        return self.blocks
+
+
+@dataclass(frozen=True, slots=True)
+class HydratorStatistics:
+    """Live numbers for status."""
+
+    in_flight: int
+    waiting_readers: int
+    fetched_bytes: int
+    fetches: int
+
+
+class Hydrator:
+    """See the module docstring. `on_changed` re-imports a file whose object is no longer the version it was pinned to."""
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        chunks: ChunkStore,
+        repositories: Repositories,
+        on_changed: Callable[[Ino], Awaitable[None]],
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._engine = engine
+        self._chunks = chunks
+        self._repositories = repositories
+        self._on_changed = on_changed
+        self._patience_seconds = patience_seconds
+        self._contents: OrderedDict[Ino, Content] = OrderedDict()
+        self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
+        self._nursery: trio.Nursery | None = None
+        self._waiting = 0
+        self._fetched_bytes = 0
+        self._fetches = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the fetches. Ends by cancellation: fetches under way stop, their blocks stay missing."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def statistics(self) -> HydratorStatistics:
+        return HydratorStatistics(self._slots.busy, self._waiting, self._fetched_bytes, self._fetches)
+
+    # --- residency in memory ---------------------------------------------------------------------------------------------
+
+    async def content(self, inode: Inode) -> Content:
+        """The residency of a PARTIAL inode's present content version."""
+        known = self._contents.get(inode.ino)
+        if known is not None and known.residency.content_version == inode.content_version:
+            self._contents.move_to_end(inode.ino)
+            return known
+        raw = await self._engine.get_residency(inode)
+        residency = Residency.decode(raw) if raw else Residency(inode.content_version)
+        content = Content(inode.ino, residency)
+        self._contents[inode.ino] = content
+        while len(self._contents) > _REMEMBERED:
+            ino, oldest = next(iter(self._contents.items()))
+            if oldest.fetching:
+                break
+            del self._contents[ino]
+        return content
+
+    def forget(self, ino: Ino) -> None:
+        """The file's bytes changed hands (released, replaced, gone)."""
+        self._contents.pop(ino, None)
+
+    async def resident_bytes(self, inode: Inode) -> int:
+        if inode.is_complete:
+            return inode.size
+        return (await self.content(inode)).residency.resident_bytes(inode.size)
+
+    # --- hydration ---------------------------------------------------------------------------------------------------------
+
+    async def ensure(self, inode: Inode, start: int, end: int, window: ReadWindow | None = None) -> None:
+        """Return once bytes `[start, end)` are resident.
+
+        Raises: StaleInode when the object changed; ObjectArchived, RepositoryDenied, ObjectNotFound, OutOfSpace;
+        RepositoryUnavailable after a bounded time.
+        """
+        end = min(end, inode.size)
+        if inode.is_complete or start >= end:
+            return
+        content = await self.content(inode)
+        wanted = self._start_missing(inode, content, start, end, demand=True)
+        if window is not None:
+            ahead = window.advance(start, end)
+            if ahead:
+                limit = min(inode.size, end + ahead * BLOCK_BYTES)
+                self._start_missing(inode, content, end, limit, demand=False)
+        if not wanted:
+            return
+        self._waiting += 1
+        try:
+            for fetch in wanted:
+                await fetch.done.wait()
+                if fetch.error is not None:
+                    raise _again(fetch.error) from fetch.error
+        finally:
+            self._waiting -= 1
+
+    def _start_missing(self, inode: Inode, content: Content, start: int, end: int, *, demand: bool) -> list[Fetch]:
+        """Start a fetch for every missing block of `[start, end)` that nobody fetches yet; the fetches to wait for."""
+        found: list[Fetch] = []
+        if self._nursery is None:
+            raise errors.RepositoryUnavailable("the file system is shutting down")
+        for first, limit in content.residency.missing(start, end):
+            block = first
+            while block < limit:
+                running = content.fetching.get(block)
+                if running is not None:
+                    if running not in found:
+                        found.append(running)
+                    block += 1
+                    continue
+                stop = block + 1
+                while stop < limit and stop - block < _RANGE_BLOCKS and stop not in content.fetching:
+                    stop += 1
+                fetch = Fetch()
+                for b in range(block, stop):
+                    content.fetching[b] = fetch
+                self._nursery.start_soon(self._fetch, inode, content, fetch, block, stop, demand, name=f"fetch {inode.ino}")
+                found.append(fetch)
+                block = stop
+        return found
+
+    async def _fetch(self, inode: Inode, content: Content, fetch: Fetch, first: int, stop: int, demand: bool) -> None:
+        try:
+            with trio.move_on_after(self._patience_seconds) as patience:
+                async with self._slots.hold(demand=demand):
+                    await self._fetch_blocks(inode, content, first, stop)
+            if patience.cancelled_caught:
+                fetch.error = errors.RepositoryUnavailable(f"no answer from the bucket within {self._patience_seconds:.0f} s")
+        except errors.ObjectChanged as exc:
+            log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
+            await self._on_changed(inode.ino)
+            fetch.error = errors.StaleInode(f"the object changed in the bucket: {exc}")
+        except errors.ObjectNotFound as exc:
+            await self._engine.object_vanished(inode.ino)
+            fetch.error = exc
+        except errors.S3LustreError as exc:
+            fetch.error = exc
+        finally:
+            if fetch.error is None and not content.residency.missing(first * BLOCK_BYTES, first * BLOCK_BYTES + 1) == []:
+                fetch.error = errors.RepositoryUnavailable("the file system is shutting down")
+            for block in range(first, stop):
+                content.fetching.pop(block, None)
+            fetch.done.set()
+
+    async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int) -> None:
+        source = await self._engine.source_of(inode)
+        if source is None:
+            raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
+        start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
+        delay = 0.2
+        while True:
+            try:
+                await self._get(inode, source, start, end)
+                break
+            except errors.RepositoryUnavailable as exc:
+                # Bounded by the caller's patience; the client below has done its own quick retries.
+                log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
+                await trio.sleep(delay)
+                delay = min(delay * 2, 5.0)
+        await self._record(inode, content, first, stop)
+        self._fetches += 1
+        self._fetched_bytes += max(0, end - start)
+
+    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
+        store = self._repositories.of(source.assoc)
+        version = ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
+        while start < end:
+            boundary = (start // inode.chunk_bytes + 1) * inode.chunk_bytes
+            piece_end = min(end, boundary)
+            with self._chunks.pinned(inode.ino, inode.content_version, inode.chunk_bytes, start) as (fd, offset):
+                await store.get_range(source.key, version, start, piece_end, fd, offset)
+            start = piece_end
+
+    async def _record(self, inode: Inode, content: Content, first: int, stop: int) -> None:
+        current = await self._engine.get(inode.ino)
+        residency = content.residency
+        if current.content_version != residency.content_version:
+            raise errors.StaleInode(f"inode {inode.ino} was replaced while it was fetched")
+        residency.add(first, stop)
+        complete = residency.complete(current.size)
+        await self._engine.put_residency(inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete)
+        if complete:
+            self._contents.pop(inode.ino, None)
+
+
+def _again(error: errors.S3LustreError) -> errors.S3LustreError:
+    """A fresh exception for each waiter: raising one object in several tasks mixes up their tracebacks."""
+    if isinstance(error, errors.RepositoryError):
+        return type(error)(str(error), bucket=error.bucket, key=error.key)
+    return type(error)(str(error))

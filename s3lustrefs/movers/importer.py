@@ -1,0 +1,251 @@
+"""Importer: fills the inode table from a listing of the bucket; one per association.
+
+The listing runs in its own process; its batches are applied in slices of a few milliseconds. The mount is usable
+meanwhile: a directory that somebody lists, or a name somebody asks for, is requested ahead of the rest, and the caller waits for
+just that. An import that was cut off starts again from the beginning: applying an object twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.meta.listing import PreparedEntry, preparer_options
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
+from s3lustrefs.movers.listing_process import ListingProcess, open_listing
+from s3lustrefs.repository.credentials import Credentials
+from s3lustrefs.repository.list_request import ListingTarget
+
+log = logging.getLogger(__name__)
+
+_SLICE_ENTRIES = 256
+"""Entries per transaction: 2 to 3 ms on the trio thread."""
+_PATIENCE_SECONDS = 60.0
+_LONGEST_RETRY_SECONDS = 60.0
+_CREDENTIALS_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Request:
+    """Somebody waits for one directory or name."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: errors.RepositoryError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImportStatistics:
+    """Live numbers for status; `eta_seconds` is None, since a listing does not tell how much is left."""
+
+    state: str
+    objects: int
+    objects_per_second: float
+    seconds: float
+    error: str
+
+
+class Importer:
+    """Imports one association once, and answers for what it has not imported yet."""
+
+    def __init__(
+        self,
+        engine: LmdbEngine,
+        association: Association,
+        target: ListingTarget,
+        credentials: Credentials,
+        notify: Callable[[Invalidation], None],
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._engine = engine
+        self._assoc: AssocId = association.assoc_id
+        self._target = target
+        self._credentials = credentials
+        self._notify = notify
+        self._patience_seconds = patience_seconds
+        self._process: ListingProcess | None = None
+        self._ready = trio.Event()
+        self._requests: dict[int, _Request] = {}
+        self._asking: dict[tuple[str, bytes], _Request] = {}
+        self._listed: set[bytes] = set()
+        self._objects = 0
+        self._started = 0.0
+        self._seconds = 0.0
+        self._error = ""
+        self.is_done = association.import_state == "DONE"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Import until everything is there, however often it takes; then return."""
+        task_status.started()
+        delay = 1.0
+        while not self.is_done:
+            try:
+                await self._import()
+            except errors.S3LustreError as exc:
+                self._error = str(exc)
+                log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
+                await trio.sleep(delay * random.uniform(0.7, 1.3))
+                delay = min(delay * 2, _LONGEST_RETRY_SECONDS)
+
+    async def _import(self) -> None:
+        association = self._association()
+        await self._engine.update_association(replace(association, import_state="RUNNING"))
+        self._objects, self._started = 0, time.monotonic()
+        request = ListingRequest(
+            self._target, await self._credentials.snapshot(),
+            preparer="s3lustrefs.meta.listing:preparer", preparer_options=preparer_options(association),
+        )  # fmt: skip
+        try:
+            async with open_listing(request) as process, trio.open_nursery() as nursery:
+                self._process = process
+                self._ready.set()
+                nursery.start_soon(self._refresh_credentials, process)
+                async for batch in process.batches():
+                    await self._apply(batch)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._process = None
+            self._ready = trio.Event()
+            self._abandon()
+        await self._complete()
+
+    async def _refresh_credentials(self, process: ListingProcess) -> None:
+        while True:
+            await trio.sleep(_CREDENTIALS_SECONDS)
+            await process.replace_credentials(await self._credentials.snapshot())
+
+    async def _complete(self) -> None:
+        self._seconds = time.monotonic() - self._started
+        self._error = ""
+        await self._engine.update_association(replace(self._association(), import_state="DONE"))
+        self.is_done = True
+        for request in self._asking.values():
+            request.done.set()
+        self._listed.clear()
+        log.info("import complete association=%d objects=%d seconds=%.1f", self._assoc, self._objects, self._seconds)
+
+    def _abandon(self) -> None:
+        """The process is gone: whoever waits for it is told, and may ask the next one."""
+        for request in self._requests.values():
+            request.error = errors.RepositoryUnavailable(f"the listing ended early: {self._error or 'trying again'}")
+            request.done.set()
+        self._requests.clear()
+
+    async def _apply(self, batch: Batch) -> None:
+        first = True
+        for groups in slices(batch.groups):
+            applied = await self._engine.apply_listing(
+                self._association(), groups,
+                batch.markers if first else (), batch.skipped if first else (), batch.common_prefixes if first else (),
+            )  # fmt: skip
+            first = False
+            for ino in applied.changed:
+                self._notify(InodeInvalidation(ino, content=True))
+            for parent, name in applied.replaced:
+                self._notify(DentryInvalidation(parent, name))
+            if batch.kind is BatchKind.BULK:
+                self._objects += sum(len(entries) for _, entries in groups)
+            await trio.lowlevel.checkpoint()
+        await self._engine.wait_room()
+        if batch.request_id and batch.done:
+            request = self._requests.pop(batch.request_id, None)
+            if request is not None:
+                request.error = batch.error
+                request.done.set()
+
+    # --- for those who cannot wait for the whole import --------------------------------------------------------------------
+
+    async def ensure_directory(self, relative: bytes) -> None:
+        """Return once the direct entries of a directory (relative to the prefix, no slash at the end) are in the table.
+
+        Raises: RepositoryError, after a bounded time at the latest.
+        """
+        if not self.is_done and relative not in self._listed:
+            await self._ask("directory", relative)
+            self._listed.add(relative)
+
+    async def ensure_name(self, relative: bytes) -> None:
+        """Return once the bucket's answer about one name, file or directory, is in the table. Raises: RepositoryError."""
+        parent = relative.rpartition(b"/")[0]
+        if not self.is_done and parent not in self._listed:
+            await self._ask("probe", relative)
+
+    async def wait_done(self, seconds: float) -> None:
+        """Raises: RepositoryUnavailable when the import is not complete by then."""
+        with trio.move_on_after(seconds):
+            while not self.is_done:
+                await trio.sleep(0.1)
+        if not self.is_done:
+            raise errors.RepositoryUnavailable("the import of this association is still running; try again when it is complete")
+
+    async def _ask(self, kind: str, relative: bytes) -> None:
+        with trio.move_on_after(self._patience_seconds) as patience:
+            request = self._asking.get((kind, relative))
+            if request is None:
+                request = self._asking[kind, relative] = _Request()
+                try:
+                    await self._send(kind, relative, request)
+                    await request.done.wait()
+                finally:
+                    del self._asking[kind, relative]
+                    request.done.set()
+            else:
+                await request.done.wait()
+            if request.error is not None and not self.is_done:
+                raise type(request.error)(str(request.error), bucket=request.error.bucket)
+        if patience.cancelled_caught:
+            raise errors.RepositoryUnavailable(f"no listing within {self._patience_seconds:.0f} s: {self._error or 'the bucket is slow'}")
+
+    async def _send(self, kind: str, relative: bytes, request: _Request) -> None:
+        await self._ready.wait()
+        process = self._process
+        if process is None or self.is_done:
+            request.done.set()
+            return
+        ask = process.request_directory if kind == "directory" else process.request_probe
+        try:
+            number = await ask(relative)
+        except errors.RepositoryUnavailable as exc:
+            if not self.is_done:
+                request.error = exc
+            request.done.set()
+            return
+        self._requests[number] = request
+
+    def _association(self) -> Association:
+        association = self._engine.association(self._assoc)
+        if association is None:
+            raise errors.NotInRepository(f"association {self._assoc} is gone")
+        return association
+
+    def statistics(self) -> ImportStatistics:
+        seconds = self._seconds or (time.monotonic() - self._started if self._started else 0.0)
+        state = "DONE" if self.is_done else "RUNNING" if self._process else "PENDING"
+        return ImportStatistics(state, self._objects, self._objects / seconds if seconds else 0.0, seconds, self._error)
+
+
+def slices(
+    groups: Sequence[tuple[bytes, Sequence[PreparedEntry]]],
+) -> list[list[tuple[bytes, Sequence[PreparedEntry]]]]:
+    """Cut a batch so that no transaction takes long; at least one slice, perhaps empty."""
+    found: list[list[tuple[bytes, Sequence[PreparedEntry]]]] = [[]]
+    room = _SLICE_ENTRIES
+    for directory, entries in groups:
+        for at in range(0, len(entries), _SLICE_ENTRIES):
+            part = entries[at : at + _SLICE_ENTRIES]
+            if room <= 0:
+                found.append([])
+                room = _SLICE_ENTRIES
+            found[-1].append((directory, part))
+            room -= len(part) + 4
+    return found

@@ -1,0 +1,75 @@
+"""Refresher: what to do when an object turns out to be another version than the table says."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.meta.export_targets import Target
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository.object_store import ObjectHead
+
+log = logging.getLogger(__name__)
+
+
+class Refresher:
+    """Re-imports single objects, and keeps both sides of a conflict."""
+
+    def __init__(
+        self, engine: LmdbEngine, chunks: ChunkStore, repositories: Repositories, notify: Callable[[Invalidation], None]
+    ) -> None:
+        self._engine = engine
+        self._chunks = chunks
+        self._repositories = repositories
+        self._notify = notify
+        self.conflicts = 0
+
+    async def refresh(self, ino: Ino) -> None:
+        """Import the present version of a clean file's object; new opens see it. A file with local changes is left alone.
+
+        Raises: RepositoryError when the bucket does not say what it has.
+        """
+        inode = await self._engine.get(ino)
+        source = await self._engine.source_of(inode)
+        if source is None:
+            return
+        try:
+            head = await self._repositories.of(source.assoc).head(source.key)
+        except errors.ObjectNotFound:
+            await self._engine.object_vanished(ino)
+            self._notify(InodeInvalidation(ino, content=True))
+            return
+        if head.version.etag == source.etag:
+            return
+        replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
+        if replaced is not None:
+            await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
+            self._notify(InodeInvalidation(ino, content=True))
+            log.info("object re-imported ino=%d key=%r", ino, source.key)
+
+    async def keep_both(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        """Source: design contract `on_conflict`: the bucket's version keeps the name, ours moves beside it and is exported."""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        suffix = f"{stamp}-{socket.gethostname()}".encode()
+        found = seen(target.association.assoc_id, target.key, head)
+        place = await self._engine.keep_both(target.association, inode.ino, found, suffix)
+        if place is not None:
+            self.conflicts += 1
+            self._notify(DentryInvalidation(*place))
+            self._notify(InodeInvalidation(place[0], content=False))
+            log.warning("conflict kept both versions key=%r local_name_suffix=%s", target.key, suffix.decode())
+
+
+def seen(assoc: AssocId, key: bytes, head: ObjectHead) -> ObjectRecord:
+    """What a HEAD says, as a record."""
+    v = head.version
+    return ObjectRecord(assoc, key, Ino(0), v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class)

@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import Any, BinaryIO
@@ -125,6 +126,8 @@ def main() -> None:
     logging.getLogger("botocore").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     threading.excepthook = _crash
+    # Ctrl-C at a foreground mount reaches the whole process group; the daemon decides what becomes of this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     # Frames get a descriptor of their own, so that a stray print cannot corrupt them.

@@ -11,7 +11,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -35,9 +35,9 @@ async def open_listing(request: ListingRequest, stderr: int | None = None) -> As
     output = trio.lowlevel.FdStream(reader)
     try:
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        child = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "s3lustrefs.movers.listing_child"], stdin=subprocess.PIPE, stdout=writer, stderr=stderr
-        )
+        # -P: what lies in the current directory, which may be anybody's, is never imported.
+        command = [sys.executable, "-P", "-m", "s3lustrefs.movers.listing_child"]
+        child = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=writer, stderr=stderr)
     except BaseException:
         await trio.aclose_forcefully(output)
         raise
@@ -77,16 +77,17 @@ class ListingProcess:
     async def start(self) -> None:
         await self._send(encode_request(self._request))
 
-    async def request_directory(self, relative: bytes) -> int:
+    async def request_directory(self, relative: bytes, register: Callable[[int], None] | None = None) -> int:
         """Ask for one directory ahead of everything else; its DIRECTORY batches carry the number returned, the last is `done`.
 
+        `register` gets the number before anything is sent, for callers that must know it when the answer comes.
         Raises: RepositoryUnavailable when the listing has ended.
         """
-        return await self._ask("directory", relative)
+        return await self._ask("directory", relative, register)
 
-    async def request_probe(self, relative: bytes) -> int:
-        """Ask what there is of one name; one PROBE batch answers. Raises: RepositoryUnavailable when the listing has ended."""
-        return await self._ask("probe", relative)
+    async def request_probe(self, relative: bytes, register: Callable[[int], None] | None = None) -> int:
+        """Ask what there is of one name; one PROBE batch answers. Otherwise as `request_directory`."""
+        return await self._ask("probe", relative, register)
 
     async def replace_credentials(self, credentials: CredentialSnapshot) -> None:
         """Have the child sign with these from now on."""
@@ -121,11 +122,13 @@ class ListingProcess:
                 raise await self._ended()
             buffer += data
 
-    async def _ask(self, kind: str, relative: bytes) -> int:
+    async def _ask(self, kind: str, relative: bytes, register: Callable[[int], None] | None) -> int:
         if self._finishing:
             raise self._unavailable("the listing has ended")
         self._last_id += 1
         request_id = self._last_id
+        if register is not None:
+            register(request_id)
         await self._send(encode_message({"type": kind, "request_id": request_id, "relative": relative.decode("latin-1")}))
         return request_id
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,7 +142,9 @@ async def test_single_requests_pass_a_bulk_listing_that_is_stuck() -> None:
     server.interfere = hold
     with serving(server):
         async with open_listing(stub_request(server)) as listing:
-            number = await listing.request_directory(b"d07")
+            registered: list[int] = []
+            number = await listing.request_directory(b"d07", registered.append)
+            assert registered == [number]
             batches = listing.batches()
             answer = await anext(batches)
             assert (answer.kind, answer.request_id, answer.done) == (BatchKind.DIRECTORY, number, True)
@@ -170,7 +174,8 @@ def prepare_sizes(factor: int) -> Any:
     return lambda relative, name, size, etag, mtime_ns, storage_class: (name, relative, size * factor)
 
 
-async def test_entries_are_prepared_in_the_child() -> None:
+async def test_entries_are_prepared_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     with serving(ListServer([b"d/ab"])) as server:
         batches = await collect(stub_request(server, preparer=f"{__name__}:prepare_sizes", preparer_options={"factor": 10}))
     assert batches[0].groups == [(b"d", [(b"ab", b"d/ab", 4 * 977 * 10)])]
@@ -210,6 +215,17 @@ def stuck_server() -> tuple[ListServer, threading.Event]:
     return server, release
 
 
+async def test_interrupt_from_the_terminal_is_left_to_the_daemon() -> None:
+    server, release = stuck_server()
+    with serving(server):
+        async with open_listing(stub_request(server)) as listing:
+            await trio.to_thread.run_sync(server.asked.wait, 20)
+            os.kill(listing.pid, signal.SIGINT)
+            release.set()
+            batches = [batch async for batch in listing.batches()]
+    assert keys_of(batches) == [b"x"]
+
+
 async def test_killed_child_is_reported() -> None:
     server, release = stuck_server()
     with serving(server):
@@ -237,10 +253,8 @@ async def test_cancelled_reader_leaves_no_child_behind() -> None:
 async def test_credentials_travel_on_standard_input_only_and_can_be_replaced(caplog: pytest.LogCaptureFixture) -> None:
     server = ListServer([b"x"])
     expired: Reply = (403, {}, b"<Error><Code>ExpiredToken</Code><Message>old</Message></Error>")
-    asked = threading.Event()
 
     def refuse_old(number: int, query: dict[str, str]) -> Reply | None:
-        asked.set()
         return expired if server.headers[number - 1]["x-amz-security-token"] == "token-old" else None
 
     server.interfere = refuse_old
@@ -248,7 +262,7 @@ async def test_credentials_travel_on_standard_input_only_and_can_be_replaced(cap
         request = stub_request(server)
         request = ListingRequest(request.target, CredentialSnapshot("AKEXAMPLE", "secret-old", "token-old"))
         async with open_listing(request) as listing:
-            await trio.to_thread.run_sync(asked.wait, 20)
+            await trio.to_thread.run_sync(server.asked.wait, 20)
             for name in ("cmdline", "environ"):
                 with open(f"/proc/{listing.pid}/{name}", "rb") as file:
                     assert b"-old" not in file.read()

@@ -50,6 +50,7 @@ class ListServer:
         self.queries: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.interfere: Callable[[int, dict[str, str]], Reply | None] = lambda number, query: None
+        self.asked = threading.Event()
         self.endpoint_url = ""
         self._lock = threading.Lock()
 
@@ -58,6 +59,7 @@ class ListServer:
             self.queries.append(query)
             self.headers.append(headers)
             number = len(self.queries)
+        self.asked.set()
         answer = self.interfere(number, query)
         return answer if answer is not None else (200, {}, self._page(query).encode())
 

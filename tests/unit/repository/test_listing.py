@@ -217,10 +217,8 @@ def test_unreachable_endpoint_is_unavailable() -> None:
 def test_expired_credentials_wait_for_newer_ones() -> None:
     server = ListServer([b"k"])
     expired: Reply = (403, {}, b"<Error><Code>ExpiredToken</Code><Message>old</Message></Error>")
-    asked = threading.Event()
 
     def refuse_old(number: int, query: dict[str, str]) -> Reply | None:
-        asked.set()
         return expired if server.headers[number - 1]["x-amz-security-token"] == "old" else None
 
     server.interfere = refuse_old
@@ -229,7 +227,7 @@ def test_expired_credentials_wait_for_newer_ones() -> None:
         client = make_client(server, credentials=CredentialSnapshot("AKEXAMPLE", "not-a-secret", "old"))
         thread = threading.Thread(target=lambda: pages.append(client.page()))
         thread.start()
-        assert asked.wait(10)
+        assert server.asked.wait(10)
         client.replace_credentials(CredentialSnapshot("AKEXAMPLE", "not-a-secret", "new"))
         thread.join(10)
     assert [page.keys for page in pages] == [[b"k"]]

@@ -63,8 +63,9 @@ def check(source: str, options: tuple[str, ...], as_json: bool) -> None:
     from s3lustrefs.repository import probe
 
     reports = []
-    for dra in config.load(source, ",".join(options), mountpoint="/").dras:
-        findings: list[Any] = list(probe.check(dra.bucket, dra.prefix, dra.endpoint))
+    mount = config.load(source, ",".join(options), mountpoint="/")
+    for dra in mount.dras:
+        findings: list[probe.Finding] = list(probe.check(dra.bucket, dra.prefix, dra.endpoint, writable=not mount.read_only))
         reports.append((f"s3://{dra.bucket}/{dra.prefix}", findings))
     if as_json:
         rows = [

@@ -1,8 +1,18 @@
-"""Options of the whole test run."""
+"""Options of the whole test run, and the S3 servers that tests share."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+
 import pytest
+
+from tests import servers
+from tests.servers import S3Server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "rgw: needs Ceph's RADOS Gateway (12 s to start); deselect with -m 'not rgw'")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,3 +25,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="long; run with --long"))
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """One moto for the whole run: tests keep apart by their buckets, nobody resets it."""
+    with servers.moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rgw_server() -> Iterator[S3Server]:
+    with servers.radosgw() as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each server in turn."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server) -> str:
+    """A fresh empty bucket on that server."""
+    name = f"t-{uuid.uuid4().hex[:16]}"
+    client = s3_server.client()
+    client.create_bucket(Bucket=name)
+    client.close()
+    return name

@@ -6,6 +6,7 @@ preadv into the CRT's own buffer per request, no Python copy.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
@@ -13,6 +14,12 @@ from s3lustrefs import errors
 from s3lustrefs.repository.crt import Response
 from s3lustrefs.repository.object_store import FileSlice, ObjectVersion
 from s3lustrefs.repository.replies import bare_etag
+
+
+def storage_error(error: OSError, doing: str) -> errors.StorageError:
+    """Our exception for a local file that fails under a transfer."""
+    kinds = {errno.ENOSPC: errors.OutOfSpace, errno.EDQUOT: errors.OutOfSpace, errno.EROFS: errors.ReadOnlyStorage}
+    return kinds.get(error.errno or 0, errors.StorageError)(f"{doing}: {error.strerror}")
 
 
 class SliceReader:
@@ -23,7 +30,7 @@ class SliceReader:
         self._offset = body.offset
         self._length = body.length
         self._position = 0
-        self.failure: OSError | None = None
+        self.failure: errors.StorageError | None = None
 
     def readinto(self, buffer: memoryview) -> int:
         wanted = min(len(buffer), self._length - self._position)
@@ -33,7 +40,7 @@ class SliceReader:
             try:
                 got = os.preadv(self._fd, [view[filled:]], self._offset + self._position + filled)
             except OSError as error:
-                self.failure = error
+                self.failure = storage_error(error, "upload cannot be read from local storage")
                 raise
             if not got:
                 view[filled:] = bytes(wanted - filled)
@@ -106,7 +113,10 @@ class RangeSink:
             return
         view = memoryview(chunk)
         while view:
-            written = os.pwrite(self._fd, view, self._fd_offset + self._taken)
+            try:
+                written = os.pwrite(self._fd, view, self._fd_offset + self._taken)
+            except OSError as error:
+                raise storage_error(error, f"{self._where}: cannot be written to local storage") from error
             self._taken += written
             view = view[written:]
 

@@ -7,23 +7,23 @@ object can be replaced unseen.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import logging
 import re
 import urllib.parse
-import xml.sax.saxutils
-from collections.abc import Mapping, Sequence
-
-from awscrt import auth
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import replies
-from s3lustrefs.repository.address import bucket_address, quote_key
-from s3lustrefs.repository.bodies import RangeSink, SliceReader
-from s3lustrefs.repository.credentials import Credentials, resolve_region
-from s3lustrefs.repository.crt import STALL_SECONDS, BodySource, CrtClient, Peer, Request, Response, ResponseSink, TransferFailed
+from s3lustrefs.repository.address import quote_key
+from s3lustrefs.repository.bodies import RangeSink
+from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
+from s3lustrefs.repository.credentials import Credentials
+from s3lustrefs.repository.crt import STALL_SECONDS, Response
 from s3lustrefs.repository.object_store import (
     Capabilities,
     Condition,
@@ -44,10 +44,6 @@ COPY_SECONDS = 600.0
 _CONTENT_HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
 _ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _META = "x-amz-meta-"
-
-Headers = list[tuple[str, str]]
-Meaning = Mapping[str, type[errors.RepositoryError]]
-"""What a status or error code means for one kind of request, where it differs from the general table."""
 
 _GONE_MEANS_CHANGED: Meaning = {"NoSuchKey": errors.ObjectChanged, "404": errors.ObjectChanged}
 
@@ -72,36 +68,38 @@ class S3Store:
         self.endpoint = endpoint
         self.capabilities = capabilities
         self.credentials = credentials
-        self.region = resolve_region(endpoint)
         self._stall_seconds = stall_seconds
-        self._address = bucket_address(endpoint, self.region, bucket)
-        self._client: CrtClient | None = None
+        self._client = BucketClient(endpoint, bucket, credentials, stall_seconds)
+
+    @property
+    def region(self) -> str:
+        """The Region requests are signed for."""
+        return self._client.region
 
     async def aclose(self) -> None:
-        """Forget the connection pool. Requests still running end with their own tasks."""
-        self._client = None
+        """Nothing is left open: connections belong to the process, and requests end with the tasks that wait for them."""
 
     # --- reading ---------------------------------------------------------------------------------------------------------
 
     async def head(self, key: bytes, *, version_id: str = "") -> ObjectHead:
         query = [("versionId", version_id)] if version_id else []
-        response = await self._call("HeadObject", "HEAD", key, query=query)
+        response = await self._client.call("HeadObject", "HEAD", key, query=query)
         return _head_of(response)
 
     async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
-        await self._get(key, version, start, end, RangeSink(self._where(key), version, start, end, fd, fd_offset))
+        await self._get(key, version, start, end, RangeSink(self._client.where(key), version, start, end, fd, fd_offset))
 
     async def get_bytes(self, key: bytes, version: ObjectVersion, start: int, end: int) -> bytes:
-        sink = RangeSink(self._where(key), version, start, end, None)
+        sink = RangeSink(self._client.where(key), version, start, end, None)
         await self._get(key, version, start, end, sink)
         return bytes(sink.data)
 
     async def get_tags(self, key: bytes) -> Sequence[tuple[str, str]]:
-        response = await self._call("GetObjectTagging", "GET", key, query=[("tagging", "")])
+        response = await self._client.call("GetObjectTagging", "GET", key, query=[("tagging", "")])
         try:
             return replies.xml_tags(response.body)
         except ValueError as error:
-            raise errors.RepositoryRejected(f"{self._where(key)}: GET tagging: {error}", bucket=self.bucket) from error
+            raise errors.RepositoryRejected(f"{self._client.where(key)}: GET tagging: {error}", bucket=self.bucket) from error
 
     async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> None:
         headers: Headers = [("range", f"bytes={start}-{end - 1}")]
@@ -110,7 +108,7 @@ class S3Store:
             headers.append(("if-match", f'"{version.etag}"'))
         elif version.version_id:
             query.append(("versionId", version.version_id))
-        await self._call(
+        await self._client.call(
             "GetObject",
             "GET",
             key,
@@ -128,8 +126,8 @@ class S3Store:
         able = self.capabilities
         sent = _object_headers(headers)
         sent += await self._condition_headers(key, condition, none_match=able.put_if_none_match, match=able.put_if_match)
-        response = await self._send_body("PutObject", key, body, sent, [], meaning=_GONE_MEANS_CHANGED if condition else {})
-        return await self._written(key, response, _length(body), headers.storage_class)
+        response = await self._client.send_body("PutObject", key, body, sent, [], meaning=_GONE_MEANS_CHANGED if condition else {})
+        return await self._written(key, response, body_length(body), headers.storage_class)
 
     async def copy(
         self,
@@ -143,37 +141,54 @@ class S3Store:
         """Few endpoints take a condition on the destination of a copy (Amazon among them only lately), so HEAD stands in for it."""
         if condition is not None:
             await self._check_by_head(key, condition)
-        sent = await self._source_headers(source_bucket, source_key, source)
-        sent += [("x-amz-metadata-directive", "REPLACE"), *_object_headers(headers)]
+        sent, found = await self._source_headers(source_bucket, source_key, source)
+        sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *_object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
-        response = await self._call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
+        response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
+        if found is not None and found.tag_count and not headers.tags:
+            await self._keep_tags(key, source_bucket, source_key)
         etag = replies.bare_etag(replies.xml_fields(response.body).get("ETag", ""))
         if not etag:
             return (await self.head(key)).version
         version_id = response.headers.get("x-amz-version-id", "")
         return ObjectVersion(etag, source.size, 0, version_id, headers.storage_class or "STANDARD")
 
+    async def _keep_tags(self, key: bytes, source_bucket: str, source_key: bytes) -> None:
+        """Ceph drops the tags of a copy whose metadata is replaced, and garbles those sent with it: set them afterwards."""
+        if (await self.head(key)).tag_count:
+            return
+        tags = await self.sibling(source_bucket).get_tags(source_key)
+        rows = "".join(f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>" for name, value in tags)
+        body = f"<Tagging><TagSet>{rows}</TagSet></Tagging>".encode()
+        await self._client.send_body("PutObjectTagging", key, body, [_content_md5(body)], [("tagging", "")])
+
     async def delete(self, key: bytes, condition: Condition | None) -> None:
         headers: Headers = []
         try:
-            if condition is not None:
-                headers = await self._condition_headers(key, condition, none_match=False, match=self.capabilities.delete_if_match)
-            await self._call("DeleteObject", "DELETE", key, headers=headers)
+            if condition is not None and condition.etag and self.capabilities.delete_if_match:
+                headers.append(self._if_match(condition))
+            elif condition is not None:
+                self._compare(key, (await self.head(key)).version.etag, condition)
+            await self._client.call("DeleteObject", "DELETE", key, headers=headers)
         except errors.ObjectNotFound:
             log.debug("object delete found none bucket=%s", self.bucket)
 
     # --- multipart uploads -----------------------------------------------------------------------------------------------
 
     async def create_upload(self, key: bytes, headers: PutHeaders) -> str:
-        response = await self._call("CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=_object_headers(headers))
+        response = await self._client.call(
+            "CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=_object_headers(headers)
+        )
         upload_id = replies.xml_fields(response.body).get("UploadId", "")
         if not upload_id:
-            raise errors.RepositoryRejected(f"{self._where(key)}: create upload: the answer has no UploadId", bucket=self.bucket)
+            raise errors.RepositoryRejected(
+                f"{self._client.where(key)}: create upload: the answer has no UploadId", bucket=self.bucket
+            )
         return upload_id
 
     async def upload_part(self, key: bytes, upload_id: str, number: int, body: FileSlice | bytes) -> UploadedPart:
-        response = await self._send_body("UploadPart", key, body, [], _part_query(upload_id, number))
+        response = await self._client.send_body("UploadPart", key, body, [], _part_query(upload_id, number))
         return UploadedPart(number, self._part_etag(key, response.headers.get("etag", "")))
 
     async def copy_part(
@@ -187,10 +202,10 @@ class S3Store:
         start: int,
         end: int,
     ) -> UploadedPart:
-        headers = await self._source_headers(source_bucket, source_key, source)
-        headers.append(("x-amz-copy-source-range", f"bytes={start}-{end - 1}"))
+        headers, _ = await self._source_headers(source_bucket, source_key, source)
+        headers += [("content-length", "0"), ("x-amz-copy-source-range", f"bytes={start}-{end - 1}")]
         query = _part_query(upload_id, number)
-        response = await self._call("UploadPartCopy", "PUT", key, query=query, headers=headers, seconds=COPY_SECONDS)
+        response = await self._client.call("UploadPartCopy", "PUT", key, query=query, headers=headers, seconds=COPY_SECONDS)
         return UploadedPart(number, self._part_etag(key, replies.xml_fields(response.body).get("ETag", "")))
 
     async def complete_upload(
@@ -201,7 +216,7 @@ class S3Store:
         body = _complete_body(parts)
         headers += [("content-length", str(len(body))), ("content-type", "application/xml")]
         try:
-            response = await self._call(
+            response = await self._client.call(
                 "CompleteMultipartUpload",
                 "POST",
                 key,
@@ -217,14 +232,16 @@ class S3Store:
         version = (await self.head(key)).version
         if etag and version.etag != etag:
             raise errors.ObjectChanged(
-                f"{self._where(key)}: replaced by somebody else as soon as it was complete", bucket=self.bucket
+                f"{self._client.where(key)}: replaced by somebody else as soon as it was complete", bucket=self.bucket
             )
         return version
 
     async def abort_upload(self, key: bytes, upload_id: str) -> None:
         query = [("uploadId", upload_id)]
         try:
-            await self._call("AbortMultipartUpload", "DELETE", key, query=query, meaning={"NoSuchUpload": errors.ObjectNotFound})
+            await self._client.call(
+                "AbortMultipartUpload", "DELETE", key, query=query, meaning={"NoSuchUpload": errors.ObjectNotFound}
+            )
         except errors.ObjectNotFound:
             log.debug("upload abort found none bucket=%s", self.bucket)
 
@@ -241,86 +258,8 @@ class S3Store:
     def _part_etag(self, key: bytes, text: str) -> str:
         etag = replies.bare_etag(text)
         if not etag:
-            raise errors.RepositoryRejected(f"{self._where(key)}: the endpoint gave a part no ETag", bucket=self.bucket)
+            raise errors.RepositoryRejected(f"{self._client.where(key)}: the endpoint gave a part no ETag", bucket=self.bucket)
         return etag
-
-    # --- the one way out -------------------------------------------------------------------------------------------------
-
-    async def _send_body(
-        self, operation: str, key: bytes, body: FileSlice | bytes, headers: Headers, query: Headers, meaning: Meaning | None = None
-    ) -> Response:
-        length = _length(body)
-        headers = [*headers, ("content-length", str(length))]
-        if isinstance(body, bytes):
-            source = io.BytesIO(body) if body else None
-            return await self._call(
-                operation, "PUT", key, query=query, headers=headers, body=source, length=length, meaning=meaning
-            )
-        try:
-            reader = SliceReader(body)
-        except OSError as error:
-            raise errors.StorageError(f"{body.path}: cannot be read for upload: {error.strerror}") from error
-        try:
-            return await self._call(
-                operation, "PUT", key, query=query, headers=headers, body=reader, length=length, meaning=meaning
-            )
-        finally:
-            reader.close()
-
-    async def _call(
-        self,
-        operation: str,
-        method: str,
-        key: bytes,
-        *,
-        query: Sequence[tuple[str, str]] = (),
-        headers: Sequence[tuple[str, str]] = (),
-        body: BodySource | None = None,
-        length: int = 0,
-        seconds: float = 0.0,
-        sink: ResponseSink | None = None,
-        meaning: Meaning | None = None,
-    ) -> Response:
-        """Send one request; when the endpoint says that the token expired, refresh the credentials and send it once more."""
-        request = Request(
-            operation, method, self._address.host, self._address.target(key, query), tuple(headers), body, length, seconds
-        )
-        used = await self.credentials.snapshot()
-        for last in (False, True):
-            if body is not None:
-                body.seek(0)
-            try:
-                response = await self._crt().exchange(request, sink)
-                if operation == "GetObject" or replies.xml_root(response.body) != "Error":
-                    return response
-                failure = TransferFailed("the answer is an error", response)
-            except TransferFailed as error:
-                failure = error
-            if last or replies.error_code(failure.response) not in replies.EXPIRED_CODES:
-                break
-            await self.credentials.refresh(used)
-        raise self._error(failure, operation, key, meaning or {}) from failure
-
-    def _error(self, failure: TransferFailed, operation: str, key: bytes, meaning: Meaning) -> errors.RepositoryError:
-        current = self.credentials.current()
-        secrets = (current.secret_key, current.token or "", current.access_key)
-        return replies.error_of(
-            failure.response, failure.reason, operation=operation, bucket=self.bucket, key=key, secrets=secrets, meaning=meaning
-        )
-
-    def _crt(self) -> CrtClient:
-        if self._client is None:
-            self._client = CrtClient(
-                Peer(self.region, self._address.tls, self._address.host), self._crt_credentials, self._stall_seconds
-            )
-        return self._client
-
-    def _crt_credentials(self) -> auth.AwsCredentials:
-        now = self.credentials.current()
-        return auth.AwsCredentials(now.access_key, now.secret_key, now.token)
-
-    def _where(self, key: bytes) -> str:
-        return f"s3://{self.bucket}/{key.decode('utf-8', 'backslashreplace')}"
 
     # --- conditions ------------------------------------------------------------------------------------------------------
 
@@ -329,39 +268,45 @@ class S3Store:
         if condition is None:
             return []
         if condition.etag and match:
-            return [("if-match", f'"{condition.etag}"' if self.capabilities.if_match_quoted else condition.etag)]
+            return [self._if_match(condition)]
         if not condition.etag and none_match:
             return [("if-none-match", "*")]
         await self._check_by_head(key, condition)
         return []
+
+    def _if_match(self, condition: Condition) -> tuple[str, str]:
+        return ("if-match", f'"{condition.etag}"' if self.capabilities.if_match_quoted else condition.etag)
 
     async def _check_by_head(self, key: bytes, condition: Condition) -> None:
         try:
             found = (await self.head(key)).version.etag
         except errors.ObjectNotFound:
             found = ""
-        if found != condition.etag:
-            raise errors.ObjectChanged(
-                f"{self._where(key)}: has ETag {found or 'none'} now, expected {condition.etag or 'none'}",
-                bucket=self.bucket,
-                key=key.decode("utf-8", "backslashreplace"),
-            )
+        self._compare(key, found, condition)
 
-    async def _source_headers(self, bucket: str, key: bytes, source: ObjectVersion) -> Headers:
-        """Name the source of a copy so that only this version of it is copied; only buckets of the same endpoint can be named."""
+    def _compare(self, key: bytes, found: str, condition: Condition) -> None:
+        if found != condition.etag:
+            text = f"has ETag {found or 'none'} now, expected {condition.etag or 'none'}"
+            name = key.decode("utf-8", "backslashreplace")
+            raise errors.ObjectChanged(f"{self._client.where(key)}: {text}", bucket=self.bucket, key=name)
+
+    async def _source_headers(self, bucket: str, key: bytes, source: ObjectVersion) -> tuple[Headers, ObjectHead | None]:
+        """Name the source of a copy so that only this version of it is copied; the HEAD is there where one was needed for that."""
         name = f"{bucket}/{quote_key(key)}"
         if self.capabilities.copy_source_if_match:
-            return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')]
-        other = self if bucket == self.bucket else self.sibling(bucket)
-        found = (await other.head(key)).version
-        if found.etag != source.etag:
-            raise errors.ObjectChanged(f"{other._where(key)}: has ETag {found.etag} now, expected {source.etag}", bucket=bucket)
-        if found.version_id and found.version_id != "null":
-            name += f"?versionId={urllib.parse.quote(found.version_id, safe='')}"
-        return [("x-amz-copy-source", name)]
+            return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')], None
+        other = self.sibling(bucket)
+        found = await other.head(key)
+        other._compare(key, found.version.etag, Condition(source.etag))
+        version_id = found.version.version_id
+        if version_id and version_id != "null":
+            name += f"?versionId={urllib.parse.quote(version_id, safe='')}"
+        return [("x-amz-copy-source", name)], found
 
     def sibling(self, bucket: str) -> S3Store:
-        """The same endpoint and credentials, another bucket."""
+        """The same endpoint and credentials, perhaps another bucket."""
+        if bucket == self.bucket:
+            return self
         return S3Store(self.endpoint, bucket, self.credentials, capabilities=self.capabilities, stall_seconds=self._stall_seconds)
 
     async def _written(self, key: bytes, response: Response, size: int, storage_class: str) -> ObjectVersion:
@@ -380,9 +325,13 @@ def composite_etag(parts: Sequence[UploadedPart]) -> str:
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
 
 
+def _content_md5(body: bytes) -> tuple[str, str]:
+    return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())
+
+
 def _complete_body(parts: Sequence[UploadedPart]) -> bytes:
     rows = (
-        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{xml.sax.saxutils.escape(part.etag)}</ETag></Part>"
+        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
         for part in sorted(parts, key=lambda part: part.number)
     )
     return f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{"".join(rows)}</CompleteMultipartUpload>'.encode()
@@ -400,10 +349,6 @@ def _object_headers(headers: PutHeaders) -> Headers:
     if headers.tags:
         sent.append(("x-amz-tagging", urllib.parse.urlencode(list(headers.tags), quote_via=urllib.parse.quote)))
     return sent
-
-
-def _length(body: FileSlice | bytes) -> int:
-    return len(body) if isinstance(body, bytes) else body.length
 
 
 def _head_of(response: Response) -> ObjectHead:

@@ -1,0 +1,124 @@
+"""BucketClient: sends requests to one bucket, signed with the latest credentials, and makes every failure one of our exceptions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+from awscrt import auth
+
+from s3lustrefs import errors
+from s3lustrefs.model.association import Endpoint
+from s3lustrefs.repository import replies
+from s3lustrefs.repository.address import bucket_address
+from s3lustrefs.repository.bodies import SliceReader, storage_error
+from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, Response, ResponseSink, TransferFailed
+from s3lustrefs.repository.object_store import FileSlice
+
+Headers = list[tuple[str, str]]
+
+Meaning = Mapping[str, type[errors.RepositoryError]]
+"""What a status or error code means for one kind of request, where it differs from the general table in `replies`."""
+
+_GENERAL: Meaning = {}
+
+
+class BucketClient:
+    """The one way out of this process to a bucket, listings aside. Opens nothing before the first request."""
+
+    def __init__(self, endpoint: Endpoint, bucket: str, credentials: Credentials, stall_seconds: float) -> None:
+        self.region = resolve_region(endpoint)
+        self._bucket = bucket
+        self._credentials = credentials
+        self._stall_seconds = stall_seconds
+        self._address = bucket_address(endpoint, self.region, bucket)
+        self._crt: CrtClient | None = None
+
+    def where(self, key: bytes) -> str:
+        """The object as messages name it."""
+        return f"s3://{self._bucket}/{key.decode('utf-8', 'backslashreplace')}"
+
+    async def send_body(
+        self,
+        operation: str,
+        key: bytes,
+        body: FileSlice | bytes,
+        headers: Headers,
+        query: Headers,
+        meaning: Meaning = _GENERAL,
+    ) -> Response:
+        """PUT bytes or a slice of a file. Raises: RepositoryError; StorageError when the file cannot be read."""
+        length = body_length(body)
+        headers = [*headers, ("content-length", str(length))]
+        if isinstance(body, bytes):
+            source = io.BytesIO(body) if body else None
+            return await self.call(operation, "PUT", key, query=query, headers=headers, body=source, length=length, meaning=meaning)
+        try:
+            reader = SliceReader(body)
+        except OSError as error:
+            raise storage_error(error, f"{body.path}: cannot be read for upload") from error
+        try:
+            return await self.call(operation, "PUT", key, query=query, headers=headers, body=reader, length=length, meaning=meaning)
+        except errors.RepositoryError:
+            if reader.failure is not None:
+                raise reader.failure from None
+            raise
+        finally:
+            reader.close()
+
+    async def call(
+        self,
+        operation: str,
+        method: str,
+        key: bytes,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str]] = (),
+        body: BodySource | None = None,
+        length: int = 0,
+        seconds: float = 0.0,
+        sink: ResponseSink | None = None,
+        meaning: Meaning = _GENERAL,
+    ) -> Response:
+        """Send one request; when the endpoint says that the token expired, refresh the credentials and send it once more."""
+        request = Request(
+            operation, method, self._address.host, self._address.target(key, query), tuple(headers), body, length, seconds
+        )
+        used = await self._credentials.snapshot()
+        for last in (False, True):
+            if body is not None:
+                body.seek(0)
+            try:
+                response = await self._transport().exchange(request, sink)
+                if operation == "GetObject" or replies.xml_root(response.body) != "Error":
+                    return response
+                failure = TransferFailed("the answer is an error", response)
+            except TransferFailed as error:
+                failure = error
+            if last or replies.error_code(failure.response) not in replies.EXPIRED_CODES:
+                break
+            await self._credentials.refresh(used)
+        raise self._error(failure, operation, key, meaning) from failure
+
+    def _error(self, failure: TransferFailed, operation: str, key: bytes, meaning: Meaning) -> errors.RepositoryError:
+        now = self._credentials.current()
+        secrets = (now.secret_key, now.token or "", now.access_key)
+        return replies.error_of(
+            failure.response, failure.reason, operation=operation, bucket=self._bucket, key=key, secrets=secrets, meaning=meaning
+        )
+
+    def _transport(self) -> CrtClient:
+        if self._crt is None:
+            peer = Peer(self.region, self._address.tls, self._address.host)
+            self._crt = CrtClient(peer, self._crt_credentials, self._stall_seconds)
+        return self._crt
+
+    def _crt_credentials(self) -> auth.AwsCredentials:
+        now = self._credentials.current()
+        return auth.AwsCredentials(now.access_key, now.secret_key, now.token)
+
+
+def body_length(body: FileSlice | bytes) -> int:
+    """Bytes of a request body."""
+    return len(body) if isinstance(body, bytes) else body.length

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3lustrefs.cli.mountinfo import FS_TYPE, MOUNTINFO, mounted_at, read_mounts
 from s3lustrefs.errors import FuseUnavailable, MountPointError, UsageError
-
-log = logging.getLogger(__name__)
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """mount(8) starts its helpers without PATH."""
@@ -89,7 +87,7 @@ def is_dead(path: str) -> bool:
 
 def _clear_dead_mounts(path: str, host: Host) -> None:
     while (entry := mounted_at(path, read_mounts(host.mountinfo))) and entry.fs_type == FS_TYPE and is_dead(path):
-        log.warning("mount cleared path=%s reason=its daemon is gone", path)
+        print(f"{path}: cleared a mount whose daemon is gone", file=sys.stderr)
         detach(path, host, lazy=True)
 
 

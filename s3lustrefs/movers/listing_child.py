@@ -44,6 +44,7 @@ class ListingService:
     def __init__(self, request: ListingRequest, output: int) -> None:
         self._prefix = request.target.prefix
         self._prepare = load_preparer(request)
+        self._preparing = threading.Lock()
         self._output = output
         self._gate = PriorityGate()
         self._client = ListClient(request.target, request.credentials, connections=request.workers + URGENT_THREADS)
@@ -66,7 +67,7 @@ class ListingService:
 
     def answer(self, request_id: int, kind: str, page: Page, done: bool) -> None:
         batch = Batch(_KINDS[kind], request_id, done=done, progress=self._bulk.progress())
-        self._send(fill_batch(batch, page, self._prefix, self._prepare), urgent=True)
+        self._send(self._fill(batch, page), urgent=True)
 
     def refuse(self, request_id: int, kind: str, error: errors.RepositoryError) -> None:
         self._send(Batch(_KINDS[kind], request_id, done=True, progress=self._bulk.progress(), error=error), urgent=True)
@@ -88,7 +89,12 @@ class ListingService:
     def _emit(self, page: Page) -> None:
         if page.keys:
             batch = Batch(BatchKind.BULK, progress=self._bulk.progress())
-            self._send(fill_batch(batch, page, self._prefix, self._prepare), urgent=False)
+            self._send(self._fill(batch, page), urgent=False)
+
+    def _fill(self, batch: Batch, page: Page) -> Batch:
+        """One thread at a time, since preparers keep state; the GIL would not let more than one work here anyway."""
+        with self._preparing:
+            return fill_batch(batch, page, self._prefix, self._prepare)
 
     def _send(self, batch: Batch, urgent: bool) -> None:
         view = memoryview(encode_batch(batch))

@@ -26,7 +26,9 @@ from s3lustrefs.repository.listing import Progress
 LENGTH = struct.Struct(">I")
 
 Preparer = Callable[[bytes, bytes, int, bytes, int, bytes], tuple[Any, ...]]
-"""(relative key, name, size, etag, mtime_ns, storage class) → what the daemon is to get for the entry, of types `marshal` knows."""
+"""(relative key, name, size, etag, mtime_ns, storage class) → what the daemon is to get for the entry, of types `marshal` knows.
+
+Called by one thread at a time, so it may keep state between its statements and its calls."""
 
 
 class BatchKind(IntEnum):
@@ -145,7 +147,7 @@ def encode_batch(batch: Batch) -> bytes:
     body = marshal.dumps(
         (
             int(batch.kind), batch.request_id, batch.groups, batch.markers, batch.skipped, batch.common_prefixes, batch.done,
-            (progress.keys, progress.requests, progress.pages), (type(error).__name__, str(error), error.bucket) if error else None,
+            (progress.keys, progress.requests, progress.pages), (_error_name(error), str(error), error.bucket) if error else None,
         )
     )  # fmt: skip
     return LENGTH.pack(len(body)) + body
@@ -167,11 +169,14 @@ def decode_batch(body: bytes) -> Batch:
     )
 
 
+def _error_name(error: errors.RepositoryError) -> str:
+    """The class in `errors` that an exception of the child is, or is derived from."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+
+
 def _error(name: str, message: str, bucket: str) -> errors.RepositoryError:
-    """The child's exception, as its nearest class in `errors`."""
-    kind = getattr(errors, name, errors.RepositoryError)
-    error: errors.RepositoryError = kind(message, bucket=bucket)
-    return error
+    kind: type[errors.RepositoryError] = getattr(errors, name)
+    return kind(message, bucket=bucket)
 
 
 def encode_message(message: Mapping[str, Any]) -> bytes:

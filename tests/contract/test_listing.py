@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,6 +180,28 @@ async def test_entries_are_prepared_in_the_child(monkeypatch: pytest.MonkeyPatch
     with serving(ListServer([b"d/ab"])) as server:
         batches = await collect(stub_request(server, preparer=f"{__name__}:prepare_sizes", preparer_options={"factor": 10}))
     assert batches[0].groups == [(b"d", [(b"ab", b"d/ab", 4 * 977 * 10)])]
+
+
+def prepare_with_state() -> Any:
+    """A preparer that works on one record for all entries, and lets other threads run in the middle of it."""
+    record: list[bytes] = [b""]
+
+    def prepare(relative: bytes, name: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> tuple[bytes, bytes]:
+        record[0] = relative
+        time.sleep(0)
+        return name, record[0]
+
+    return prepare
+
+
+async def test_preparer_is_called_by_one_thread_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    server = ListServer([b"d%d/%05d" % (n % 9, n) for n in range(4000)], Habits(page_keys=100))
+    with serving(server):
+        batches = await collect(stub_request(server, preparer=f"{__name__}:prepare_with_state"))
+    entries = [(directory, *entry) for batch in batches for directory, group in batch.groups for entry in group]
+    assert len(entries) == 4000
+    assert [entry for entry in entries if entry[0] + b"/" + entry[1] != entry[2]] == []
 
 
 async def test_slow_reader_holds_the_child_up() -> None:

@@ -49,13 +49,14 @@ class Parent:
 
 def open_log(state_dir: Path, level: str) -> None:
     """Log to <state_dir>/daemon.log. Raises: StateDirError."""
+    file = state_dir / "daemon.log"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handler = log_setup.setup(level, file=state_dir / "daemon.log")
+        log_setup.setup(level, file=file)
+        # A descriptor of its own: the handler's is closed when the file is set aside, and its number then means another file.
+        faulthandler.enable(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
     except OSError as exc:
         raise StateDirError(f"state directory {state_dir}: {exc.strerror} (daemon.log cannot be written)") from exc
-    assert isinstance(handler, logging.StreamHandler)
-    faulthandler.enable(handler.stream)
 
 
 def main() -> int:
@@ -81,5 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Orders were pickled by the name of the module that defines them, never as __main__'s.
     sys.exit(main())

@@ -89,7 +89,9 @@ def _events_text(events: list[str]) -> str:
 def _import_text(progress: dict[str, Any]) -> str:
     text = f"{progress['state'].lower()}, {progress['objects']:,} objects"
     if progress["state"] == "RUNNING":
-        text += f", {progress['objects_per_second']:,.0f}/s, {time_text(progress['eta_seconds'])} to go"
+        text += f", {progress['objects_per_second']:,.0f}/s"
+        if progress["eta_seconds"] is not None:
+            text += f", {time_text(progress['eta_seconds'])} to go"
     if progress["headers_pending"]:
         text += f", {progress['headers_pending']:,} headers to fetch"
     if progress["skipped"]:

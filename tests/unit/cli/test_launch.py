@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,28 @@ def test_real_daemon_reports_an_unusable_state_directory(config: Config, tmp_pat
     (tmp_path / "state").write_text("a file in the way")
     with pytest.raises(UsageError, match="state directory .*/state: File exists"):
         start_daemon(config, "/mnt/x")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a read-only file system")
+def test_real_daemon_reports_a_read_only_state_directory(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "state")], check=True)
+    try:
+        with pytest.raises(UsageError, match="state directory .*/state: Read-only file system"):
+            start_daemon(config, "/mnt/x")
+    finally:
+        subprocess.run(["umount", str(tmp_path / "state")], check=True)
+
+
+def test_crash_report_never_lands_in_another_file(tmp_path: Path) -> None:
+    """The log is set aside between opening it and the crash."""
+    script = (
+        "import faulthandler, logging, pathlib, sys; from s3lustrefs import log; from s3lustrefs.cli import daemon;"
+        "log.LOG_BYTES = 100; state = pathlib.Path(sys.argv[1]); daemon.open_log(state, 'info');"
+        "[logging.getLogger('s3lustrefs').info('line number=%d', number) for number in range(50)];"
+        "others = [open(state / f'other-{number}', 'w') for number in range(10)]; faulthandler._sigsegv()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "state")], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGSEGV
+    files = list((tmp_path / "state").iterdir())
+    assert [path.stat().st_size for path in files if path.name.startswith("other")] == [0] * 10

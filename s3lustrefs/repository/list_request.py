@@ -64,7 +64,6 @@ class ListClient:
         self._pool = _connect(self._url, connections)
         self._changed = threading.Condition()
         self._credentials = credentials
-        self._stopped = threading.Event()
 
     @property
     def target(self) -> ListingTarget:
@@ -75,10 +74,6 @@ class ListClient:
         with self._changed:
             self._credentials = credentials
             self._changed.notify_all()
-
-    def stop(self) -> None:
-        """End all pauses: every request under way fails with RepositoryUnavailable at its next attempt."""
-        self._stopped.set()
 
     def page(
         self,
@@ -116,8 +111,7 @@ class ListClient:
                 attempt,
                 problem,
             )
-            if self._stopped.wait(pause):
-                raise problem
+            time.sleep(pause)
 
     def _attempt(self, query: str, credentials: CredentialSnapshot) -> tuple[Page | errors.RepositoryError, float]:
         """One request; answers the page or what went wrong, and how many seconds the server asked to wait."""
@@ -150,7 +144,7 @@ class ListClient:
 
     def _await_newer(self, used: CredentialSnapshot) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._credentials is not used or self._stopped.is_set(), REFRESH_SECONDS)
+            return self._changed.wait_for(lambda: self._credentials is not used, REFRESH_SECONDS)
 
 
 class _CredentialsExpired(errors.RepositoryDenied):

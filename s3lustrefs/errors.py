@@ -97,6 +97,14 @@ class StaleInode(MetadataError):
     """The kernel or a handle speaks of an inode or content version that is gone."""
 
 
+class NotSupported(MetadataError):
+    """Nothing of this kind can be kept here, such as an attribute of a foreign name space."""
+
+
+class ReadOnly(MetadataError):
+    """The file system is mounted read-only."""
+
+
 class NoAttribute(MetadataError):
     """No extended attribute of this name."""
 

@@ -72,11 +72,16 @@ def start_daemon(
             child.returncode = 0  # it lives on without us: no warning about an unreaped child
             return child.pid
         code = child.wait()
-        if "error" in answer:
-            raise UsageError(str(answer["error"]))
         errors.seek(0)
-        last_words = errors.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-        raise UsageError(f"the daemon ended before the mount answered (exit status {code}): {last_words[0]}")
+        last_words = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        raise UsageError(_reason(answer, code, last_words))
+
+
+def _reason(answer: dict[str, object], code: int, last_words: list[str]) -> str:
+    """What went wrong, in the daemon's words; libfuse tells its own part on standard error only."""
+    if "error" not in answer:
+        return f"the daemon ended before the mount answered (exit status {code}): {''.join(last_words) or 'no message'}"
+    return f"{answer['error']}{''.join(f' ({words})' for words in last_words)}"
 
 
 def _send(child: subprocess.Popen[bytes], orders: Orders) -> None:

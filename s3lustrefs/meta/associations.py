@@ -49,7 +49,9 @@ def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> 
 
 def _make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:
     mode = stat.S_IFDIR | association.dir_mode
-    records.put_inode(txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name))
+    records.put_inode(
+        txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name)
+    )
     records.put_dentry(txn, parent, name, ino)
     above = records.get_inode(txn, parent)
     above.nlink += 1

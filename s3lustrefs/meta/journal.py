@@ -95,7 +95,9 @@ def finish(txn: Txn, claimed: JournalRecord) -> bool:
     return True
 
 
-def postpone(txn: Txn, claimed: JournalRecord, not_before_ns: int, *, code: str = "", text: str = "", terminal: bool = False) -> None:
+def postpone(
+    txn: Txn, claimed: JournalRecord, not_before_ns: int, *, code: str = "", text: str = "", terminal: bool = False
+) -> None:
     """Put a claimed record back, with the reason when it failed. A record that changed meanwhile is tried at once."""
     record = records.find_journal(txn, schema.journal_key(claimed))
     if record is None:

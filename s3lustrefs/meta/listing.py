@@ -81,7 +81,9 @@ class Applied:
 class ListingApplier:
     """Applies prepared groups of one association. `allocate` hands out an inode number inside the transaction."""
 
-    def __init__(self, txn: Txn, association: Association, now_ns: int, allocate: Callable[[], Ino], in_use: Callable[[Ino], bool]) -> None:
+    def __init__(
+        self, txn: Txn, association: Association, now_ns: int, allocate: Callable[[], Ino], in_use: Callable[[Ino], bool]
+    ) -> None:
         self._txn = txn
         self._association = association
         self._prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()

@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from s3lustrefs import errors
-from s3lustrefs.meta import associations, attributes, conflicts, export_targets, journal, listing, location, namespace, records, schema
+from s3lustrefs.meta import (
+    associations,
+    attributes,
+    conflicts,
+    export_targets,
+    journal,
+    listing,
+    location,
+    namespace,
+    records,
+    schema,
+)
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry
@@ -100,12 +111,23 @@ class LmdbEngine:
     # --- names --------------------------------------------------------------------------------------------------------
 
     async def create(
-        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes = b"", open_for_write: bool = False
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+        open_for_write: bool = False,
     ) -> Inode:
         now = self._now()
         size = len(target)
         with self._store.begin() as txn:
-            inode = Inode(self._allocate_in(txn), mode, uid, gid, 2 if stat.S_ISDIR(mode) else 1, size, now, now, now, rdev, target=target)
+            inode = Inode(
+                self._allocate_in(txn), mode, uid, gid, 2 if stat.S_ISDIR(mode) else 1, size, now, now, now, rdev, target=target
+            )
             self._save_next_ino(txn)
             return namespace.create(txn, self._locations, parent, name, inode, open_for_write=open_for_write)
 
@@ -126,9 +148,7 @@ class LmdbEngine:
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Inode | None:
         try:
             with self._store.begin() as txn:
-                gone = namespace.rename(
-                    txn, self._locations, parent, name, new_parent, new_name, self._now(), self._in_use, flags
-                )
+                gone = namespace.rename(txn, self._locations, parent, name, new_parent, new_name, self._now(), self._in_use, flags)
         except BaseException:
             self._locations.forget_paths()
             raise
@@ -269,7 +289,9 @@ class LmdbEngine:
         with self._store.begin() as txn:
             export_targets.exclude(txn, claimed)
 
-    async def postpone(self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False) -> None:
+    async def postpone(
+        self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False
+    ) -> None:
         not_before = self._now() + int(delay_seconds * 1e9)
         with self._store.begin() as txn:
             journal.postpone(txn, claimed, not_before, code=code, text=text, terminal=terminal)
@@ -366,4 +388,3 @@ class LmdbEngine:
     @property
     def inode_count(self) -> int:
         return self._inodes
-

@@ -18,6 +18,8 @@ from s3lustrefs.model.inode import Inode
 
 _MAX_LINKS = 65_000
 """As ext4."""
+_SCRATCH_CHUNK_BYTES = 1 << 30
+"""For files outside every association: the default of ImportedFileChunkSize."""
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
@@ -40,8 +42,8 @@ def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: In
         if inode.is_dir:
             inode.mode |= stat.S_ISGID
     location = locations.of_directory(txn, parent)
-    if location is not None and inode.is_file and not inode.chunk_bytes:
-        inode.chunk_bytes = location.association.chunk_bytes
+    if inode.is_file and not inode.chunk_bytes:
+        inode.chunk_bytes = location.association.chunk_bytes if location else _SCRATCH_CHUNK_BYTES
     records.put_inode(txn, inode)
     records.put_dentry(txn, parent, name, inode.ino)
     _touch_dir(txn, directory, inode.ctime_ns, links=1 if inode.is_dir else 0)
@@ -108,7 +110,9 @@ def _check_removable_dir(txn: Txn, locations: LocationMap, inode: Inode) -> None
         raise errors.NotPermitted(f"{inode.name!r} is linked to a data repository; delete the association first")
 
 
-def _lose_name(txn: Txn, locations: LocationMap, inode: Inode, parent: Ino, name: bytes, now_ns: int, *, subtree: bool = False) -> None:
+def _lose_name(
+    txn: Txn, locations: LocationMap, inode: Inode, parent: Ino, name: bytes, now_ns: int, *, subtree: bool = False
+) -> None:
     """Note in the journal that the key of this name has lost its file."""
     location = locations.of_name(txn, parent, name)
     if location is None or not inode.is_exportable:
@@ -217,7 +221,14 @@ def _check_movable(txn: Txn, locations: LocationMap, inode: Inode, new_parent: I
 
 
 def _replace_victim(
-    txn: Txn, locations: LocationMap, inode: Inode, victim: Inode, parent: Ino, name: bytes, now_ns: int, in_use: Callable[[Ino], bool]
+    txn: Txn,
+    locations: LocationMap,
+    inode: Inode,
+    victim: Inode,
+    parent: Ino,
+    name: bytes,
+    now_ns: int,
+    in_use: Callable[[Ino], bool],
 ) -> None:
     if inode.is_dir:
         _check_removable_dir(txn, locations, victim)
@@ -229,7 +240,9 @@ def _replace_victim(
     _drop_link(txn, victim, parent, name, now_ns, in_use)
 
 
-def _take_name(txn: Txn, locations: LocationMap, inode: Inode, old: tuple[Ino, bytes], parent: Ino, name: bytes, now_ns: int) -> None:
+def _take_name(
+    txn: Txn, locations: LocationMap, inode: Inode, old: tuple[Ino, bytes], parent: Ino, name: bytes, now_ns: int
+) -> None:
     """Give an inode the name (parent, name) in place of `old`, whose dentry is already gone or taken."""
     records.put_dentry(txn, parent, name, inode.ino)
     if (inode.parent, inode.name) == old:
@@ -253,7 +266,15 @@ def _take_name(txn: Txn, locations: LocationMap, inode: Inode, old: tuple[Ino, b
 
 
 def _exchange(
-    txn: Txn, locations: LocationMap, a: Inode, a_parent: Ino, a_name: bytes, b: Inode | None, b_parent: Ino, b_name: bytes, now_ns: int
+    txn: Txn,
+    locations: LocationMap,
+    a: Inode,
+    a_parent: Ino,
+    a_name: bytes,
+    b: Inode | None,
+    b_parent: Ino,
+    b_name: bytes,
+    now_ns: int,
 ) -> None:
     if b is None:
         raise errors.NotFound(f"no {b_name!r} to exchange with")

@@ -176,7 +176,9 @@ _OBJECT = struct.Struct(">QqBHBH")
 STANDARD = b"STANDARD"
 
 
-def object_tail(etag: bytes, size: int, mtime_ns: int, storage_class: bytes, version_id: bytes = b"", full_key: bytes = b"") -> bytes:
+def object_tail(
+    etag: bytes, size: int, mtime_ns: int, storage_class: bytes, version_id: bytes = b"", full_key: bytes = b""
+) -> bytes:
     """An object value without its leading ino: what a listing process can prepare."""
     cls = b"" if storage_class == STANDARD else storage_class
     return _OBJECT.pack(size, mtime_ns, len(etag), len(version_id), len(cls), len(full_key)) + etag + version_id + cls + full_key

@@ -367,5 +367,3 @@ def _open_environment(directory: Path) -> lmdb.Environment:
 def current_boot_id() -> str:
     """Tells a process that died (same boot) from a power cut (another boot)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-

@@ -55,6 +55,8 @@ class Association:
     dir_mode: int = 0o755
     import_state: ImportState = "PENDING"
     root_ino: int = 0
+    capabilities: dict[str, bool | str] | None = None
+    """What the endpoint probe found out when the association was made; None: not probed yet."""
 
     @property
     def data_repository_path(self) -> str:

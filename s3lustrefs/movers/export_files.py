@@ -177,7 +177,9 @@ class FileExport:
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target, record: JournalRecord) -> None:
         if inode.size > MAX_OBJECT_BYTES:
-            raise errors.ObjectTooLarge(f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode())
+            raise errors.ObjectTooLarge(
+                f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
+            )
         await self._hydrator.ensure(inode, 0, inode.size)
         foreign = await _head_if(store, target.key, target.known)
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
@@ -226,10 +228,14 @@ class FileExport:
         version = _version(source)
         if source.size > 5 << 30:
             tags = await store.get_tags(source.key) if bucket == store.bucket else ()
-            return await self._multipart.copy(store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known), record)
+            return await self._multipart.copy(
+                store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known), record
+            )
         return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
 
-    async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord) -> None:
+    async def _copy_failed(
+        self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord
+    ) -> None:
         """Either end of a copy is not what we last saw."""
         try:
             there = await store.head(target.key)
@@ -249,7 +255,10 @@ class FileExport:
             await self._put_content(store, inode, replace(target, known=None), record)
         else:
             await self._engine.object_vanished(inode.ino)
-            raise errors.ObjectNotFound(f"{source.key.decode()}: the object this file came from was changed or removed in the bucket", key=source.key.decode())
+            raise errors.ObjectNotFound(
+                f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
+                key=source.key.decode(),
+            )
 
     # --- ends ------------------------------------------------------------------------------------------------------------------
 
@@ -336,6 +345,6 @@ def _check_key(key: bytes, inode: Inode) -> None:
     except UnicodeDecodeError as exc:
         raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
     if len(key) > MAX_KEY_BYTES:
-        raise errors.KeyNotExportable(f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text)
-
-
+        raise errors.KeyNotExportable(
+            f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text
+        )

@@ -221,7 +221,15 @@ class Exporter:
         if terminal:
             delay = _LONGEST_RETRY_SECONDS
         level = logging.ERROR if terminal or record.attempts > 5 else logging.WARNING
-        log.log(level, "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s", record.ino, record.key, attempt + 1, delay, exc)
+        log.log(
+            level,
+            "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s",
+            record.ino,
+            record.key,
+            attempt + 1,
+            delay,
+            exc,
+        )
         await self._engine.postpone(record, delay, code=code, text=str(exc), terminal=terminal)
 
     # --- for others ------------------------------------------------------------------------------------------------------
@@ -252,6 +260,6 @@ class Exporter:
             await claim.done.wait()
 
     def statistics(self) -> ExporterStatistics:
-        return ExporterStatistics(len(self._claims), self._files.exported_objects + self._deletes.deleted_objects, self._files.exported_bytes)
-
-
+        return ExporterStatistics(
+            len(self._claims), self._files.exported_objects + self._deletes.deleted_objects, self._files.exported_bytes
+        )

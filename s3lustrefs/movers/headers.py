@@ -134,7 +134,9 @@ class HeaderFetcher:
         try:
             head = await store.head(key)
             if etag and head.version.etag != etag:
-                raise errors.ObjectChanged(f"{key.decode(errors='replace')} changed since it was listed", key=key.decode(errors="replace"))
+                raise errors.ObjectChanged(
+                    f"{key.decode(errors='replace')} changed since it was listed", key=key.decode(errors="replace")
+                )
             posix = posix_headers.decode(head.metadata)
             target = None
             if posix.is_symlink and inode.is_file and 0 < head.version.size:
@@ -159,4 +161,3 @@ class HeaderFetcher:
 
 def _change(posix: posix_headers.PosixHeaders) -> AttributeChange:
     return AttributeChange(posix.permissions, posix.uid, posix.gid, posix.atime_ns, posix.mtime_ns)
-

@@ -23,6 +23,7 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.residency import BLOCK_BYTES, Residency
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.repositories import Repositories
@@ -98,6 +99,7 @@ class Hydrator:
         chunks: ChunkStore,
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],
+        notify: Callable[[Invalidation], None],
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -105,6 +107,7 @@ class Hydrator:
         self._chunks = chunks
         self._repositories = repositories
         self._on_changed = on_changed
+        self._notify = notify
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
         self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
@@ -145,6 +148,12 @@ class Hydrator:
     def forget(self, ino: Ino) -> None:
         """The file's bytes changed hands (released, replaced, gone)."""
         self._contents.pop(ino, None)
+
+    async def quiesce(self, inode: Inode) -> None:
+        """Return once no fetch writes to this file's chunks; none has started when this returns."""
+        content = self._contents.get(inode.ino)
+        while content is not None and content.fetching:
+            await next(iter(content.fetching.values())).done.wait()
 
     async def resident_bytes(self, inode: Inode) -> int:
         if inode.is_complete:
@@ -264,9 +273,12 @@ class Hydrator:
             raise errors.StaleInode(f"inode {inode.ino} was replaced while it was fetched")
         residency.add(first, stop)
         complete = residency.complete(current.size)
-        await self._engine.put_residency(inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete)
+        await self._engine.put_residency(
+            inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
+        )
         if complete:
             self._contents.pop(inode.ino, None)
+            self._notify(InodeInvalidation(inode.ino, content=False))  # st_blocks
 
 
 def _again(error: errors.S3LustreError) -> errors.S3LustreError:

@@ -204,7 +204,9 @@ class Importer:
             if request.error is not None and not self.is_done:
                 raise type(request.error)(str(request.error), bucket=request.error.bucket)
         if patience.cancelled_caught:
-            raise errors.RepositoryUnavailable(f"no listing within {self._patience_seconds:.0f} s: {self._error or 'the bucket is slow'}")
+            raise errors.RepositoryUnavailable(
+                f"no listing within {self._patience_seconds:.0f} s: {self._error or 'the bucket is slow'}"
+            )
 
     async def _send(self, kind: str, relative: bytes, request: _Request) -> None:
         await self._ready.wait()

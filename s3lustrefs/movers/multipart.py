@@ -92,13 +92,17 @@ class Multipart:
         if inode.size <= threshold:
             return (await self._md5(inode, 0, inode.size)).hexdigest()
         part_bytes = part_size(inode.size, _PART_BYTES)
-        digests = [(await self._md5(inode, at, min(at + part_bytes, inode.size))).digest() for at in range(0, inode.size, part_bytes)]
+        digests = [
+            (await self._md5(inode, at, min(at + part_bytes, inode.size))).digest() for at in range(0, inode.size, part_bytes)
+        ]
         return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
 
     async def _md5(self, inode: Inode, start: int, end: int) -> hashlib._Hash:
         digest = hashlib.md5(usedforsecurity=False)
         for at in range(start, end, 1 << 20):
-            digest.update(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, at, min(at + (1 << 20), end)))
+            digest.update(
+                await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, at, min(at + (1 << 20), end))
+            )
             await trio.lowlevel.checkpoint()
         return digest
 

@@ -1,0 +1,261 @@
+"""The operations behind `s3lustrefs status`, `drain`, `why`, `hsm state`: what the FSx API has no words for."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.fs.status import InodeStatus, remedy
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import JournalRecord, JournalState
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.hsm import state_text
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.exporter import Exporter
+from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.repositories import Repositories
+
+_SCAN = 500
+_MOST_LISTED = 1000
+_RATE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the operations look at."""
+
+    engine: LmdbEngine
+    chunks: ChunkStore
+    hydrator: Hydrator
+    exporter: Exporter
+    headers: HeaderFetcher
+    refresher: Refresher
+    repositories: Repositories
+    importers: Mapping[AssocId, Importer]
+    status: InodeStatus
+    requests: Counter[str]
+    mount_point: str
+    state_dir: str
+    targets: tuple[str, ...]
+    read_only: bool
+
+
+@dataclass(slots=True)
+class Queue:
+    """The export journal, counted."""
+
+    due: int = 0
+    open: int = 0
+    failed: int = 0
+    oldest_due_ns: int = 0
+
+
+class Rate:
+    """Bytes per second over the last seconds, from a running total."""
+
+    def __init__(self) -> None:
+        self._samples: list[tuple[float, int]] = []
+
+    def sample(self, total: int) -> float:
+        now = time.monotonic()
+        self._samples = [s for s in self._samples if s[0] > now - _RATE_SECONDS]
+        self._samples.append((now, total))
+        first = self._samples[0]
+        return (total - first[1]) / (now - first[0]) if now > first[0] else 0.0
+
+
+class NativeApi:
+    """Handlers by operation name: `operations()` is what the control server serves."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._started = time.monotonic()
+        self._export_rate = Rate()
+        self._hydration_rate = Rate()
+
+    def operations(self) -> dict[str, Any]:
+        return {
+            "Status": self.status,
+            "Drain": self.drain,
+            "Why": self.why,
+            "HsmState": self.hsm_state,
+            "Skipped": self.skipped,
+        }
+
+    # --- status --------------------------------------------------------------------------------------------------------
+
+    async def status(self, request: dict[str, Any]) -> dict[str, Any]:
+        p = self._p
+        hydration = p.hydrator.statistics()
+        space = p.chunks.space()
+        return {
+            "mountpoint": p.mount_point,
+            "state_dir": p.state_dir,
+            "pid": os.getpid(),
+            "uptime_seconds": time.monotonic() - self._started,
+            "read_only": p.read_only,
+            "inodes": p.engine.inode_count,
+            "conflicts": p.refresher.conflicts,
+            "associations": [await self._association(a) for a in p.engine.associations()],
+            "export": await self._export(),
+            "hydration": {
+                "in_flight": hydration.in_flight,
+                "waiting_readers": hydration.waiting_readers,
+                "bytes": hydration.fetched_bytes,
+                "bytes_per_second": self._hydration_rate.sample(hydration.fetched_bytes),
+            },
+            "cache": {
+                "used_bytes": space.used_bytes,
+                "capacity_bytes": space.capacity_bytes,
+                "targets": [{"path": t, "free_bytes": _free(t)} for t in p.targets],
+            },
+            "requests": dict(p.requests),
+        }
+
+    async def _association(self, a: Association) -> dict[str, Any]:
+        failure = self._p.repositories.failure(a.assoc_id)
+        importer = self._p.importers.get(a.assoc_id)
+        progress = importer.statistics() if importer else None
+        return {
+            "association_id": a.association_id,
+            "file_system_path": a.file_system_path,
+            "data_repository_path": a.data_repository_path,
+            "lifecycle": "MISCONFIGURED" if failure else "AVAILABLE",
+            "failure": str(failure) if failure else None,
+            "import": {
+                "state": progress.state if progress else a.import_state,
+                "objects": progress.objects if progress else 0,
+                "objects_per_second": progress.objects_per_second if progress else 0.0,
+                "eta_seconds": None,
+                "error": (progress.error or None) if progress else None,
+                "skipped": len(await self._p.engine.skipped(a)),
+                "headers_pending": self._p.headers.pending if a.posix_metadata != "off" else 0,
+            },
+            "auto_import": sorted(a.auto_import),
+            "auto_export": sorted(a.auto_export),
+            "capabilities": a.capabilities or {},
+        }
+
+    async def _export(self) -> dict[str, Any]:
+        queue = await self._count_queue()
+        exported = self._p.exporter.statistics()
+        age = (time.time_ns() - queue.oldest_due_ns) / 1e9 if queue.oldest_due_ns else 0.0
+        return {
+            "due": queue.due,
+            "open": queue.open,
+            "failed": queue.failed,
+            "oldest_due_seconds": max(0.0, age),
+            "bytes_per_second": self._export_rate.sample(exported.exported_bytes),
+            **asdict(exported),
+        }
+
+    async def _count_queue(self) -> Queue:
+        queue = Queue()
+        after = b""
+        while True:
+            rows = await self._p.engine.due(after, _SCAN)
+            for _, record in rows:
+                if record.state is JournalState.OPEN:
+                    queue.open += 1
+                    continue
+                queue.due += 1
+                queue.failed += record.terminal
+                queue.oldest_due_ns = min(queue.oldest_due_ns or record.since_ns, record.since_ns)
+            if len(rows) < _SCAN:
+                return queue
+            after = rows[-1][0]
+            await trio.lowlevel.checkpoint()
+
+    # --- drain ---------------------------------------------------------------------------------------------------------
+
+    async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
+        """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before."""
+        paths = [str(p).rstrip("/").encode() for p in request.get("paths") or ["/"]]
+        for path in paths:
+            await self._p.engine.resolve(path)
+        if request.get("urgent"):
+            self._p.exporter.urge()
+        remaining = 0
+        failed: list[dict[str, Any]] = []
+        after = b""
+        while True:
+            rows = await self._p.engine.due(after, _SCAN)
+            for key, record in rows:
+                path = await self._path(record)
+                if not any(path == p or path.startswith(p + b"/") for p in paths):
+                    continue
+                if self._p.exporter.has_failed_since_urge(key, record):
+                    failed.append(_failure(path, record))
+                else:
+                    remaining += 1
+            if len(rows) < _SCAN:
+                break
+            after = rows[-1][0]
+            await trio.lowlevel.checkpoint()
+        return {"remaining": remaining, "failed_count": len(failed), "failed": failed[:_MOST_LISTED]}
+
+    async def _path(self, record: JournalRecord) -> bytes:
+        if record.ino:
+            try:
+                return await self._p.engine.path_of(record.ino)
+            except (errors.NotFound, errors.StaleInode):
+                return b"/"
+        association = self._p.engine.association(record.assoc)
+        if association is None:
+            return b"/"
+        relative = record.key[len(association.prefix.encode()) :]
+        return association.file_system_path.rstrip("/").encode() + b"/" + relative.rstrip(b"/")
+
+    # --- single files --------------------------------------------------------------------------------------------------
+
+    async def why(self, request: dict[str, Any]) -> dict[str, Any]:
+        return await self._p.status.why(str(request.get("path", "/")).encode())
+
+    async def hsm_state(self, request: dict[str, Any]) -> dict[str, Any]:
+        states: list[dict[str, Any]] = []
+        for path in request.get("paths", []):
+            try:
+                inode = await self._p.engine.resolve(str(path).encode())
+            except errors.MetadataError as exc:
+                states.append({"path": path, "error": str(exc)})
+                continue
+            if inode.is_file:
+                flags = inode.hsm_state()
+                states.append({"path": path, "flags": int(flags), "text": state_text(flags)})
+            else:
+                states.append({"path": path, "error": "not a regular file"})
+        return {"states": states}
+
+    async def skipped(self, request: dict[str, Any]) -> dict[str, Any]:
+        wanted = request.get("association_id")
+        found = []
+        for association in self._p.engine.associations():
+            if wanted in (None, association.association_id):
+                for key, reason in await self._p.engine.skipped(association):
+                    found.append({"key": association.prefix + key.decode(errors="replace"), "reason": reason})
+        return {"skipped": found}
+
+
+def _failure(path: bytes, record: JournalRecord) -> dict[str, Any]:
+    return {
+        "path": path.decode(errors="replace"),
+        "error": record.error_text,
+        "code": record.error_code,
+        "remedy": remedy(record.error_code),
+    }
+
+
+def _free(target: str) -> int:
+    status = os.statvfs(target)
+    return status.f_bavail * status.f_frsize

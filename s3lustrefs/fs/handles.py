@@ -1,0 +1,118 @@
+"""Open files and directories: what one open() remembers, and what all opens of an inode share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.model.ids import ContentVersion, FileHandleId, Ino
+from s3lustrefs.movers.hydrator import ReadWindow
+
+
+@dataclass(slots=True)
+class OpenInode:
+    """Shared by all handles of one inode. `lock` orders writes and truncates."""
+
+    ino: Ino
+    handles: int = 0
+    writers: int = 0
+    """Handles that have written: the file is due when the last of them closes."""
+    lock: trio.Lock = field(default_factory=trio.Lock)
+
+
+@dataclass(slots=True)
+class FileHandle:
+    """One open() of a file. `version` is the content it was opened on; other content is ESTALE to it."""
+
+    fh: FileHandleId
+    inode: OpenInode
+    version: ContentVersion
+    window: ReadWindow = field(default_factory=ReadWindow)
+    has_written: bool = False
+    has_read: bool = False
+
+
+@dataclass(slots=True)
+class DirHandle:
+    """One opendir(). Position n of the stream is after `names[n - 1]`, so that an offset stays right whatever changes."""
+
+    fh: FileHandleId
+    ino: Ino
+    names: list[bytes] = field(default_factory=list)
+    taken: int = 30
+    """Entries the kernel took last time: reading many more at once would be for nothing."""
+
+
+class Handles:
+    """Every open handle. Trio thread only."""
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._files: dict[FileHandleId, FileHandle] = {}
+        self._dirs: dict[FileHandleId, DirHandle] = {}
+        self._inodes: dict[Ino, OpenInode] = {}
+        self._open_dirs: dict[Ino, int] = {}
+
+    def _number(self) -> FileHandleId:
+        self._next += 1
+        return FileHandleId(self._next)
+
+    def shared(self, ino: Ino) -> OpenInode:
+        """The shared record of an inode, also of one that is not open (then it is not remembered)."""
+        return self._inodes.get(ino) or OpenInode(ino)
+
+    def open_file(self, ino: Ino, version: ContentVersion) -> FileHandle:
+        shared = self._inodes.get(ino)
+        if shared is None:
+            shared = self._inodes[ino] = OpenInode(ino)
+        shared.handles += 1
+        handle = FileHandle(self._number(), shared, version)
+        self._files[handle.fh] = handle
+        return handle
+
+    def file(self, fh: FileHandleId) -> FileHandle:
+        """Raises: StaleInode for a handle nobody opened here."""
+        handle = self._files.get(fh)
+        if handle is None:
+            raise errors.StaleInode(f"file handle {fh} is not open")
+        return handle
+
+    def close_file(self, fh: FileHandleId) -> FileHandle:
+        handle = self.file(fh)
+        del self._files[fh]
+        shared = handle.inode
+        shared.handles -= 1
+        if not shared.handles:
+            del self._inodes[shared.ino]
+        return handle
+
+    def open_dir(self, ino: Ino) -> DirHandle:
+        handle = DirHandle(self._number(), ino)
+        self._dirs[handle.fh] = handle
+        self._open_dirs[ino] = self._open_dirs.get(ino, 0) + 1
+        return handle
+
+    def dir(self, fh: FileHandleId) -> DirHandle:
+        """Raises: StaleInode."""
+        handle = self._dirs.get(fh)
+        if handle is None:
+            raise errors.StaleInode(f"directory handle {fh} is not open")
+        return handle
+
+    def close_dir(self, fh: FileHandleId) -> Ino:
+        handle = self.dir(fh)
+        del self._dirs[fh]
+        self._open_dirs[handle.ino] -= 1
+        if not self._open_dirs[handle.ino]:
+            del self._open_dirs[handle.ino]
+        return handle.ino
+
+    def is_open(self, ino: Ino) -> bool:
+        """Whether an unlinked inode must be kept for now."""
+        return ino in self._inodes or ino in self._open_dirs
+
+    def writers(self, ino: Ino) -> int:
+        shared = self._inodes.get(ino)
+        return shared.writers if shared else 0

@@ -1,0 +1,141 @@
+"""InodeStatus: what one file is linked to, where it stands, what went wrong last and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from s3lustrefs import errors
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.model.hsm import Hsm, state_text
+from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.repositories import Repositories
+
+_REMEDIES = {
+    "S3AccessDenied": "grant the credentials s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload on the prefix "
+    "(and the KMS key, if the bucket has one); it is tried again by itself, or at once by `s3lustrefs drain`",
+    "S3ObjectNotFound": "the object was removed in the bucket; write the file anew or delete it",
+    "S3FileDeleted": "the object changed in the bucket meanwhile; it is looked at again by itself",
+    "S3ObjectInUnsupportedTier": "restore the object from its archive storage class, then read again",
+    "PathSizeTooLong": "shorten the path: a key has at most 1,024 bytes of UTF-8",
+    "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
+    "InternalError": "see daemon.log in the state directory",
+}
+_RETRIED = "it is tried again by itself until the bucket answers; `s3lustrefs drain` tries at once"
+
+
+def remedy(code: str) -> str:
+    """What to do about an export failure of this FSx code."""
+    return _REMEDIES.get(code, _RETRIED)
+
+
+class InodeStatus:
+    """Answers for single files."""
+
+    def __init__(self, engine: LmdbEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+        self._engine = engine
+        self._hydrator = hydrator
+        self._repositories = repositories
+
+    async def hsm_text(self, ino: Ino) -> bytes:
+        """As `lfs hsm_state` prints it after the path. Raises: NoAttribute for anything but a regular file."""
+        inode = await self._engine.get(ino)
+        if not inode.is_file:
+            raise errors.NoAttribute("only regular files have an HSM state")
+        return state_text(inode.hsm_state()).encode()
+
+    async def describe(self, ino: Ino) -> dict[str, Any]:
+        """Everything known of one inode, as JSON can carry it."""
+        inode = await self._engine.get(ino)
+        location = await self._engine.locate(inode)
+        source = await self._engine.source_of(inode)
+        record = await self._engine.find_journal(ino)
+        failure = self._repositories.failure(location.association.assoc_id) if location else None
+        return {
+            "ino": ino,
+            "association": location.association.association_id if location else None,
+            "data_repository_path": location.association.data_repository_path if location else None,
+            "bucket": location.association.bucket if location else None,
+            "key": (location.key + (b"/" if inode.is_dir else b"")).decode(errors="replace") if location else None,
+            "etag": source.etag if source else None,
+            "version_id": source.version_id or None if source else None,
+            "storage_class": source.storage_class if source else None,
+            "size": inode.size,
+            "resident_bytes": await self._hydrator.resident_bytes(inode) if inode.is_file else 0,
+            "hsm_flags": int(inode.hsm_state()),
+            "hsm_state": state_text(inode.hsm_state()) if inode.is_file else None,
+            "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
+            "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
+            "export": _export(record) if record else None,
+            "last_error": record.error_text or None if record else str(failure) if failure else None,
+            "remedy": _advice(inode, record, failure),
+        }
+
+    async def why(self, path: bytes) -> dict[str, Any]:
+        """`describe` and the same in sentences. Raises: NotFound."""
+        inode = await self._engine.resolve(path)
+        status = await self.describe(inode.ino)
+        return {"path": path.decode(errors="replace"), **status, "lines": list(_sentences(path, inode, status))}
+
+
+def _export(record: JournalRecord) -> dict[str, Any]:
+    return {
+        "state": "due" if record.state is JournalState.DUE else "open",
+        "changes": [c.name for c in Change if c and record.change & c],
+        "age_seconds": max(0.0, (time.time_ns() - record.since_ns) / 1e9),
+        "attempts": record.attempts,
+        "code": record.error_code or None,
+        "failed": record.terminal,
+    }
+
+
+def _advice(inode: Inode, record: JournalRecord | None, failure: errors.RepositoryError | None) -> str | None:
+    if record is not None and record.error_code:
+        return remedy(record.error_code)
+    if inode.hsm & Hsm.LOST:
+        return "the object is gone from the bucket and was not wholly local: restore it in the bucket, or delete the file"
+    return remedy(failure.code) if failure is not None else None
+
+
+def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
+    yield f"{path.decode(errors='replace')}: {_kind(inode)}, {inode.size} bytes"
+    if status["association"] is None:
+        yield "not inside any association: local only, never exported"
+        return
+    yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
+    if inode.is_file:
+        yield f"state {status['hsm_state']}; {status['resident_bytes']} of {inode.size} bytes are local"
+        yield (
+            f"archived copy: ETag {status['etag']}, storage class {status['storage_class']}"
+            if status["etag"]
+            else "no archived copy yet"
+        )
+    if not status["attributes_known"]:
+        yield "owner, permissions and times were not asked for yet"
+    if status["excluded_by_policy"]:
+        yield "changed here, but the export policy of the association keeps the change local"
+    export = status["export"]
+    if export is None:
+        yield (
+            "nothing to export"
+            if not status["excluded_by_policy"]
+            else "nothing will be exported until the policy or the file changes"
+        )
+    else:
+        wait = "waits for the last writer to close it" if export["state"] == "open" else "due for export"
+        yield f"{wait} since {export['age_seconds']:.0f} s ({', '.join(export['changes']).lower()}), {export['attempts']} failed attempts"
+    if status["last_error"]:
+        yield f"last error: {status['last_error']}"
+    if status["remedy"]:
+        yield f"what to do: {status['remedy']}"
+
+
+def _kind(inode: Inode) -> str:
+    if inode.is_dir:
+        return "directory"
+    if inode.is_symlink:
+        return f"symbolic link to {inode.target.decode(errors='replace')}"
+    return "file" if inode.is_file else "special file"

@@ -1,0 +1,1 @@
+"""The kernel's door: pyfuse3 types in, file-system verbs out, and back."""

@@ -1,0 +1,266 @@
+"""Composition root: build, serve, shut down. Owns the only long-lived nursery.
+
+Start: lock the state directory, open table and chunk store, recover, connect the associations, mount, serve, and say ready once the
+mount answers. Stop, however it comes about: the kernel's door first, then the control door, then the movers (what they had under
+way stays in the journal), then the stores.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.config import Config, DraConfig
+from s3lustrefs.control.native_api import NativeApi, Parts
+from s3lustrefs.control.server import ControlServer
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.fs.file_io import FileIO
+from s3lustrefs.fs.filesystem import FileSystem
+from s3lustrefs.fs.handles import Handles
+from s3lustrefs.fs.status import InodeStatus
+from s3lustrefs.fs.xattrs import Xattrs
+from s3lustrefs.fuse.invalidator import Invalidator
+from s3lustrefs.fuse.operations import Operations
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.state_dir import StateDir
+from s3lustrefs.meta.store import Store, current_boot_id
+from s3lustrefs.model import association_rules
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers import recovery
+from s3lustrefs.movers.export_deletes import DeleteExport
+from s3lustrefs.movers.export_files import FileExport
+from s3lustrefs.movers.exporter import Exporter
+from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.object_store import Capabilities
+from s3lustrefs.repository.probe import preflight
+from s3lustrefs.repository.s3 import S3Store
+
+log = logging.getLogger(__name__)
+
+_MAX_REQUEST_TASKS = 20_000
+"""Requests handled at once. Each blocked reader holds one; pyfuse3's own 99 would freeze the mount for everybody else."""
+_READAHEAD_KIB = 4096
+_MAX_BACKGROUND = 256
+_SWITCH_SECONDS = 0.0005
+"""How long another Python thread may keep the GIL from the trio thread."""
+_CREDENTIALS_RETRY_SECONDS = 15.0
+
+
+def serve(config: Config, mount_point: str, *, ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted or told to end (SIGTERM, SIGINT). `ready` is called once the mount answers.
+
+    Raises: UsageError, RepositoryError when the mount cannot be made; nothing is mounted then.
+    """
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with StateDir(config.state_dir) as state_dir:
+        trio.run(Daemon(config, mount_point, state_dir).run, ready)
+
+
+class Daemon:
+    """Every component of one mount, made in dependency order."""
+
+    def __init__(self, config: Config, mount_point: str, state_dir: StateDir) -> None:
+        self._config = config
+        self._mount_point = mount_point
+        self._state_dir = state_dir
+        self._handles = Handles()
+        self._invalidator = Invalidator()
+        self._repositories = Repositories()
+        self._importers: dict[AssocId, Importer] = {}
+        self._credentials: dict[AssocId, Credentials] = {}
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
+        self._chunks.open_()
+        self._store = Store(self._config.state_dir / "meta", boot_id=current_boot_id(), sync_content=self._chunks.sync_dirty)
+        try:
+            self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
+            await self._chunks.measure_used()
+            await recovery.recover(self._engine, self._chunks)
+            await self._link_all()
+            self._build()
+            await self._serve(ready)
+        finally:
+            self._state_dir.stopping()
+            await self._store.close()
+            self._chunks.close()
+
+    # --- associations ------------------------------------------------------------------------------------------------------
+
+    async def _link_all(self) -> None:
+        """Bring the stored associations in line with the configuration and connect them."""
+        stored = {a.file_system_path: a for a in self._engine.associations()}
+        for dra in self._config.dras:
+            old = stored.get(dra.file_system_path)
+            if old is None:
+                await self._link_new(dra)
+            elif (old.bucket, old.prefix) != (dra.bucket, dra.prefix):
+                raise errors.ConfigError(
+                    f"{dra.file_system_path} is linked to {old.data_repository_path} in state directory {self._config.state_dir}, "
+                    f"the configuration says s3://{dra.bucket}/{dra.prefix}: a link cannot change, use another state_dir"
+                )
+            else:
+                await self._engine.update_association(_with_settings(old, dra))
+        for association in self._engine.associations():
+            self._connect(association)
+
+    async def _link_new(self, dra: DraConfig) -> None:
+        association = _with_settings(
+            Association(AssocId(0), f"dra-{secrets.token_hex(9)[:17]}", dra.file_system_path, dra.bucket, dra.prefix), dra
+        )
+        defect = association_rules.addition_defect(association, self._engine.associations())
+        if defect is not None:
+            raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
+        store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
+        writable = bool(dra.auto_export) and not self._config.read_only
+        found = await preflight(store, dra.prefix, writable=writable)
+        await store.aclose()
+        await self._engine.link_association(replace(association, capabilities=asdict(found)))
+
+    def _connect(self, association: Association) -> None:
+        credentials = Credentials(association.endpoint)
+        able = Capabilities(**association.capabilities) if association.capabilities else Capabilities()  # type: ignore[arg-type]
+        store = S3Store(association.endpoint, association.bucket, credentials, capabilities=able)
+        self._credentials[association.assoc_id] = credentials
+        self._repositories.connect(association.assoc_id, store)
+        target = ListingTarget(
+            association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
+        )
+        self._importers[association.assoc_id] = Importer(self._engine, association, target, credentials, self._invalidator.notify)
+
+    # --- components --------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        engine, chunks, repositories = self._engine, self._chunks, self._repositories
+        config = self._config
+        self._refresher = Refresher(engine, chunks, repositories, self._invalidator.notify)
+        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify)
+        self._headers = HeaderFetcher(engine, repositories, self._refresher.refresh)
+        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
+        self._exporter = Exporter(engine, repositories, files, DeleteExport(engine, self._hydrator, repositories))
+        io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, noatime=config.noatime)
+        fs = FileSystem(
+            engine, chunks, io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
+        )
+        status = InodeStatus(engine, self._hydrator, repositories)
+        control_path = config.state_dir / "control.sock"
+        self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
+        parts = Parts(
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers, status,
+            self._operations.requests, self._mount_point, str(config.state_dir), tuple(map(str, config.cache_dirs)), config.read_only,
+        )  # fmt: skip
+        self._control = ControlServer(control_path, NativeApi(parts).operations())
+
+    async def _serve(self, ready: Callable[[], None]) -> None:
+        try:
+            pyfuse3.init(self._operations, self._mount_point, _mount_options(self._config))
+        except RuntimeError as exc:
+            raise errors.MountPointError(
+                f"cannot mount on {self._mount_point}: {exc}; see the lines above it on standard error"
+            ) from exc
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._store.run)
+                await nursery.start(self._hydrator.run)
+                await nursery.start(self._invalidator.run)
+                await nursery.start(self._headers.run)
+                if not self._config.read_only:
+                    await nursery.start(self._exporter.run)
+                for importer in self._importers.values():
+                    await nursery.start(importer.run)
+                for assoc in self._credentials:
+                    nursery.start_soon(self._keep_credentials, assoc)
+                await nursery.start(self._control.run)
+                nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
+                nursery.start_soon(self._end_on_signal)
+                nursery.start_soon(self._announce, ready)
+                await pyfuse3.main(max_tasks=_MAX_REQUEST_TASKS)
+                log.info("mount ended mount_point=%s", self._mount_point)
+                nursery.cancel_scope.cancel()
+        finally:
+            # Lazily, where the end came by signal: the mount point is free at once, whoever still has files open.
+            pyfuse3.close(unmount=True)
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(os.stat, self._mount_point)
+        _tune_kernel(self._mount_point)
+        log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)
+        ready()
+
+    async def _end_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("mount ending signal=%s", signal.Signals(number).name)
+                pyfuse3.terminate()
+
+    async def _keep_credentials(self, assoc: AssocId) -> None:
+        """Without keys the association waits; everything local goes on."""
+        while True:
+            try:
+                await self._credentials[assoc].run(task_status=_Recovered(self._repositories, assoc))
+            except errors.RepositoryError as exc:
+                self._repositories.fail(assoc, exc)
+                log.error("association has no credentials association=%d error=%s", assoc, exc)
+                await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+class _Recovered(trio.TaskStatus[None]):
+    """Called by `Credentials.run` once it has keys."""
+
+    def __init__(self, repositories: Repositories, assoc: AssocId) -> None:
+        self._repositories = repositories
+        self._assoc = assoc
+
+    def started(self, value: None = None) -> None:
+        self._repositories.recover(self._assoc)
+
+
+def _with_settings(association: Association, dra: DraConfig) -> Association:
+    """The association with everything that may change taken from the configuration."""
+    return replace(
+        association,
+        file_system_path_given=dra.file_system_path_given, data_repository_path_given=dra.data_repository_path_given,
+        endpoint=dra.endpoint, auto_import=dra.auto_import, auto_export=dra.auto_export,
+        imported_file_chunk_size_mib=dra.imported_file_chunk_size_mib, posix_metadata=dra.posix_metadata, on_conflict=dra.on_conflict,
+        uid=dra.uid, gid=dra.gid, file_mode=dra.file_mode, dir_mode=dra.dir_mode,
+    )  # fmt: skip
+
+
+def _mount_options(config: Config) -> set[str]:
+    options = {"default_permissions", "subtype=s3lustrefs", f"fsname={config.source.replace(',', '_')}", *config.kernel_options}
+    if config.allow_other:
+        options.add("allow_other")
+    if config.read_only:
+        options.add("ro")
+    return options
+
+
+def _tune_kernel(mount_point: str) -> None:
+    """Larger readahead and more background requests; where we may not, the mount works all the same, only slower."""
+    device = os.stat(mount_point).st_dev
+    settings = {
+        Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"): _READAHEAD_KIB,
+        Path(f"/sys/fs/fuse/connections/{os.minor(device)}/max_background"): _MAX_BACKGROUND,
+    }
+    for path, value in settings.items():
+        try:
+            path.write_text(str(value))
+        except OSError as exc:
+            log.info("kernel setting left as it is path=%s reason=%s", path, exc.strerror)

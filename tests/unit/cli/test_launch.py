@@ -63,6 +63,12 @@ def test_error_of_the_daemon_is_raised_in_its_words(module: Path, config: Config
         launch(config)
 
 
+def test_what_libfuse_says_on_standard_error_is_added(module: Path, config: Config) -> None:
+    module.write_text(STAND_IN + "print('fuse: no such option', file=sys.stderr)\nparent.say(error='cannot mount')\nsys.exit(1)\n")
+    with pytest.raises(UsageError, match=r"^cannot mount \(fuse: no such option\)$"):
+        launch(config)
+
+
 def test_daemon_that_dies_without_a_word_is_told_with_its_last_one(module: Path, config: Config) -> None:
     module.write_text(STAND_IN + "sys.exit('libfuse3.so.3: cannot open')\n")
     with pytest.raises(UsageError, match=r"ended before the mount answered \(exit status 1\): libfuse3.so.3: cannot open"):

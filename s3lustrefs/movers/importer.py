@@ -106,18 +106,25 @@ class Importer:
             preparer="s3lustrefs.meta.listing:preparer", preparer_options=preparer_options(association),
         )  # fmt: skip
         try:
-            async with open_listing(request) as process, trio.open_nursery() as nursery:
+            async with open_listing(request) as process:
                 self._process = process
                 self._ready.set()
-                nursery.start_soon(self._refresh_credentials, process)
-                async for batch in process.batches():
-                    await self._apply(batch)
-                nursery.cancel_scope.cancel()
+                await self._take_batches(process)
         finally:
             self._process = None
             self._ready = trio.Event()
             self._abandon()
         await self._complete()
+
+    async def _take_batches(self, process: ListingProcess) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._refresh_credentials, process)
+                async for batch in process.batches():
+                    await self._apply(batch)
+                nursery.cancel_scope.cancel()
+        except* errors.S3LustreError as group:
+            raise group.exceptions[0] from None
 
     async def _refresh_credentials(self, process: ListingProcess) -> None:
         while True:
@@ -216,13 +223,11 @@ class Importer:
             return
         ask = process.request_directory if kind == "directory" else process.request_probe
         try:
-            number = await ask(relative)
+            await ask(relative, register=lambda number: self._requests.__setitem__(number, request))
         except errors.RepositoryUnavailable as exc:
             if not self.is_done:
                 request.error = exc
             request.done.set()
-            return
-        self._requests[number] = request
 
     def _association(self) -> Association:
         association = self._engine.association(self._assoc)

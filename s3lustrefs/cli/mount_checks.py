@@ -77,9 +77,9 @@ def check_mount_point(mount_point: str, host: Host) -> str:
 
 
 def is_dead(path: str) -> bool:
-    """Whether the daemon behind this mount point is gone."""
+    """Whether the daemon behind this mount point is gone. Asks for what is never cached: attributes outlive the daemon."""
     try:
-        os.stat(path)
+        os.statvfs(path)
     except OSError as exc:
         return exc.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

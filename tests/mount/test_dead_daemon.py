@@ -27,6 +27,7 @@ class Nothing(pyfuse3.Operations):
     async def getattr(self, inode, ctx=None):
         entry = pyfuse3.EntryAttributes()
         entry.st_ino, entry.st_mode = inode, stat.S_IFDIR | 0o755
+        entry.attr_timeout = 3600
         return entry
     async def opendir(self, inode, ctx):
         return inode
@@ -52,6 +53,7 @@ def mount_and_kill(point: Path, subtype: str = "s3lustrefs") -> None:
     assert daemon.stdout is not None
     with daemon.stdout:
         assert daemon.stdout.readline() == b"ready\n"
+    os.stat(point)  # from now on the kernel answers this by itself, with or without a daemon
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
 

@@ -14,7 +14,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.fs.status import InodeStatus, remedy
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import state_text
@@ -35,7 +35,7 @@ _RATE_SECONDS = 10.0
 class Parts:
     """What the operations look at."""
 
-    engine: LmdbEngine
+    engine: MetadataEngine
     chunks: ChunkStore
     hydrator: Hydrator
     exporter: Exporter

@@ -14,7 +14,7 @@ from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.residency import BLOCK_BYTES, blocks_of
 from s3lustrefs.fs.handles import FileHandle, Handles
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import FileHandleId, Ino
 from s3lustrefs.model.inode import Inode
@@ -29,7 +29,7 @@ class FileIO:
     """See the module docstring."""
 
     def __init__(
-        self, engine: LmdbEngine, chunks: ChunkStore, hydrator: Hydrator, exporter: Exporter, handles: Handles, *, noatime: bool
+        self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, exporter: Exporter, handles: Handles, *, noatime: bool
     ) -> None:
         self._engine = engine
         self._chunks = chunks

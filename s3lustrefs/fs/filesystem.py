@@ -17,7 +17,7 @@ from s3lustrefs.data.space import Space
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.handles import DirHandle, FileHandle, Handles
 from s3lustrefs.meta.attributes import AttributeChange
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
 from s3lustrefs.model.ids import ROOT_INO, AssocId, FileHandleId, Ino
 from s3lustrefs.model.inode import Inode
@@ -43,7 +43,7 @@ class FileSystem:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         chunks: ChunkStore,
         io: FileIO,
         headers: HeaderFetcher,

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from s3lustrefs import errors
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.hsm import Hsm, state_text
 from s3lustrefs.model.ids import Ino
@@ -35,7 +35,7 @@ def remedy(code: str) -> str:
 class InodeStatus:
     """Answers for single files."""
 
-    def __init__(self, engine: LmdbEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
         self._engine = engine
         self._hydrator = hydrator
         self._repositories = repositories

@@ -12,7 +12,7 @@ from typing import Any
 
 from s3lustrefs import errors
 from s3lustrefs.fs.status import InodeStatus
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import ROOT_INO, Ino
 
 _VIRTUAL = b"user.s3lustrefs."
@@ -26,7 +26,7 @@ _CAPABILITY = b"security.capability"
 class Xattrs:
     """`control_path` is answered on the root directory, so that commands find the daemon of a mount."""
 
-    def __init__(self, engine: LmdbEngine, status: InodeStatus, control_path: str) -> None:
+    def __init__(self, engine: MetadataEngine, status: InodeStatus, control_path: str) -> None:
         self._engine = engine
         self._control_path = control_path.encode()
         self._virtual: dict[bytes, Callable[[Ino], Awaitable[bytes]]] = {HSM: status.hsm_text, STATUS: self._status_json}

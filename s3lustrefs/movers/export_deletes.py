@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from s3lustrefs import errors
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import NO_INO
 from s3lustrefs.movers.export_files import HoldKey, NotYet
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class DeleteExport:
     """Exports one lost-key record."""
 
-    def __init__(self, engine: LmdbEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
         self._engine = engine
         self._hydrator = hydrator
         self._repositories = repositories

@@ -14,11 +14,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
-
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
@@ -55,7 +54,7 @@ class FileExport:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         chunks: ChunkStore,
         hydrator: Hydrator,
         repositories: Repositories,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.movers.export_deletes import DeleteExport
@@ -86,7 +86,7 @@ class Exporter:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         repositories: Repositories,
         files: FileExport,
         deletes: DeleteExport,

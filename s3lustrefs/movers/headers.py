@@ -15,7 +15,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.meta.attributes import AttributeChange
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.repositories import Repositories
@@ -36,7 +36,7 @@ class HeaderFetcher:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],
         *,

@@ -21,7 +21,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.residency import BLOCK_BYTES, Residency
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import ContentVersion, Ino
@@ -95,7 +95,7 @@ class Hydrator:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         chunks: ChunkStore,
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],

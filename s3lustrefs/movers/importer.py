@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, preparer_options
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
@@ -59,7 +59,7 @@ class Importer:
 
     def __init__(
         self,
-        engine: LmdbEngine,
+        engine: MetadataEngine,
         association: Association,
         target: ListingTarget,
         credentials: Credentials,

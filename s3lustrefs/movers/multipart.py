@@ -14,7 +14,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectStore, ObjectVersion, PutHeaders, UploadedPart
@@ -31,7 +31,7 @@ _ABORT_SECONDS = 10.0
 class Multipart:
     """Uploads and copies in parts."""
 
-    def __init__(self, engine: LmdbEngine, chunks: ChunkStore) -> None:
+    def __init__(self, engine: MetadataEngine, chunks: ChunkStore) -> None:
         self._engine = engine
         self._chunks = chunks
 

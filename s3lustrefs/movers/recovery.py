@@ -10,7 +10,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import ContentVersion, Ino
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 _BATCH = 1000
 
 
-async def recover(engine: LmdbEngine, chunks: ChunkStore) -> None:
+async def recover(engine: MetadataEngine, chunks: ChunkStore) -> None:
     """Before serving: nobody has anything open, so dirty files are due, orphans go, and no file has bytes past its end."""
     due = await engine.make_all_due()
     for inode in await engine.orphans():
@@ -29,7 +29,7 @@ async def recover(engine: LmdbEngine, chunks: ChunkStore) -> None:
         log.info("recovery made_due=%d looked_at_tails=%d", due, cut)
 
 
-async def _cut_tails(engine: LmdbEngine, chunks: ChunkStore) -> int:
+async def _cut_tails(engine: MetadataEngine, chunks: ChunkStore) -> int:
     """A truncate logged just before a crash may have left its bytes: they must not come back when the file grows."""
     after = b""
     looked = 0
@@ -52,7 +52,7 @@ async def _cut_tails(engine: LmdbEngine, chunks: ChunkStore) -> int:
         after = rows[-1][0]
 
 
-async def collect_garbage(engine: LmdbEngine, chunks: ChunkStore) -> None:
+async def collect_garbage(engine: MetadataEngine, chunks: ChunkStore) -> None:
     """Remove chunk files that no inode speaks of. Safe while serving: inode numbers and content versions only grow."""
     files: Iterator[tuple[Ino, ContentVersion, int, str]] = chunks.iter_chunks()
     removed = 0
@@ -69,7 +69,7 @@ async def collect_garbage(engine: LmdbEngine, chunks: ChunkStore) -> None:
         log.info("recovery removed chunk files without an inode count=%d", removed)
 
 
-async def _is_garbage(engine: LmdbEngine, ino: Ino, version: ContentVersion) -> bool:
+async def _is_garbage(engine: MetadataEngine, ino: Ino, version: ContentVersion) -> bool:
     try:
         return (await engine.get(ino)).content_version > version
     except errors.StaleInode:

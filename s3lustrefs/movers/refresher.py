@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
-from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId, Ino
@@ -25,7 +25,7 @@ class Refresher:
     """Re-imports single objects, and keeps both sides of a conflict."""
 
     def __init__(
-        self, engine: LmdbEngine, chunks: ChunkStore, repositories: Repositories, notify: Callable[[Invalidation], None]
+        self, engine: MetadataEngine, chunks: ChunkStore, repositories: Repositories, notify: Callable[[Invalidation], None]
     ) -> None:
         self._engine = engine
         self._chunks = chunks

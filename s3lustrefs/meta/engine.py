@@ -1,0 +1,240 @@
+"""MetadataEngine: what the rest of the program may ask of the inode table, in file-system verbs.
+
+Each verb is one atomic transaction that is in the log when it returns; only `sync` waits for a disk. Callers treat every
+verb as a checkpoint, although an engine on this host may never wait, and build no atomicity out of two verbs. What a verb
+returns is a copy: changing it changes nothing. Times are ns since the epoch. No errno: our exceptions only.
+
+Every verb that writes raises OutOfSpace when the log cannot take it; nothing has changed then. A verb that is given an inode
+number raises StaleInode when there is no such inode, unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.export_targets import ExportView
+from s3lustrefs.meta.listing import Applied, PreparedEntry
+from s3lustrefs.meta.location import Location
+from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
+from s3lustrefs.model.inode import Inode
+
+
+class MetadataEngine(Protocol):
+    """One suite, `tests/contract/test_engine.py`, holds every engine to this."""
+
+    # --- look-up ------------------------------------------------------------------------------------------------------
+
+    async def lookup(self, parent: Ino, name: bytes) -> Inode:
+        """The inode of a dentry. Raises: NotFound, NameTooLong, InvalidName."""
+
+    async def get(self, ino: Ino) -> Inode:
+        """Raises: StaleInode."""
+
+    async def readdir(self, ino: Ino, after: bytes, limit: int) -> list[tuple[bytes, Inode]]:
+        """Up to `limit` entries in name order whose names sort after `after` (empty: from the first)."""
+
+    async def resolve(self, path: bytes) -> Inode:
+        """The inode at an absolute path inside the mount, symlinks not followed. Raises: NotFound."""
+
+    async def path_of(self, ino: Ino) -> bytes:
+        """Absolute path inside the mount, by primary names. Raises: StaleInode; NotFound for an orphan."""
+
+    async def locate(self, inode: Inode) -> Location | None:
+        """Where the primary name of an inode stands; None outside every association, and for an orphan."""
+
+    async def locate_name(self, parent: Ino, name: bytes) -> Location | None:
+        """The same for a name, whether it exists or not."""
+
+    # --- names --------------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *,
+        rdev: int = 0, target: bytes = b"", open_for_write: bool = False,
+    ) -> Inode:  # fmt: skip
+        """A new inode of any type under a new name; due for export at once, or with `open_for_write` at its close.
+
+        Raises: AlreadyExists, NotADirectory, NotFound (the directory was removed), NameTooLong, InvalidName.
+        """
+
+    async def link(self, ino: Ino, parent: Ino, name: bytes) -> Inode:
+        """One more name. Raises: NotPermitted for a directory; AlreadyExists, TooManyLinks, NotADirectory, NotFound."""
+
+    async def unlink(self, parent: Ino, name: bytes) -> Inode:
+        """Remove a name of anything but a directory; returns the inode as it is then (nlink 0: that was the last).
+
+        An inode without names is an orphan while it is in use, else gone. Raises: NotFound, IsADirectory.
+        """
+
+    async def rmdir(self, parent: Ino, name: bytes) -> Inode:
+        """Raises: NotFound, NotADirectory, NotEmpty; NotPermitted for a linked directory."""
+
+    async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Inode | None:
+        """rename(2) with RENAME_NOREPLACE and RENAME_EXCHANGE; returns what was replaced, as it is then.
+
+        Raises: NotFound, AlreadyExists, IsADirectory, NotADirectory, NotEmpty, NameTooLong, InvalidName, InvalidArgument (below
+        itself, unknown flags), NotPermitted (is or contains a linked directory).
+        """
+
+    async def orphans(self) -> list[Inode]:
+        """Inodes without a name that were in use when they lost it."""
+
+    async def purge_orphan(self, ino: Ino) -> Inode | None:
+        """Remove an orphan for good; None when it is none."""
+
+    # --- attributes -----------------------------------------------------------------------------------------------------
+
+    async def set_attributes(self, ino: Ino, change: AttributeChange) -> Inode:
+        """Mode and owner make the inode due; times ride along with the next export."""
+
+    async def touch_atime(self, ino: Ino) -> None:
+        """Sets the access time to now; an inode that is gone is fine."""
+
+    async def begin_write(self, ino: Ino) -> Inode:
+        """The first write of a handle, before any byte changes: the file is dirty and waits for its close."""
+
+    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None) -> Inode:
+        """Bytes up to `end` (exclusive) are written; `extents`: new residency of a PARTIAL file that grew."""
+
+    async def set_size(self, ino: Ino, size: int, extents: bytes | None = None, *, still_open: bool) -> Inode:
+        """Truncate or extend; due at once unless some handle that wrote is `still_open`."""
+
+    async def make_due(self, ino: Ino) -> bool:
+        """The last writer closed; whether there is anything to export."""
+
+    async def get_xattr(self, ino: Ino, name: bytes) -> bytes:
+        """Raises: NoAttribute."""
+
+    async def list_xattrs(self, ino: Ino) -> list[bytes]:
+        """Names in order; none for an inode that is gone."""
+
+    async def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
+        """Raises: InvalidArgument (too large), OutOfSpace (too many)."""
+
+    async def remove_xattr(self, ino: Ino, name: bytes) -> None:
+        """Raises: NoAttribute."""
+
+    # --- residency -----------------------------------------------------------------------------------------------------
+
+    async def get_residency(self, inode: Inode) -> bytes:
+        """Encoded extents of a PARTIAL inode's present content version; empty: nothing is resident."""
+
+    async def put_residency(self, ino: Ino, version: ContentVersion, extents: bytes, *, complete: bool) -> Inode | None:
+        """Remember what is resident of a content version; None when there is other content now, or all of it already."""
+
+    async def release_content(self, ino: Ino) -> Inode:
+        """Forget the resident bytes of an archived, clean file. Raises: NotPermitted."""
+
+    # --- export ----------------------------------------------------------------------------------------------------------
+
+    async def due(self, after: bytes, limit: int) -> list[tuple[bytes, JournalRecord]]:
+        """Up to `limit` journal records, whatever their state, with their keys, in key order after `after`."""
+
+    async def find_journal(self, ino: Ino) -> JournalRecord | None:
+        """The record of an inode."""
+
+    async def find_lost_key(self, assoc: AssocId, key: bytes) -> JournalRecord | None:
+        """The record of an object key that lost its name."""
+
+    async def make_all_due(self) -> int:
+        """At start, when nobody has anything open: how many records that makes due."""
+
+    async def export_view(self, ino: Ino) -> ExportView | None:
+        """What an inode should be in the buckets, consistently; None when it is gone."""
+
+    async def source_of(self, inode: Inode) -> ObjectRecord | None:
+        """The object that holds the archived content, if there is one."""
+
+    async def dependant(self, known: ObjectRecord | None, ino: Ino) -> Inode | None:
+        """An inode other than `ino` that still needs this object for bytes that are not local."""
+
+    async def find_object(self, assoc: AssocId, key: bytes) -> ObjectRecord | None:
+        """What the bucket holds under a key, as last seen."""
+
+    async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
+        """The inode whose name maps to this key now."""
+
+    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+        """Make up to `limit` children of a moved directory due; the name to go on after, None at the end."""
+
+    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+        """Note up to `limit` objects below a lost prefix as lost; where to go on, None at the end."""
+
+    async def end_expansion(self, claimed: JournalRecord) -> None:
+        """Everything below is noted: only the directory itself remains of the record."""
+
+    async def note_upload(self, claimed: JournalRecord, upload_id: str, key: bytes) -> None:
+        """Remember a multipart upload, or with an empty id forget it."""
+
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
+        """Record what an export wrote; `content`: the bytes as they are now."""
+
+    async def forget_object(self, assoc: AssocId, key: bytes) -> None:
+        """The bucket no longer has this object."""
+
+    async def finish(self, claimed: JournalRecord) -> bool:
+        """Drop a record whose export is complete; False when something changed meanwhile and it stays."""
+
+    async def exclude(self, claimed: JournalRecord) -> None:
+        """The policy keeps this change local."""
+
+    async def postpone(
+        self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False
+    ) -> None:
+        """Put a claimed record back, with the reason if it failed."""
+
+    # --- import ------------------------------------------------------------------------------------------------------------
+
+    async def apply_listing(
+        self, association: Association, groups: Sequence[tuple[bytes, Sequence[PreparedEntry]]],
+        markers: Iterable[tuple[bytes, int, bytes, int, bytes]] = (), skipped: Iterable[tuple[bytes, str]] = (),
+        directories: Iterable[bytes] = (),
+    ) -> Applied:  # fmt: skip
+        """One batch of a listing; repeating it changes nothing."""
+
+    async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
+        """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+
+    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
+        """A conflict: the bucket's version takes the name, ours moves beside it. Returns the (parent, name) that changed hands."""
+
+    async def object_vanished(self, ino: Ino) -> None:
+        """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
+
+    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+        """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
+
+    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino | None]:
+        """Inodes above `after` with unknown headers, from at most `limit` records, and where to go on, or None at the end."""
+
+    async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
+        """(relative key, reason) of every key that could not become a file."""
+
+    # --- associations ------------------------------------------------------------------------------------------------------
+
+    def associations(self) -> list[Association]:
+        """All of them, by number."""
+
+    def association(self, assoc: AssocId) -> Association | None:
+        """None: no such number."""
+
+    async def link_association(self, association: Association) -> Association:
+        """Store a new association under a number given here, and make its directory. Raises: ConfigError."""
+
+    async def update_association(self, association: Association) -> None:
+        """Replace the settings of an association."""
+
+    # --- the whole table ---------------------------------------------------------------------------------------------------
+
+    async def sync(self) -> None:
+        """Everything so far, and the content it speaks of, survives a power cut. Raises: StorageError."""
+
+    async def wait_room(self) -> None:
+        """Bulk work waits here while the table cannot keep up."""
+
+    @property
+    def inode_count(self) -> int:
+        """How many inodes have a name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -133,3 +134,12 @@ def bucket_content(server: S3Server, bucket: str, *, threads: int = 8) -> dict[s
 
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip(keys, pool.map(get, keys), strict=True))
+
+
+def wait_for_end(pidfd: int) -> None:
+    """Until the process of this descriptor has ended; the descriptor is closed."""
+    try:
+        if not select.select([pidfd], [], [], 60)[0]:
+            raise RuntimeError("the daemon has not ended after 60 s")
+    finally:
+        os.close(pidfd)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.semantics.mounted import Place, bucket_content, can_mount, place, put_objects
+from tests.semantics.mounted import Place, bucket_content, can_mount, place, put_objects, wait_for_end
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.skipif(not can_mount(), reason="this host cannot mount: no /dev/fuse or no fusermount3")
@@ -206,7 +206,7 @@ def test_killed_daemon_loses_nothing(here: Place) -> None:
     pid = here.status()["pid"]
     pidfd = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    assert_ended(pidfd)
+    wait_for_end(pidfd)
     with pytest.raises(OSError) as caught:
         os.listdir(here.mount_point)
     assert caught.value.errno == errno.ENOTCONN
@@ -214,15 +214,6 @@ def test_killed_daemon_loses_nothing(here: Place) -> None:
     assert (here.mount_point / "written").read_bytes() == b"acknowledged\n"
     drain(here)
     assert bucket_content(here.server, here.bucket)["p/written"][0] == b"acknowledged\n"
-
-
-def assert_ended(pidfd: int) -> None:
-    import select
-
-    try:
-        assert select.select([pidfd], [], [], 30)[0]
-    finally:
-        os.close(pidfd)
 
 
 def test_every_promise_is_executed() -> None:

@@ -34,7 +34,7 @@ START_SECONDS = 60.0
 
 _MOTO = """
 import logging, sys
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
+logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
 from moto.server import ThreadedMotoServer
 server = ThreadedMotoServer("127.0.0.1", int(sys.argv[1]), verbose=False)
 server.start()

@@ -1,7 +1,8 @@
 """Bytes between local files and requests: what the CRT reads uploads from and writes downloads to, in its own threads.
 
-Measured on two shared cores, request bodies over loopback (see `tests` of this room for the program's shape): one readinto with
-preadv into the CRT's own buffer per request, no Python copy.
+A slice is read with preadv straight into the CRT's buffer. Measured on two cores shared with the server (nginx, http), CPU s/GiB
+and MB/s: parts of 8 MiB 0.69 and 1400, of 16 MiB 0.63 and 1230; the CRT's own send_filepath, which takes whole files only, 0.64 and
+1620, 0.63 and 1310; bytes read first 0.90 and 1120, 0.94 and 860. Objects of 64 KiB 400 us CPU each, 300 with send_filepath.
 """
 
 from __future__ import annotations
@@ -93,10 +94,7 @@ class RangeSink:
             raise errors.ObjectChanged(f"{self._where}: has ETag {etag or 'none'} now, expected {self._version.etag}")
         stated = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if stated is None:
-            whole = self._start == 0 and self._end == self._version.size
-            if not (response.status == 200 and whole):
-                raise errors.RepositoryRejected(f"{self._where}: the endpoint ignores Range and answers with the whole object")
-            return
+            raise errors.RepositoryRejected(f"{self._where}: the endpoint ignores Range")
         first, last, total = int(stated[1]), int(stated[2]), stated[3]
         if total not in ("*", str(self._version.size)):
             raise errors.ObjectChanged(f"{self._where}: has {total} bytes now, expected {self._version.size}")

@@ -13,7 +13,7 @@ from s3lustrefs.repository import replies
 from s3lustrefs.repository.address import bucket_address
 from s3lustrefs.repository.bodies import SliceReader, storage_error
 from s3lustrefs.repository.credentials import Credentials, resolve_region
-from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, Response, ResponseSink, TransferFailed
+from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, Response, ResponseSink, TransferFailed, WrongRange
 from s3lustrefs.repository.object_store import FileSlice
 
 Headers = list[tuple[str, str]]
@@ -94,6 +94,8 @@ class BucketClient:
                 if operation == "GetObject" or replies.xml_root(response.body) != "Error":
                     return response
                 failure = TransferFailed("the answer is an error", response)
+            except WrongRange as error:
+                raise errors.RepositoryRejected(f"{self.where(key)}: {operation}: {error.reason}", bucket=self._bucket) from error
             except TransferFailed as error:
                 failure = error
             if last or replies.error_code(failure.response) not in replies.EXPIRED_CODES:

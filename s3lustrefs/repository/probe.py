@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import boto3.session
 import botocore.exceptions
+import botocore.parsers
 import trio
 from botocore.config import Config
 
@@ -117,11 +118,15 @@ class Survey:
     def findings(self) -> Iterator[Finding]:
         """Look at one thing after the other. Stops after a finding that makes the rest pointless."""
         for step in (self._reach, self._read, self._write, self._versioning, self._encryption, self._conditions):
-            failed = False
-            for finding in step():
-                yield finding
-                failed = failed or finding.result == "fail"
-            if failed:
+            try:
+                found = list(step())
+            except botocore.exceptions.ClientError as error:
+                text = f"{self._url} fails: {self._words(error)}"
+                found = [self._failed("endpoint", errors.RepositoryUnavailable, text, "Try again later.")]
+            except (botocore.exceptions.BotoCoreError, botocore.parsers.ResponseParserError) as error:
+                found = [self._no_answer(error)]
+            yield from found
+            if any(finding.result == "fail" for finding in found):
                 return
 
     # --- steps -----------------------------------------------------------------------------------------------------------
@@ -133,8 +138,8 @@ class Survey:
         except botocore.exceptions.ClientError as error:
             yield self._list_refused(error)
             return
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            yield self._no_answer(error)
+        if "Name" not in page:
+            yield self._no_s3("no listing in the answer")
             return
         yield Finding("endpoint", "ok", f"{self._url} answers")
         actual = self._actual_region()
@@ -177,9 +182,6 @@ class Survey:
                     "read", errors.RepositoryUnavailable, f"reading {key} failed: {self._words(error)}", "Try again later."
                 )
                 return
-        except botocore.exceptions.BotoCoreError as error:
-            yield self._no_answer(error)
-            return
         yield Finding("read", "ok", "objects can be read")
 
     def _write(self) -> Iterator[Finding]:
@@ -196,9 +198,6 @@ class Survey:
             else:
                 kind = errors.RepositoryUnavailable if _status(error) >= 500 else errors.RepositoryRejected
                 yield self._failed("write", kind, f"writing {key} failed: {self._words(error)}", "See the endpoint's own log.")
-            return
-        except botocore.exceptions.BotoCoreError as error:
-            yield self._no_answer(error)
             return
         yield Finding("write", "ok", f"objects can be written {where}")
         try:

@@ -48,10 +48,6 @@ _META = "x-amz-meta-"
 _GONE_MEANS_CHANGED: Meaning = {"NoSuchKey": errors.ObjectChanged, "404": errors.ObjectChanged}
 
 
-class _UploadGone(errors.RepositoryUnavailable):
-    """The multipart upload was completed or aborted already; exporting the file anew may well work."""
-
-
 class S3Store:
     """One bucket, as one association sees it. Cheap to make: nothing is opened or resolved before the first request."""
 
@@ -224,9 +220,9 @@ class S3Store:
                 headers=headers,
                 body=io.BytesIO(body),
                 seconds=COPY_SECONDS,
-                meaning={"NoSuchUpload": _UploadGone, **(_GONE_MEANS_CHANGED if condition else {})},
+                meaning=_GONE_MEANS_CHANGED if condition else {},
             )
-        except _UploadGone as error:
+        except errors.RepositoryUnavailable as error:
             return await self._completed_before(key, parts, error)
         etag = replies.bare_etag(replies.xml_fields(response.body).get("ETag", ""))
         version = (await self.head(key)).version
@@ -245,11 +241,13 @@ class S3Store:
         except errors.ObjectNotFound:
             log.debug("upload abort found none bucket=%s", self.bucket)
 
-    async def _completed_before(self, key: bytes, parts: Sequence[UploadedPart], error: _UploadGone) -> ObjectVersion:
+    async def _completed_before(
+        self, key: bytes, parts: Sequence[UploadedPart], error: errors.RepositoryUnavailable
+    ) -> ObjectVersion:
         """A Complete whose answer was lost is repeated by the CRT and then finds no upload: the object itself tells."""
         try:
             version = (await self.head(key)).version
-        except errors.ObjectNotFound:
+        except errors.RepositoryError:
             raise error from None
         if version.etag != composite_etag(parts):
             raise error

@@ -402,8 +402,8 @@ async def test_an_archived_object_is_known_and_refused(moto_server: S3Server) ->
     client.close()
 
 
-async def test_nobody_listening_is_unavailable(s3_server: S3Server, bucket: str) -> None:
-    store = make_store(s3_server, bucket, url="http://127.0.0.1:1")
+async def test_nobody_listening_is_unavailable(moto_server: S3Server) -> None:
+    store = make_store(moto_server, "some-bucket", url="http://127.0.0.1:1")
     with pytest.raises(errors.RepositoryUnavailable, match="refused"):
         await store.head(b"k")
 
@@ -432,8 +432,19 @@ async def test_a_passing_fault_is_not_noticed(faulty: S3Store, proxy: FaultProxy
     ],
 )
 async def test_a_lasting_fault_is_reported_as_what_it_is(
-    faulty: S3Store, proxy: FaultProxy, action: str, kind: type[errors.RepositoryError], destination: int
+    moto_server: S3Server,
+    nursery: trio.Nursery,
+    action: str,
+    kind: type[errors.RepositoryError],
+    destination: int,
 ) -> None:
+    """On one server: these answers are the proxy's own, and each takes the client's quick retries."""
+    client = moto_server.client()
+    client.create_bucket(Bucket=(bucket := f"t-{uuid.uuid4().hex[:16]}"))
+    client.close()
+    proxy = FaultProxy(moto_server.endpoint_url)
+    await nursery.start(proxy.serve)
+    faulty = make_store(moto_server, bucket, url=proxy.endpoint_url)
     version = await faulty.put(b"k", b"x" * 1000, NOTHING, None)
     proxy.add(action, method="GET", times=1000)
     with pytest.raises(kind, match=f"s3://{faulty.bucket}/k"):

@@ -87,8 +87,22 @@ async def test_an_endpoint_that_never_answers(moto_server: S3Server) -> None:
             await preflight(store, "", writable=True, answer_seconds=0.3)
 
 
-@pytest.mark.parametrize("body", [b"<html><body><h1>It works!</h1></body></html>", b"<html><br>It works!", b"It works!", b""])
-async def test_an_endpoint_that_is_no_s3(moto_server: S3Server, nursery: trio.Nursery, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "kind", "match"),
+    [
+        (
+            b"<html><body><h1>It works!</h1></body></html>",
+            errors.RepositoryRejected,
+            "as an S3 endpoint does.*Correct endpoint_url",
+        ),
+        (b"", errors.RepositoryRejected, "as an S3 endpoint does.*Correct endpoint_url"),
+        (b"<html><br>It works!", errors.RepositoryUnavailable, "fails: 500.*Check endpoint_url"),
+        (b"It works!", errors.RepositoryUnavailable, "fails: 500.*Check endpoint_url"),
+    ],
+)
+async def test_an_endpoint_that_is_no_s3(
+    moto_server: S3Server, nursery: trio.Nursery, body: bytes, kind: type[errors.RepositoryError], match: str
+) -> None:
     async def web_server(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
         await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -97,7 +111,7 @@ async def test_an_endpoint_that_is_no_s3(moto_server: S3Server, nursery: trio.Nu
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, web_server, listeners)
     store = store_of(moto_server, "bucket", endpoint_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
-    with pytest.raises(errors.RepositoryRejected, match="does not answer as an S3 endpoint does.*Correct endpoint_url"):
+    with pytest.raises(kind, match=match):
         await preflight(store, "", writable=True)
 
 

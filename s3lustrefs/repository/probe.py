@@ -279,9 +279,9 @@ class Survey:
             remedy = f"Allow s3:ListBucket on arn:aws:s3:::{self._bucket}, or correct the credentials."
             return self._denied("list", f"no permission to list s3://{self._bucket}/{self._prefix}", remedy, error)
         if status >= 500 and status != 501:
-            return self._failed(
-                "endpoint", errors.RepositoryUnavailable, f"{self._url} fails: {self._words(error)}", "Try again later."
-            )
+            # botocore says "500" also for a 200 whose body is no XML: a gateway that is ill, or a web server.
+            remedy = "Check endpoint_url, or try again later." if code.isdigit() else "Try again later."
+            return self._failed("endpoint", errors.RepositoryUnavailable, f"{self._url} fails: {self._words(error)}", remedy)
         return self._no_s3(self._words(error))
 
     def _no_answer(self, error: Exception) -> Finding:

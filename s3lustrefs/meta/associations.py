@@ -17,7 +17,7 @@ from s3lustrefs.model.inode import Inode
 
 
 def load(txn: Txn) -> list[Association]:
-    return [_decode(raw) for _, raw in txn.scan(Table.ASSOCIATIONS, b"")]
+    return [decode(raw) for _, raw in txn.scan(Table.ASSOCIATIONS, b"")]
 
 
 def store(txn: Txn, association: Association) -> None:
@@ -66,7 +66,7 @@ def _encode(association: Association) -> bytes:
     return json.dumps(fields).encode()
 
 
-def _decode(raw: bytes) -> Association:
+def decode(raw: bytes) -> Association:
     fields = json.loads(raw)
     fields["endpoint"] = Endpoint(**fields["endpoint"])
     fields["auto_import"] = frozenset(fields["auto_import"])

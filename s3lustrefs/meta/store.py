@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import lmdb
 import trio
@@ -229,6 +230,10 @@ class Store:
                 yield key, value
         finally:
             cursor.close()
+
+    def layers(self) -> tuple[lmdb.Transaction, list[Any], tuple[Overlay, Overlay]]:
+        """What a look at whole tables needs: LMDB's snapshot, its databases by table number, newer changes, the oldest first."""
+        return self._read, self._tables, (self._frozen, self.active)
 
     def count(self, table: Table) -> int:
         """Records in LMDB; changes of the last seconds are not in it."""

@@ -30,6 +30,7 @@ from s3lustrefs.data.layout import ChunkKey, Layout, split
 from s3lustrefs.data.open_chunks import STAT_BLOCK_BYTES, Doomed, OpenChunk, OpenChunks
 from s3lustrefs.data.reading import Reading
 from s3lustrefs.data.space import Space
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.model.ids import ContentVersion, Ino
 
 _INLINE_WRITE_BYTES = 256 << 10
@@ -123,6 +124,7 @@ class ChunkStore:
         self, ino: Ino, version: ContentVersion, chunk_bytes: int, offset: int, data: bytes | bytearray | memoryview
     ) -> None:
         """Write `data` at `offset`. On an error some of it may be written. Raises: OutOfSpace, ReadOnlyStorage, StorageError."""
+        failpoint("chunk.write.before")
         view = memoryview(data)
         inline = len(view) <= _INLINE_WRITE_BYTES
         for index, chunk_offset, length in split(chunk_bytes, offset, offset + len(view)):
@@ -136,6 +138,7 @@ class ChunkStore:
                         await self._in_thread(partial(_write_all, chunk, part, chunk_offset))
             finally:
                 self._written(chunk)
+        failpoint("chunk.write.after")
 
     @contextmanager
     def pinned(self, ino: Ino, version: ContentVersion, chunk_bytes: int, start: int) -> Iterator[tuple[int, int]]:

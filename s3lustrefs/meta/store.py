@@ -24,6 +24,7 @@ import lmdb
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.schema import GROUPED, SUPER_BOOT_ID, SUPER_LOG_FIRST, Table
 
@@ -246,7 +247,9 @@ class Store:
 
     def append(self, changes: list[redo_log.Change]) -> None:
         payload = redo_log.encode_changes(changes)
+        failpoint("log.append.before")
         self._segment.append(payload)
+        failpoint("log.append.after")
         self._position += len(payload)
         if self._segment.size > _CHECKPOINT_LOG_BYTES:
             self._wake.set()
@@ -340,8 +343,10 @@ class Store:
                         if value is None:
                             txn.delete(key, db=self._tables[table])
                 txn.put(SUPER_LOG_FIRST, str(log_first).encode(), db=self._tables[Table.SUPER])
+                failpoint("checkpoint.commit.before")
         except lmdb.Error as exc:
             raise errors.StorageError(f"cannot commit the inode table in {self._directory}: {exc}") from exc
+        failpoint("checkpoint.commit.after")
         for number, path in redo_log.segments(self._directory):
             if number < log_first:
                 path.unlink()

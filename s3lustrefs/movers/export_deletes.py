@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import NO_INO
@@ -55,7 +56,9 @@ class DeleteExport:
     async def _delete(self, known: ObjectRecord) -> None:
         store = self._repositories.of(known.assoc)
         try:
+            failpoint("delete.before")
             await store.delete(known.key, Condition(known.etag))
+            failpoint("delete.answered")
         except errors.ObjectChanged:
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
         else:

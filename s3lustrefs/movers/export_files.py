@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
@@ -190,7 +191,10 @@ class FileExport:
             if inode.size > MULTIPART_BYTES:
                 written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
             else:
-                written = await store.put(target.key, await self._body(inode), headers, condition)
+                body = await self._body(inode)
+                failpoint("put.before")
+                written = await store.put(target.key, body, headers, condition)
+                failpoint("put.answered")
         except errors.ObjectChanged:
             await self._resolve(store, inode, target, await store.head(target.key))
             return
@@ -215,7 +219,9 @@ class FileExport:
             if head.version.etag != source.etag:
                 raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
             headers = _headers(inode, target, head)
+            failpoint("copy.before")
             written = await self._copy_object(store, target, origin.bucket, source, headers, record)
+            failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source, record)
             return
@@ -266,7 +272,9 @@ class FileExport:
             target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
             written.version_id, written.storage_class,
         )  # fmt: skip
+        failpoint("settle.before")
         await self._engine.settle_object(inode.ino, exported, content=content)
+        failpoint("settle.after")
         self.exported_objects += 1
 
     async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:

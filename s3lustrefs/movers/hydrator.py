@@ -21,6 +21,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.residency import BLOCK_BYTES, Residency
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
@@ -273,9 +274,11 @@ class Hydrator:
             raise errors.StaleInode(f"inode {inode.ino} was replaced while it was fetched")
         residency.add(first, stop)
         complete = residency.complete(current.size)
+        failpoint("residency.before")
         await self._engine.put_residency(
             inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
         )
+        failpoint("residency.after")
         if complete:
             self._contents.pop(inode.ino, None)
             self._notify(InodeInvalidation(inode.ino, content=False))  # st_blocks

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, preparer_options
 from s3lustrefs.model.association import Association
@@ -114,6 +115,7 @@ class Importer:
             self._process = None
             self._ready = trio.Event()
             self._abandon()
+        failpoint("import.complete.before")
         await self._complete()
 
     async def _take_batches(self, process: ListingProcess) -> None:
@@ -155,6 +157,7 @@ class Importer:
                 self._association(), groups,
                 batch.markers if first else (), batch.skipped if first else (), batch.common_prefixes if first else (),
             )  # fmt: skip
+            failpoint("import.batch")
             first = False
             for ino in applied.changed:
                 self._notify(InodeInvalidation(ino, content=True))

@@ -14,6 +14,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model.inode import Inode
@@ -61,11 +62,14 @@ class Multipart:
         size: int, part_bytes: int, part: Callable[[str, int, int, int], Awaitable[UploadedPart]],
     ) -> ObjectVersion:  # fmt: skip
         upload_id = await store.create_upload(key, headers)
+        failpoint("multipart.created")
         await self._engine.note_upload(record, upload_id, key)
         completed = False
         try:
             parts = await _gather_parts(upload_id, size, part_bytes, part)
+            failpoint("multipart.complete.before")
             written = await store.complete_upload(key, upload_id, parts, condition)
+            failpoint("multipart.completed")
             completed = True
         finally:
             if not completed:
@@ -124,6 +128,7 @@ async def _gather_parts(
     async def one(number: int, start: int, end: int) -> None:
         try:
             parts[number] = await part(upload_id, number, start, end)
+            failpoint("multipart.part")
         finally:
             limiter.release_on_behalf_of(number)
 

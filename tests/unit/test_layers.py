@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "s3lustrefs"
 
 ROWS = (
-    ("model", "errors"),
+    ("model", "errors", "failpoints"),
     ("config", "log"),
     ("meta", "data", "repository"),
     ("movers",),

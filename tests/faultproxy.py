@@ -15,6 +15,7 @@ Actions: `slowdown` (503), `internal` (500), `denied` (403), `expired` (400 Expi
 from __future__ import annotations
 
 import dataclasses
+import ssl
 import urllib.parse
 
 import trio
@@ -105,13 +106,21 @@ class FaultProxy:
         """Let held requests go on."""
         self._released.set()
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def serve(
+        self, *, tls: ssl.SSLContext | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept connections until cancelled, with `tls` as https://localhost."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.endpoint_url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        port = listeners[0].socket.getsockname()[1]
+        self.endpoint_url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
         task_status.started()
-        await trio.serve_listeners(self._client, listeners)
+        if tls is None:
+            await trio.serve_listeners(self._client, listeners)
+        else:
+            secure = [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
+            await trio.serve_listeners(self._client, secure)
 
-    async def _client(self, stream: trio.SocketStream) -> None:
+    async def _client(self, stream: trio.abc.Stream) -> None:
         client = _Peer(stream)
         server: _Peer | None = None
         try:

@@ -12,9 +12,8 @@ import os
 import re
 
 from s3lustrefs import errors
-from s3lustrefs.repository.crt import Response
 from s3lustrefs.repository.object_store import FileSlice, ObjectVersion
-from s3lustrefs.repository.replies import bare_etag
+from s3lustrefs.repository.replies import Response, bare_etag
 
 
 def storage_error(error: OSError, doing: str) -> errors.StorageError:

@@ -13,8 +13,9 @@ from s3lustrefs.repository import replies
 from s3lustrefs.repository.address import bucket_address
 from s3lustrefs.repository.bodies import SliceReader, storage_error
 from s3lustrefs.repository.credentials import Credentials, resolve_region
-from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, Response, ResponseSink, TransferFailed, WrongRange
+from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, ResponseSink, TransferFailed, WrongRange
 from s3lustrefs.repository.object_store import FileSlice
+from s3lustrefs.repository.replies import Response
 
 Headers = list[tuple[str, str]]
 

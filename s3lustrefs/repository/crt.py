@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,7 +25,16 @@ import outcome
 import trio
 from awscrt import auth, s3
 from awscrt.http import HttpHeaders, HttpRequest
-from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
+from awscrt.io import (
+    ClientBootstrap,
+    ClientTlsContext,
+    DefaultHostResolver,
+    EventLoopGroup,
+    TlsConnectionOptions,
+    TlsContextOptions,
+)
+
+from s3lustrefs.repository.replies import Response
 
 MEMORY_LIMIT_BYTES = 512 << 20
 MAX_IN_FLIGHT = 128
@@ -67,13 +76,7 @@ class Request:
     """Further patience for requests whose answer takes the endpoint long, such as copies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What came back. Header names are lower-case; `body` is empty where a sink took it."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = b""
+NO_RESPONSE = Response(0, {})
 
 
 class ResponseSink(Protocol):
@@ -106,7 +109,7 @@ class _Exchange:
     """One request in flight; written by CRT threads, read by trio after `on_done`."""
 
     sink: ResponseSink | None
-    response: Response = Response(0, {})
+    response: Response = NO_RESPONSE
     chunks: list[bytes] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -171,7 +174,7 @@ class CrtClient:
             with trio.move_on_after(patience) as watchdog:
                 exchange = await self._run(request, sink)
             if watchdog.cancelled_caught:
-                raise Stalled(f"no answer within {patience:.0f} seconds", Response(0, {}))
+                raise Stalled(f"no answer within {patience:.0f} seconds", NO_RESPONSE)
         if exchange.error is not None:
             raise _translated(exchange.error)
         response = exchange.response
@@ -231,9 +234,9 @@ def _translated(error: BaseException) -> BaseException:
         return TransferFailed(str(error.name), Response(error.status_code or 0, headers, error.body or b""))
     name = getattr(error, "name", "")
     if name in _WRONG_RANGE:
-        return WrongRange("the endpoint ignores Range, or answers another one", Response(0, {}))
+        return WrongRange("the endpoint ignores Range, or answers another one", NO_RESPONSE)
     if name.startswith("AWS_"):
-        return TransferFailed(f"{name}: {getattr(error, 'message', '')}", Response(0, {}))
+        return TransferFailed(f"{name}: {getattr(error, 'message', '')}", NO_RESPONSE)
     return error
 
 
@@ -256,6 +259,16 @@ def _bootstrap(pid: int) -> ClientBootstrap:
     return ClientBootstrap(loops, DefaultHostResolver(loops))
 
 
+def _own_authorities() -> TlsConnectionOptions | None:
+    """TLS options that trust the certificates of AWS_CA_BUNDLE, as boto3 and the AWS CLI do; None for the system's own."""
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    if not bundle:
+        return None
+    options = TlsContextOptions()
+    options.override_default_trust_store_from_path(None, bundle)
+    return ClientTlsContext(options).new_connection_options()
+
+
 @functools.cache
 def _native_client(pid: int, peer: Peer) -> s3.S3Client:
     """The process's client for this peer; `pid` keeps a forked child from using its parent's threads."""
@@ -263,6 +276,7 @@ def _native_client(pid: int, peer: Peer) -> s3.S3Client:
         bootstrap=_bootstrap(pid),
         region=peer.region,
         tls_mode=s3.S3RequestTlsMode.ENABLED if peer.tls else s3.S3RequestTlsMode.DISABLED,
+        tls_connection_options=_own_authorities() if peer.tls else None,
         part_size=16 << 20,
         memory_limit=MEMORY_LIMIT_BYTES,
         throughput_target_gbps=50.0,

@@ -26,9 +26,8 @@ from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.address import bucket_address
 from s3lustrefs.repository.credentials import DEFAULT_REGION, CredentialSnapshot
-from s3lustrefs.repository.crt import Response
 from s3lustrefs.repository.list_page import MalformedPage, Page, parse_page
-from s3lustrefs.repository.replies import EXPIRED_CODES, error_code, error_of
+from s3lustrefs.repository.replies import EXPIRED_CODES, Response, error_code, error_of
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,19 @@ import email.utils
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from s3lustrefs import errors
-from s3lustrefs.repository.crt import Response
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back. Header names are lower-case; `body` is empty where a sink took it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = b""
+
 
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
 """The keys were good once: refreshing them may help. InvalidToken is not one: such keys never were."""

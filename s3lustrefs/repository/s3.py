@@ -23,7 +23,7 @@ from s3lustrefs.repository.address import quote_key
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
 from s3lustrefs.repository.credentials import Credentials
-from s3lustrefs.repository.crt import STALL_SECONDS, Response
+from s3lustrefs.repository.crt import STALL_SECONDS
 from s3lustrefs.repository.object_store import (
     Capabilities,
     Condition,
@@ -33,6 +33,7 @@ from s3lustrefs.repository.object_store import (
     PutHeaders,
     UploadedPart,
 )
+from s3lustrefs.repository.replies import Response
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,7 @@ class S3Store:
         self.credentials = credentials
         self._stall_seconds = stall_seconds
         self._client = BucketClient(endpoint, bucket, credentials, stall_seconds)
-
-    @property
-    def region(self) -> str:
-        """The Region requests are signed for."""
-        return self._client.region
+        self.region = self._client.region
 
     async def aclose(self) -> None:
         """Nothing is left open: connections belong to the process, and requests end with the tasks that wait for them."""

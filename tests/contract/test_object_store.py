@@ -5,8 +5,11 @@ Whatever is written is read back by plain boto3, and the other way round.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import ssl
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -515,6 +518,40 @@ async def test_a_cancelled_upload_writes_nothing(faulty: S3Store, proxy: FaultPr
     assert scope.cancelled_caught
     with pytest.raises(errors.ObjectNotFound):
         await faulty.head(b"k")
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate of localhost and its key, in one file."""
+    key, certificate, both = (tmp_path / name for name in ("key.pem", "cert.pem", "both.pem"))
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost".split()
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    both.write_text(key.read_text() + certificate.read_text())
+    return both
+
+
+async def test_https_with_an_own_authority(
+    moto_server: S3Server, nursery: trio.Nursery, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = moto_server.client()
+    client.create_bucket(Bucket=(bucket := f"t-{uuid.uuid4().hex[:16]}"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    proxy = FaultProxy(moto_server.endpoint_url)
+    await nursery.start(functools.partial(proxy.serve, tls=context))
+    store = make_store(moto_server, bucket, url=proxy.endpoint_url)
+    with pytest.raises(errors.RepositoryUnavailable, match="certificate"):
+        await preflight(store, "", writable=True)
+    assert proxy.log == []
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.with_name("cert.pem")))
+    await preflight(store, "", writable=True)
+    version = await store.put(b"k", b"secret", NOTHING, None)
+    assert await store.get_bytes(b"k", version, 0, 6) == b"secret"
+    assert body_of(client, bucket, b"k") == b"secret"
+    client.close()
 
 
 # --- credentials -----------------------------------------------------------------------------------------------------------

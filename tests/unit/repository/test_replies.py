@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3lustrefs import errors
-from s3lustrefs.repository.crt import Response
-from s3lustrefs.repository.replies import bare_etag, error_of, http_time_ns, xml_fields, xml_root, xml_tags
+from s3lustrefs.repository.replies import Response, bare_etag, error_of, http_time_ns, xml_fields, xml_root, xml_tags
 
 
 def xml(code: str, message: str = "words", extra: str = "") -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,17 +57,21 @@ async def test_a_credential_process_that_fails_is_reported(tmp_path: Path, monke
         await Credentials(Endpoint(profile="lab")).snapshot()
 
 
-async def test_concurrent_first_uses_and_refreshes_resolve_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that hands out keys counts its calls."""
+@pytest.fixture
+def key_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A credential_process of profile `lab` that numbers its keys, which expire so soon that botocore asks again each time."""
     program = tmp_path / "keys"
-    program.write_text(
-        f"#!/bin/sh\necho x >> {tmp_path}/calls\n"
-        'echo \'{"Version": 1, "AccessKeyId": "AK\'$(wc -l < ' + f"{tmp_path}/calls" + ')\'", "SecretAccessKey": "SK"}\'\n'
-    )
+    expiry = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5)).isoformat()
+    keys = f'{{"Version": 1, "AccessKeyId": "AK%d", "SecretAccessKey": "SK", "SessionToken": "T", "Expiration": "{expiry}"}}'
+    program.write_text(f"#!/bin/sh\necho x >> {tmp_path}/calls\nprintf '{keys}' $(wc -l < {tmp_path}/calls)\n")
     program.chmod(0o755)
     config = tmp_path / "config"
     config.write_text(f"[profile lab]\ncredential_process = {program}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    return program
+
+
+async def test_concurrent_first_uses_and_refreshes_resolve_once(key_program: Path) -> None:
     credentials = Credentials(Endpoint(profile="lab"))
     with pytest.raises(errors.RepositoryDenied, match="never resolved"):
         credentials.current()
@@ -73,11 +79,35 @@ async def test_concurrent_first_uses_and_refreshes_resolve_once(tmp_path: Path, 
         for _ in range(5):
             nursery.start_soon(credentials.snapshot)
     first = credentials.current()
-    assert first.access_key == "AK1"
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(credentials.refresh, first)
-    assert credentials.current().access_key == "AK2"
+    calls = len(key_program.with_name("calls").read_text().splitlines())
+    assert credentials.current().access_key == f"AK{calls}"
+    assert calls <= 4, "one resolution asks the program once or twice"
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for what a thread of botocore brings about; nothing there can be waited for."""
+    with trio.fail_after(20):
+        while not holds():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_run_renews_keys_ahead_of_time_and_keeps_them_when_that_fails(
+    key_program: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    credentials = Credentials(Endpoint(profile="lab"), check_seconds=0.01)
+    await nursery.start(credentials.run)
+    first = credentials.current()
+    await eventually(lambda: credentials.current() != first)
+    failing = key_program.with_name("failing")
+    failing.write_text("#!/bin/sh\nexit 1\n")
+    failing.chmod(0o755)
+    failing.replace(key_program)
+    await eventually(lambda: "credentials renewal failed" in caplog.text)
+    assert credentials.current().secret_key == "SK"
+    nursery.cancel_scope.cancel()
 
 
 async def test_run_is_ready_once_there_are_keys(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> None:

@@ -14,7 +14,6 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pyfuse3
 import trio
@@ -29,6 +28,7 @@ from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
+from s3lustrefs.fuse import kernel_settings
 from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
@@ -56,8 +56,6 @@ log = logging.getLogger(__name__)
 
 _MAX_REQUEST_TASKS = 20_000
 """Requests handled at once. Each blocked reader holds one; pyfuse3's own 99 would freeze the mount for everybody else."""
-_READAHEAD_KIB = 4096
-_MAX_BACKGROUND = 256
 _SWITCH_SECONDS = 0.0005
 """How long another Python thread may keep the GIL from the trio thread."""
 _CREDENTIALS_RETRY_SECONDS = 15.0
@@ -163,8 +161,9 @@ class Daemon:
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
-            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers, status,
-            self._operations.requests, self._mount_point, str(config.state_dir), tuple(map(str, config.cache_dirs)), config.read_only,
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
+            status, self._operations.requests, self._mount_point, str(config.state_dir),
+            tuple(map(str, config.cache_dirs)), config.read_only,
         )  # fmt: skip
         self._control = ControlServer(control_path, NativeApi(parts).operations())
 
@@ -200,7 +199,7 @@ class Daemon:
 
     async def _announce(self, ready: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(os.stat, self._mount_point)
-        _tune_kernel(self._mount_point)
+        await trio.to_thread.run_sync(kernel_settings.tune, self._mount_point)
         log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)
         ready()
 
@@ -238,7 +237,8 @@ def _with_settings(association: Association, dra: DraConfig) -> Association:
         association,
         file_system_path_given=dra.file_system_path_given, data_repository_path_given=dra.data_repository_path_given,
         endpoint=dra.endpoint, auto_import=dra.auto_import, auto_export=dra.auto_export,
-        imported_file_chunk_size_mib=dra.imported_file_chunk_size_mib, posix_metadata=dra.posix_metadata, on_conflict=dra.on_conflict,
+        imported_file_chunk_size_mib=dra.imported_file_chunk_size_mib, posix_metadata=dra.posix_metadata,
+        on_conflict=dra.on_conflict,
         uid=dra.uid, gid=dra.gid, file_mode=dra.file_mode, dir_mode=dra.dir_mode,
     )  # fmt: skip
 
@@ -250,17 +250,3 @@ def _mount_options(config: Config) -> set[str]:
     if config.read_only:
         options.add("ro")
     return options
-
-
-def _tune_kernel(mount_point: str) -> None:
-    """Larger readahead and more background requests; where we may not, the mount works all the same, only slower."""
-    device = os.stat(mount_point).st_dev
-    settings = {
-        Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"): _READAHEAD_KIB,
-        Path(f"/sys/fs/fuse/connections/{os.minor(device)}/max_background"): _MAX_BACKGROUND,
-    }
-    for path, value in settings.items():
-        try:
-            path.write_text(str(value))
-        except OSError as exc:
-            log.info("kernel setting left as it is path=%s reason=%s", path, exc.strerror)

@@ -14,10 +14,11 @@ file without a record (left by a crash between the two) is garbage, to be found 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -220,6 +221,16 @@ class ChunkStore:
         """(ino, content version, chunk index, path) of every chunk file, in no order. Slow: for fsck. Raises: StorageError."""
         for key, entry in self._layout.entries():
             yield *key, entry.path
+
+    async def chunk_batches(self, size: int) -> AsyncIterator[list[tuple[Ino, ContentVersion]]]:
+        """(ino, content version) of every chunk file, a batch at a time, looked up in a thread. Raises: StorageError."""
+        files = self.iter_chunks()
+        while True:
+            batch = await self._in_thread(lambda: [(ino, version) for ino, version, _, _ in islice(files, size)])
+            if batch:
+                yield batch
+            if len(batch) < size:
+                return
 
     # --- inside --------------------------------------------------------------------------------------------------------
 

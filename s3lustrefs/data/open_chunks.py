@@ -87,12 +87,16 @@ class OpenChunks:
 
     def find_or_create(self, key: ChunkKey) -> OpenChunk:
         """The same, with an empty file created where there is none. Raises: OutOfSpace, ReadOnlyStorage, StorageError."""
-        chunk = self.find(key)
-        if chunk is None:
-            path = self._layout.path(key)
-            with storage_errors("create", path):
-                chunk = self._insert(key, path, _open(path, os.O_CREAT))
-            self._on_create(key)
+        if key in self._open:
+            return self.find(key) or self.find_or_create(key)
+        path = self._layout.path(key)
+        with storage_errors("create", path):
+            try:
+                # New files are the common case, and a look before would double their cost.
+                chunk = self._insert(key, path, _open(path, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return self._insert(key, path, _open(path, 0))
+        self._on_create(key)
         return chunk
 
     def peek(self, key: ChunkKey) -> OpenChunk | None:

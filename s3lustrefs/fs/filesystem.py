@@ -173,7 +173,7 @@ class FileSystem:
         await self._bury(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
-        """Moving a directory while its association is being imported waits for the import: what was not listed yet must move too."""
+        """A directory moves only once its association is wholly imported: what was not listed yet must move too."""
         self._check_writable()
         inode = await self._engine.lookup(parent, name)
         location = await self._importing(inode.ino) if inode.is_dir else None

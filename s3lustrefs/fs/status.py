@@ -126,7 +126,8 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         )
     else:
         wait = "waits for the last writer to close it" if export["state"] == "open" else "due for export"
-        yield f"{wait} since {export['age_seconds']:.0f} s ({', '.join(export['changes']).lower()}), {export['attempts']} failed attempts"
+        changes = ", ".join(export["changes"]).lower()
+        yield f"{wait} since {export['age_seconds']:.0f} s ({changes}), {export['attempts']} failed attempts"
     if status["last_error"]:
         yield f"last error: {status['last_error']}"
     if status["remedy"]:

@@ -7,6 +7,7 @@ enforces them, and without a type where only the headers can tell.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -123,8 +124,9 @@ class Operations(pyfuse3.Operations):
         return await self._fs.io.write(FileHandleId(fh), off, buf)
 
     async def flush(self, fh: int) -> None:
-        # Bytes and records are written as they come; close has nothing left that could fail.
-        return
+        # Bytes and records are written as they come, so close has nothing left that could fail: ENOSYS tells the kernel to
+        # write back mapped pages and leave this request out from now on. Source: linux fs/fuse/file.c, fuse_flush.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._fs.io.fsync(FileHandleId(fh))

@@ -43,8 +43,8 @@ def keep_both(
     records.put_inode(
         txn,
         Inode(
-            fresh, stat.S_IFREG | association.file_mode, association.uid, association.gid, 1, seen.size, seen.mtime_ns, seen.mtime_ns,
-            now_ns, parent=parent, name=name, hsm=Hsm.EXISTS | Hsm.ARCHIVED,
+            fresh, stat.S_IFREG | association.file_mode, association.uid, association.gid, 1, seen.size,
+            seen.mtime_ns, seen.mtime_ns, now_ns, parent=parent, name=name, hsm=Hsm.EXISTS | Hsm.ARCHIVED,
             flags=flags | (InodeFlag.PARTIAL if seen.size else InodeFlag.NONE), content_version=ContentVersion(1),
             chunk_bytes=association.chunk_bytes, source_assoc=seen.assoc, source_key=seen.key,
         ),

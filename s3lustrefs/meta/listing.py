@@ -135,7 +135,7 @@ class ListingApplier:
                 self.applied.changed.append(ino)
 
     def directory(self, path: bytes) -> Ino | None:
-        """The directory at a path relative to the prefix, made with its parents where missing; None: a changed file is in the way."""
+        """The directory at a relative path, made with its parents where missing; None: a changed file is in the way."""
         ino = Ino(self._association.root_ino)
         if not path:
             return ino

@@ -306,7 +306,10 @@ class LmdbEngine:
         skipped: Iterable[tuple[bytes, str]] = (),
         directories: Iterable[bytes] = (),
     ) -> Applied:
-        """One batch of a listing, as prepared by `listing.preparer`. `directories` are relative paths known only by what is below them."""
+        """One batch of a listing, as prepared by `listing.preparer`.
+
+        `directories` are relative paths known only by what is below them.
+        """
         with self._store.begin() as txn:
             applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use)
             for path in directories:

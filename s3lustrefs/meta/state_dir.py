@@ -34,11 +34,8 @@ class StateDir:
         deadline = time.monotonic() + self._patience_seconds
         while not self._try_lock():
             holder = os.pread(self._fd, 20, 0).decode().strip()
-            if (
-                not holder.startswith("-")
-                and time.monotonic() > deadline - self._patience_seconds + 1.0
-                or time.monotonic() > deadline
-            ):
+            patience = 0.0 if holder.startswith("-") else self._patience_seconds - 1.0
+            if time.monotonic() > deadline - patience:
                 os.close(self._fd)
                 raise errors.StateDirError(
                     f"state directory {self.path} is in use by another daemon (process {holder.lstrip('-') or 'unknown'}): "

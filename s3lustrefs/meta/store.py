@@ -58,7 +58,7 @@ class Overlay:
             found = groups[prefix] = {}
         return found
 
-    def find(self, table: Table, key: bytes) -> bytes | None | object:
+    def find(self, table: Table, key: bytes) -> bytes | object | None:
         """The value, None when deleted here, or _MISSING."""
         group = self.groups[table].get(key[:8] if table in GROUPED else b"")
         return _MISSING if group is None else group.get(key, _MISSING)

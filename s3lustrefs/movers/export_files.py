@@ -113,7 +113,7 @@ class FileExport:
         store = self._repositories.of(target.association.assoc_id)
         if inode.is_dir or inode.is_symlink:
             await self._put_small(store, inode, target)
-        elif inode.hsm & Hsm.DIRTY or view.source is None or record.change & Change.CONTENT and target.known is None:
+        elif inode.hsm & Hsm.DIRTY or view.source is None or (record.change & Change.CONTENT and target.known is None):
             await self._put_content(store, inode, target, record)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
             if record.change & (Change.METADATA | Change.CONTENT):

@@ -15,6 +15,8 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -49,6 +51,14 @@ class Fetch:
 
     done: trio.Event = field(default_factory=trio.Event)
     error: errors.S3LustreError | None = None
+
+
+class Job(NamedTuple):
+    """A fetch to run: blocks `[first, stop)`."""
+
+    fetch: Fetch
+    first: int
+    stop: int
 
 
 @dataclass(slots=True)
@@ -173,14 +183,20 @@ class Hydrator:
         if inode.is_complete or start >= end:
             return
         content = await self.content(inode)
-        wanted = self._start_missing(inode, content, start, end, demand=True)
+        wanted, jobs = self._claim_missing(content, start, end)
+        mine = jobs.pop() if len(jobs) == 1 else None
+        self._spawn(inode, content, jobs, demand=True)
         if window is not None:
             ahead = window.advance(start, end)
             if ahead:
-                limit = min(inode.size, end + ahead * BLOCK_BYTES)
-                self._start_missing(inode, content, end, limit, demand=False)
-        if not wanted:
-            return
+                _, jobs = self._claim_missing(content, end, min(inode.size, end + ahead * BLOCK_BYTES))
+                self._spawn(inode, content, jobs, demand=False)
+        if mine is not None:
+            # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
+            await self._fetch(inode, content, mine, demand=True)
+        await self._wait(wanted)
+
+    async def _wait(self, wanted: list[Fetch]) -> None:
         self._waiting += 1
         try:
             for fetch in wanted:
@@ -190,32 +206,38 @@ class Hydrator:
         finally:
             self._waiting -= 1
 
-    def _start_missing(self, inode: Inode, content: Content, start: int, end: int, *, demand: bool) -> list[Fetch]:
-        """Start a fetch for every missing block of `[start, end)` that nobody fetches yet; the fetches to wait for."""
-        found: list[Fetch] = []
-        if self._nursery is None:
-            raise errors.RepositoryUnavailable("the file system is shutting down")
-        for first, limit in content.residency.missing(start, end):
-            block = first
+    def _claim_missing(self, content: Content, start: int, end: int) -> tuple[list[Fetch], list[Job]]:
+        """Claim every missing block of `[start, end)` that nobody fetches yet: all fetches to wait for, and those to start now."""
+        wanted: list[Fetch] = []
+        jobs: list[Job] = []
+        for block, limit in content.residency.missing(start, end):
             while block < limit:
                 running = content.fetching.get(block)
                 if running is not None:
-                    if running not in found:
-                        found.append(running)
+                    if running not in wanted:
+                        wanted.append(running)
                     block += 1
                     continue
                 stop = block + 1
                 while stop < limit and stop - block < _RANGE_BLOCKS and stop not in content.fetching:
                     stop += 1
-                fetch = Fetch()
-                for b in range(block, stop):
-                    content.fetching[b] = fetch
-                self._nursery.start_soon(self._fetch, inode, content, fetch, block, stop, demand, name=f"fetch {inode.ino}")
-                found.append(fetch)
+                job = Job(Fetch(), block, stop)
+                for claimed in range(block, stop):
+                    content.fetching[claimed] = job.fetch
+                jobs.append(job)
+                wanted.append(job.fetch)
                 block = stop
-        return found
+        return wanted, jobs
 
-    async def _fetch(self, inode: Inode, content: Content, fetch: Fetch, first: int, stop: int, demand: bool) -> None:
+    def _spawn(self, inode: Inode, content: Content, jobs: list[Job], *, demand: bool) -> None:
+        """Start claimed fetches; without an await since they were claimed, so that none is claimed and never run."""
+        if self._nursery is None:
+            raise errors.RepositoryUnavailable("the file system is shutting down")
+        for job in jobs:
+            self._nursery.start_soon(partial(self._fetch, demand=demand), inode, content, job)
+
+    async def _fetch(self, inode: Inode, content: Content, job: Job, *, demand: bool) -> None:
+        fetch, first, stop = job
         try:
             with trio.move_on_after(self._patience_seconds) as patience:
                 async with self._slots.hold(demand=demand):
@@ -232,7 +254,7 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
         finally:
-            if fetch.error is None and not content.residency.missing(first * BLOCK_BYTES, first * BLOCK_BYTES + 1) == []:
+            if fetch.error is None and content.residency.missing(first * BLOCK_BYTES, first * BLOCK_BYTES + 1):
                 fetch.error = errors.RepositoryUnavailable("the file system is shutting down")
             for block in range(first, stop):
                 content.fetching.pop(block, None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from itertools import islice
 
 import trio
 
@@ -54,17 +52,13 @@ async def _cut_tails(engine: MetadataEngine, chunks: ChunkStore) -> int:
 
 async def collect_garbage(engine: MetadataEngine, chunks: ChunkStore) -> None:
     """Remove chunk files that no inode speaks of. Safe while serving: inode numbers and content versions only grow."""
-    files: Iterator[tuple[Ino, ContentVersion, int, str]] = chunks.iter_chunks()
     removed = 0
-    while True:
-        batch = await trio.to_thread.run_sync(lambda: list(islice(files, _BATCH)))
-        for ino, version, _, _ in batch:
+    async for batch in chunks.chunk_batches(_BATCH):
+        for ino, version in batch:
             if await _is_garbage(engine, ino, version):
                 await chunks.delete(ino, version, 1, None)
                 removed += 1
         await trio.lowlevel.checkpoint()
-        if len(batch) < _BATCH:
-            break
     if removed:
         log.info("recovery removed chunk files without an inode count=%d", removed)
 

@@ -240,7 +240,7 @@ async def test_every_chunk_file_is_listed_and_foreign_files_are_not(store: Chunk
 @pytest.mark.parametrize("size", [100 << 10, 2 * MIB])
 async def test_a_full_disk_is_out_of_space_and_names_the_file(small_disk: Path, size: int) -> None:
     store = open_store(small_disk)
-    with pytest.raises(errors.OutOfSpace, match=rf"{small_disk}/chunks/34/1234\.1\.0.*No space left"):
+    with pytest.raises(errors.OutOfSpace, match=rf"{small_disk}/chunks/01/1234\.1\.0.*No space left"):
         for number in range(20 * MIB // size):
             await store.write(INO, V1, 1 << 30, number * size, b"x" * size)
     assert await store.read(INO, V1, 1 << 30, 0, 4096) == b"x" * 4096

@@ -83,6 +83,7 @@ class Importer:
         self._started = 0.0
         self._seconds = 0.0
         self._error = ""
+        self._done = trio.Event()
         self.is_done = association.import_state == "DONE"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -138,6 +139,7 @@ class Importer:
         self._error = ""
         await self._engine.update_association(replace(self._association(), import_state="DONE"))
         self.is_done = True
+        self._done.set()
         for request in self._asking.values():
             request.done.set()
         self._listed.clear()
@@ -193,8 +195,7 @@ class Importer:
     async def wait_done(self, seconds: float) -> None:
         """Raises: RepositoryUnavailable when the import is not complete by then."""
         with trio.move_on_after(seconds):
-            while not self.is_done:
-                await trio.sleep(0.1)
+            await self._done.wait()
         if not self.is_done:
             raise errors.RepositoryUnavailable("the import of this association is still running; try again when it is complete")
 

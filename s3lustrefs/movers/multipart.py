@@ -72,18 +72,19 @@ class Multipart:
             failpoint("multipart.completed")
             completed = True
         finally:
-            if not completed:
-                await self._abort(store, key, upload_id)
-            await self._engine.note_upload(record, "", b"")
+            if completed or await self._abort(store, key, upload_id):
+                await self._engine.note_upload(record, "", b"")
         return written
 
-    async def _abort(self, store: ObjectStore, key: bytes, upload_id: str) -> None:
-        """Best effort within a bound, also while being cancelled; what remains is noted in the journal only until the next attempt."""
+    async def _abort(self, store: ObjectStore, key: bytes, upload_id: str) -> bool:
+        """Bounded, also while being cancelled. False: it is still there; the next attempt aborts it by the journal's note."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ABORT_SECONDS):
             try:
                 await store.abort_upload(key, upload_id)
+                return True
             except errors.RepositoryError as exc:
                 log.warning("multipart upload left behind key=%r upload_id=%s error=%s", key, upload_id, exc)
+        return False
 
     async def _slice(self, inode: Inode, start: int, end: int) -> FileSlice | bytes:
         slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, start, end)

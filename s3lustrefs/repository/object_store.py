@@ -40,7 +40,7 @@ class ObjectHead:
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """Bytes of a local file: `[offset, offset + length)` of the file at `path`. Bytes past its end read as zeros (a sparse tail)."""
+    """Bytes `[offset, offset + length)` of the file at `path`. Bytes past its end read as zeros (a sparse tail)."""
 
     path: str
     offset: int

@@ -115,6 +115,8 @@ def set_size(
         inode.flags &= ~InodeFlag.PARTIAL
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
     mark(txn, locations, inode, Change.CONTENT, now_ns, state=state)
+    if state is JournalState.DUE:
+        journal.make_due(txn, ino, now_ns)  # no handle will close and do it
     inode.mtime_ns = inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
     return inode

@@ -13,7 +13,7 @@ from s3lustrefs.repository import replies
 from s3lustrefs.repository.address import bucket_address
 from s3lustrefs.repository.bodies import SliceReader, storage_error
 from s3lustrefs.repository.credentials import Credentials, resolve_region
-from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Request, ResponseSink, TransferFailed, WrongRange
+from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Refused, Request, ResponseSink, TransferFailed
 from s3lustrefs.repository.object_store import FileSlice
 from s3lustrefs.repository.replies import Response
 
@@ -95,7 +95,7 @@ class BucketClient:
                 if operation == "GetObject" or replies.xml_root(response.body) != "Error":
                     return response
                 failure = TransferFailed("the answer is an error", response)
-            except WrongRange as error:
+            except Refused as error:
                 raise errors.RepositoryRejected(f"{self.where(key)}: {operation}: {error.reason}", bucket=self._bucket) from error
             except TransferFailed as error:
                 failure = error

@@ -96,8 +96,8 @@ class TransferFailed(Exception):
         self.response = response
 
 
-class WrongRange(TransferFailed):
-    """The answer holds other bytes than the Range asked for; found by the CRT before any sink sees it."""
+class Refused(TransferFailed):
+    """The CRT itself refused the request, or an answer that holds other bytes than the Range asked for. Trying again is no use."""
 
 
 class Stalled(TransferFailed):
@@ -218,13 +218,14 @@ class CrtClient:
         return exchange
 
 
-_WRONG_RANGE = frozenset(
-    {
-        "AWS_ERROR_DEST_COPY_TOO_SMALL",
-        "AWS_ERROR_S3_INVALID_CONTENT_RANGE_HEADER",
-        "AWS_ERROR_S3_MISSING_CONTENT_RANGE_HEADER",
-    }
-)
+_OTHER_RANGE = "the endpoint ignores Range, or answers another one"
+_REFUSED = {
+    "AWS_ERROR_DEST_COPY_TOO_SMALL": _OTHER_RANGE,
+    "AWS_ERROR_S3_INVALID_CONTENT_RANGE_HEADER": _OTHER_RANGE,
+    "AWS_ERROR_S3_MISSING_CONTENT_RANGE_HEADER": _OTHER_RANGE,
+    "AWS_ERROR_HTTP_INVALID_HEADER_VALUE": "a header to be sent has a value that HTTP does not allow",
+    "AWS_ERROR_HTTP_INVALID_HEADER_NAME": "a header to be sent has a name that HTTP does not allow",
+}
 
 
 def _translated(error: BaseException) -> BaseException:
@@ -233,8 +234,8 @@ def _translated(error: BaseException) -> BaseException:
         headers = {name.lower(): value for name, value in error.headers or []}
         return TransferFailed(str(error.name), Response(error.status_code or 0, headers, error.body or b""))
     name = getattr(error, "name", "")
-    if name in _WRONG_RANGE:
-        return WrongRange("the endpoint ignores Range, or answers another one", NO_RESPONSE)
+    if name in _REFUSED:
+        return Refused(_REFUSED[name], NO_RESPONSE)
     if name.startswith("AWS_"):
         return TransferFailed(f"{name}: {getattr(error, 'message', '')}", NO_RESPONSE)
     return error

@@ -140,6 +140,15 @@ async def test_headers_written_come_back_in_head(store: S3Store) -> None:
     assert not head.archived
 
 
+async def test_metadata_of_others_is_kept_as_it_is(store: S3Store) -> None:
+    metadata = {"n": "ü日", "empty": "", "two": "a  b", "encoded": "=?UTF-8?B?w7w=?="}
+    await store.put(b"k", b"1", PutHeaders(metadata), None)
+    assert dict((await store.head(b"k")).metadata) == metadata
+    with pytest.raises(errors.RepositoryRejected, match="HTTP does not allow"):
+        await store.put(b"k", b"2", PutHeaders({"n": "x\r\nx-amz-meta-forged: 1"}), None)
+    assert dict((await store.head(b"k")).metadata) == metadata
+
+
 async def test_tags_are_written_and_kept_by_a_copy(store: S3Store) -> None:
     tags = [("project", "a=b c+d"), ("stage", "x/y")]
     version = await store.put(b"k", b"1", PutHeaders(tags=tags), None)

@@ -10,7 +10,7 @@ from awscrt import auth
 
 from s3lustrefs import errors
 from s3lustrefs.repository.bodies import RangeSink
-from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer, Request, WrongRange
+from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer, Refused, Request
 from s3lustrefs.repository.object_store import ObjectVersion
 
 Serve = Callable[[bytes], Awaitable[str]]
@@ -54,13 +54,13 @@ async def test_a_200_with_content_range_is_as_good_as_a_206(serve: Serve) -> Non
 async def test_a_whole_object_instead_of_a_range_is_refused(serve: Serve) -> None:
     host = await serve(b'HTTP/1.1 200 OK\r\nETag: "tag"\r\nContent-Length: 10\r\n\r\n0123456789')
     for start, end in ((2, 5), (0, 10)):
-        with pytest.raises(WrongRange):
+        with pytest.raises(Refused):
             await fetch(host, start, end, 10)
 
 
 async def test_another_range_than_asked_for_is_refused(serve: Serve) -> None:
     host = await serve(b'HTTP/1.1 206 OK\r\nETag: "tag"\r\nContent-Range: bytes 3-5/10\r\nContent-Length: 3\r\n\r\nabc')
-    with pytest.raises(WrongRange):
+    with pytest.raises(Refused):
         await fetch(host, 2, 5, 10)
 
 

@@ -102,12 +102,12 @@ def error_of(
 ) -> errors.RepositoryError:
     """The exception for an answer that is no success. A status of 0 means that no answer came, and `reason` says why.
 
-    `meaning` overrides the general table for this request, by error code or by status.
+    `meaning` overrides the general table for this request, by error code or, for answers without one, by status.
     """
     fields = xml_fields(response.body)
     code = fields.get("Code", "")
     special = meaning or {}
-    kind = special.get(code) or special.get(str(response.status)) or _kind(response.status, code)
+    kind = special.get(code or str(response.status)) or _kind(response.status, code)
     detail = redacted(_reason(response, fields, reason), secrets)[:_MAX_REASON]
     name = key.decode("utf-8", "backslashreplace")
     return kind(f"s3://{bucket}/{name}: {operation}: {detail}", bucket=bucket, key=name)

@@ -46,6 +46,7 @@ _CONTENT_HEADERS = ("content-type", "cache-control", "content-disposition", "con
 _ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _META = "x-amz-meta-"
 
+_SHORTER_MEANS_CHANGED: Meaning = {"InvalidRange": errors.ObjectChanged, "416": errors.ObjectChanged}
 _GONE_MEANS_CHANGED: Meaning = {"NoSuchKey": errors.ObjectChanged, "404": errors.ObjectChanged}
 
 
@@ -109,7 +110,7 @@ class S3Store:
             headers=headers,
             length=end - start,
             sink=sink,
-            meaning={"416": errors.ObjectChanged},
+            meaning=_SHORTER_MEANS_CHANGED,
         )
         sink.finish()
 

@@ -372,8 +372,9 @@ async def test_completing_with_wrong_parts_is_rejected(store: S3Store) -> None:
 
 async def test_a_missing_bucket_is_named(s3_server: S3Server) -> None:
     store = make_store(s3_server, "no-such-bucket-here")
-    with pytest.raises(errors.BucketNotFound, match="no-such-bucket-here"):
-        await store.put(b"k", b"x", NOTHING, None)
+    for condition in (None, ABSENT, Condition("0" * 32)):
+        with pytest.raises(errors.BucketNotFound, match="no-such-bucket-here"):
+            await store.put(b"k", b"x", NOTHING, condition)
 
 
 @pytest.mark.rgw
@@ -470,11 +471,14 @@ async def test_an_error_inside_a_200_is_an_error(faulty: S3Store, proxy: FaultPr
         await faulty.copy(b"k2", faulty.bucket, b"k", version, NOTHING, None)
 
 
-async def test_a_lost_answer_to_complete_is_found_out(faulty: S3Store, proxy: FaultProxy, client: Any) -> None:
+@pytest.mark.parametrize("condition", [None, ABSENT])
+async def test_a_lost_answer_to_complete_is_found_out(
+    faulty: S3Store, proxy: FaultProxy, client: Any, condition: Condition | None
+) -> None:
     upload_id = await faulty.create_upload(b"k", NOTHING)
     part = await faulty.upload_part(b"k", upload_id, 1, b"once")
     proxy.add("lost-reply", method="POST", path="uploadId")
-    version = await faulty.complete_upload(b"k", upload_id, [part], None)
+    version = await faulty.complete_upload(b"k", upload_id, [part], condition)
     assert (await faulty.head(b"k")).version == version
     assert body_of(client, faulty.bucket, b"k") == b"once"
 

@@ -61,6 +61,7 @@ def test_answers_and_their_meaning(status: int, body: bytes, kind: type[errors.R
 def test_a_request_can_mean_something_else_by_a_code_or_a_status() -> None:
     assert type(meant(416, b"", meaning={"416": errors.ObjectChanged})) is errors.ObjectChanged
     assert type(meant(404, xml("NoSuchKey"), meaning={"NoSuchKey": errors.ObjectChanged})) is errors.ObjectChanged
+    assert type(meant(404, xml("NoSuchBucket"), meaning={"404": errors.ObjectChanged})) is errors.BucketNotFound
 
 
 def test_a_wrong_region_names_the_right_one() -> None:

@@ -113,7 +113,8 @@ def postpone(
 
 
 def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
-    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile.
+    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile;
+    otherwise the object holds an older state of the file, which stays dirty.
 
     The file may have lost this name while its upload ran: then the new object is noted as lost at once.
     """
@@ -138,8 +139,7 @@ def _settle_source(txn: Txn, inode: Inode, exported: ObjectRecord, *, content: b
     if content or not old_source_ok or not inode.is_complete:
         inode.source_assoc, inode.source_key = exported.assoc, exported.key
     inode.hsm |= Hsm.EXISTS | Hsm.ARCHIVED
-    if content:
-        inode.hsm &= ~Hsm.DIRTY
+    inode.hsm = inode.hsm & ~Hsm.DIRTY if content else inode.hsm | Hsm.DIRTY
     records.put_inode(txn, inode)
 
 

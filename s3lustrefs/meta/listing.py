@@ -8,7 +8,7 @@ with local changes is left alone: its export will find the difference by its con
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from s3lustrefs.meta import attributes, records, schema
@@ -92,38 +92,48 @@ class ListingApplier:
         self._in_use = in_use
         self.applied = Applied()
 
-    def group(self, directory: bytes, entries: Iterable[PreparedEntry]) -> None:
-        """Files of one directory."""
+    def group(self, directory: bytes, entries: Sequence[PreparedEntry]) -> None:
+        """Files of one directory. A name that a server listed twice counts once."""
+        if not entries:
+            return
+        if len({entry[0] for entry in entries}) < len(entries):
+            entries = list({entry[0]: entry for entry in entries}.values())
         parent = self.directory(directory)
         if parent is None:
             for name, _, _ in entries:
                 self.skip(directory + b"/" + name, FILE_IN_THE_WAY)
             return
-        txn = self._txn
-        get, put = txn.get, txn.put
         parent_key = schema.pack_u64(parent)
         base = self._prefix + (directory + b"/" if directory else b"")
-        new = 0
-        for name, inode_tail, object_tail in entries:
-            dentry = parent_key + name
-            object_key = base + name
-            if len(object_key) > schema.LONGEST_TABLE_KEY:
-                object_key = schema.object_key(self._association.assoc_id, object_key[2:])
-            taken = get(Table.DENTRIES, dentry)
-            known = get(Table.OBJECTS, object_key)
-            if taken is None and (known is None or not _same_version(known, object_tail)):
-                ino_key = schema.pack_u64(self._allocate())
-                put(Table.INODES, ino_key, parent_key + inode_tail)
-                put(Table.DENTRIES, dentry, ino_key)
-                put(Table.OBJECTS, object_key, ino_key + object_tail)
-                new += 1
-            elif known is None or not _same_version(known, object_tail):
-                self._observe_changed(taken, object_key, object_tail, directory, name)
-        self.applied.new += new
+        dentries = [parent_key + entry[0] for entry in entries]
+        objects = [self._object_key(base + entry[0]) for entry in entries]
+        taken = self._txn.get_many(Table.DENTRIES, dentries)
+        known = self._txn.get_many(Table.OBJECTS, objects)
+        fresh = []
+        for dentry, object_key, entry in zip(dentries, objects, entries, strict=True):
+            seen = known.get(object_key)
+            if seen is not None and _same_version(seen, entry[2]):
+                continue
+            if dentry in taken:
+                self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
+            else:
+                fresh.append((dentry, object_key, schema.pack_u64(self._allocate()), entry))
+        self._insert(parent_key, fresh)
 
-    def _observe_changed(self, taken: bytes | None, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> None:
-        if taken is None:
-            return
+    def _object_key(self, plain: bytes) -> bytes:
+        if len(plain) <= schema.LONGEST_TABLE_KEY:
+            return plain
+        return schema.object_key(self._association.assoc_id, plain[2:])
+
+    def _insert(self, parent_key: bytes, fresh: list[tuple[bytes, bytes, bytes, PreparedEntry]]) -> None:
+        """New files of one directory: (dentry key, object key, ino key, entry)."""
+        if fresh:
+            self._txn.put_many(Table.INODES, [(ino, parent_key + entry[1]) for _, _, ino, entry in fresh])
+            self._txn.put_many(Table.DENTRIES, [(dentry, ino) for dentry, _, ino, _ in fresh])
+            self._txn.put_many(Table.OBJECTS, [(key, ino + entry[2]) for _, key, ino, entry in fresh])
+            self.applied.new += len(fresh)
+
+    def _observe_changed(self, taken: bytes, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> None:
         ino = schema.decode_u64(taken)
         inode = records.find_inode(self._txn, ino)
         if inode is not None and inode.is_dir:

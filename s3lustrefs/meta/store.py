@@ -26,6 +26,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
+from s3lustrefs.meta.mapping import Mapping
 from s3lustrefs.meta.schema import GROUPED, SUPER_BOOT_ID, SUPER_LOG_FIRST, Table
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _MAP_BYTES = 1 << 40
 """Address space only: the file grows as it is written."""
 _CHECKPOINT_LOG_BYTES = 16 << 20
 _CHECKPOINT_SECONDS = 5.0
+_COMMIT_SLICE = 1000
 _MISSING = object()
 
 Group = dict[bytes, bytes | None]
@@ -97,6 +99,18 @@ class Txn:
 
     def delete(self, table: Table, key: bytes) -> None:
         self._change(table, key, None)
+
+    def get_many(self, table: Table, keys: list[bytes]) -> dict[bytes, bytes]:
+        """Those of the keys that exist; in a GROUPED table they share their first 8 bytes."""
+        return self._store.get_many(table, keys)
+
+    def put_many(self, table: Table, items: list[tuple[bytes, bytes]]) -> None:
+        """The same as many `put`s at a third of their cost; in a GROUPED table the keys share their first 8 bytes."""
+        group = self._store.active.group(table, items[0][0])
+        find = group.get
+        self._undo += [(group, key, find(key, _MISSING)) for key, _ in items]
+        group.update(items)
+        self._changes += [(table, key, value) for key, value in items]
 
     def _change(self, table: Table, key: bytes, value: bytes | None) -> None:
         group = self._store.active.group(table, key)
@@ -163,6 +177,7 @@ class Store:
                 self._tables = [self._env.open_db(t.name.lower().encode(), txn=txn) for t in Table]
         except (lmdb.Error, OSError) as exc:
             raise errors.StateDirError(f"cannot open the inode table in {directory}: {exc}") from exc
+        self._mapping = Mapping(directory / "data.mdb")
         self._read = self._env.begin()
         self._recover()
 
@@ -192,6 +207,19 @@ class Store:
             if value is _MISSING:
                 return self._read.get(key, db=self._tables[table])
         return value  # type: ignore[return-value]
+
+    def get_many(self, table: Table, keys: list[bytes]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        prefix = keys[0][:8] if table in GROUPED else b""
+        for overlay in (self.active, self._frozen):
+            group = overlay.groups[table].get(prefix)
+            if group:
+                hits = {key: group[key] for key in keys if key in group}
+                if hits:
+                    found.update((key, value) for key, value in hits.items() if value is not None)
+                    keys = [key for key in keys if key not in hits]
+        found.update(self._read.cursor(db=self._tables[table]).getmulti(keys))
+        return found
 
     def scan(self, table: Table, prefix: bytes, *, after: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
         """Records whose keys begin with `prefix` and are > `after`, in key order, at most `limit` (0: all)."""
@@ -286,6 +314,7 @@ class Store:
             with trio.move_on_after(_CHECKPOINT_SECONDS):
                 await self._wake.wait()
             self._wake = trio.Event()
+            self._mapping.trim()
             if not self.active and not self._frozen:
                 continue
             try:
@@ -333,15 +362,8 @@ class Store:
         try:
             with self._env.begin(write=True) as txn:
                 for table in Table:
-                    merged: Group = {}
-                    for group in overlay.groups[table].values():
-                        merged.update(group)
-                    puts = [(k, v) for k, v in sorted(merged.items()) if v is not None]
-                    cursor = txn.cursor(db=self._tables[table])
-                    cursor.putmulti(puts)
-                    for key, value in merged.items():
-                        if value is None:
-                            txn.delete(key, db=self._tables[table])
+                    for prefix in sorted(overlay.groups[table]):
+                        self._commit_group(txn, table, overlay.groups[table][prefix])
                 txn.put(SUPER_LOG_FIRST, str(log_first).encode(), db=self._tables[Table.SUPER])
                 failpoint("checkpoint.commit.before")
         except lmdb.Error as exc:
@@ -351,10 +373,22 @@ class Store:
             if number < log_first:
                 path.unlink()
 
+    def _commit_group(self, txn: lmdb.Transaction, table: Table, group: Group) -> None:
+        """In slices: sorting and building lists hold the GIL, and every request with it."""
+        cursor = txn.cursor(db=self._tables[table])
+        keys = sorted(group)
+        for at in range(0, len(keys), _COMMIT_SLICE):
+            part = [(key, group[key]) for key in keys[at : at + _COMMIT_SLICE]]
+            cursor.putmulti([(key, value) for key, value in part if value is not None])
+            for key, value in part:
+                if value is None:
+                    txn.delete(key, db=self._tables[table])
+
     def _after_commit(self) -> None:
         self._read.abort()
         self._read = self._env.begin()
         self._frozen = Overlay()
+        self._mapping.trim()
         self._room.set()
 
     async def close(self) -> None:

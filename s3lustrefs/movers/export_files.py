@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import mimetypes
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 MULTIPART_BYTES = 16 << 20
 """Larger files go up in parts of this size."""
 MAX_OBJECT_BYTES = 5 << 40
+_MOST_UNANSWERED, _MOST_UNANSWERED_KEYS = 64, 1000
 _DIRECTORY_TYPE = "application/x-directory"
 _DEFAULT_TYPE = "binary/octet-stream"
 _STANDARD = "STANDARD"
@@ -69,6 +73,8 @@ class FileExport:
         self._know_headers = know_headers
         self._on_conflict = on_conflict
         self._multipart = Multipart(engine, chunks)
+        self._unanswered: OrderedDict[tuple[AssocId, bytes], list[tuple[int, dict[str, str]]]] = OrderedDict()
+        """Size and POSIX headers of what requests may have written that ended without an answer."""
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -188,13 +194,14 @@ class FileExport:
         headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
-            if inode.size > MULTIPART_BYTES:
-                written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
-            else:
-                body = await self._body(inode)
-                failpoint("put.before")
-                written = await store.put(target.key, body, headers, condition)
-                failpoint("put.answered")
+            with self._noting_silence(inode, target):
+                if inode.size > MULTIPART_BYTES:
+                    written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
+                else:
+                    body = await self._body(inode)
+                    failpoint("put.before")
+                    written = await store.put(target.key, body, headers, condition)
+                    failpoint("put.answered")
         except errors.ObjectChanged:
             await self._resolve(store, inode, target, await store.head(target.key))
             return
@@ -220,7 +227,8 @@ class FileExport:
                 raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
             headers = _headers(inode, target, head)
             failpoint("copy.before")
-            written = await self._copy_object(store, target, origin.bucket, source, headers, record)
+            with self._noting_silence(inode, target):
+                written = await self._copy_object(store, target, origin.bucket, source, headers, record)
             failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source, record)
@@ -250,6 +258,9 @@ class FileExport:
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
                 await self._settle(inode, target, there.version, content=True)  # our own copy, before a crash or a lost reply
+            elif self._is_unanswered(target, there):
+                await self._settle(inode, target, there.version, content=True)
+                raise NotYet(0.0)
             else:
                 await self._conflict(inode, target, there)
         elif there is None and expected is not None:
@@ -277,10 +288,38 @@ class FileExport:
         failpoint("settle.after")
         self.exported_objects += 1
 
+    @contextmanager
+    def _noting_silence(self, inode: Inode, target: Target) -> Iterator[None]:
+        """Remember what a request would write if it ends without an answer: cancelled by a writer, or cut off.
+
+        It may have been carried out all the same, and the file may be another by the next attempt: without the note that
+        attempt would meet our own older object and take it for somebody else's.
+        """
+        sent = (inode.size, posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
+        try:
+            yield
+        except (trio.Cancelled, errors.RepositoryUnavailable):
+            notes = self._unanswered.setdefault((target.association.assoc_id, target.key), [])
+            notes.append(sent)
+            del notes[:-_MOST_UNANSWERED]
+            if len(self._unanswered) > _MOST_UNANSWERED_KEYS:
+                self._unanswered.popitem(last=False)
+            raise
+
+    def _is_unanswered(self, target: Target, head: ObjectHead) -> bool:
+        """Whether an object is what such a request wrote. The headers tell: times are in nanoseconds."""
+        for size, sent in self._unanswered.get((target.association.assoc_id, target.key), []):
+            if head.version.size == size and all(head.metadata.get(name) == value for name, value in sent.items()):
+                return True
+        return False
+
     async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
         """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
         if await self._is_our_content(inode, head):
             await self._settle(inode, target, head.version, content=True)
+        elif self._is_unanswered(target, head):
+            await self._settle(inode, target, head.version, content=False)
+            raise NotYet(0.0)
         else:
             await self._conflict(inode, target, head)
 

@@ -92,6 +92,8 @@ class Daemon:
             self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
             await self._chunks.measure_used()
             await recovery.recover(self._engine, self._chunks)
+            self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
+            self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
             self._build()
             await self._serve(ready)
@@ -141,16 +143,16 @@ class Daemon:
         target = ListingTarget(
             association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
         )
-        self._importers[association.assoc_id] = Importer(self._engine, association, target, credentials, self._invalidator.notify)
+        self._importers[association.assoc_id] = Importer(
+            self._engine, association, target, credentials, self._invalidator.notify, self._headers.expect
+        )
 
     # --- components --------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         engine, chunks, repositories = self._engine, self._chunks, self._repositories
         config = self._config
-        self._refresher = Refresher(engine, chunks, repositories, self._invalidator.notify)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify)
-        self._headers = HeaderFetcher(engine, repositories, self._refresher.refresh)
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(engine, repositories, files, DeleteExport(engine, self._hydrator, repositories))
         io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, noatime=config.noatime)

@@ -207,7 +207,7 @@ class MetadataEngine(Protocol):
     async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
-    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino | None]:
+    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
         """Inodes above `after` with unknown headers, from at most `limit` records, and where to go on, or None at the end."""
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:

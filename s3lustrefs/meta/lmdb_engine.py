@@ -342,14 +342,15 @@ class LmdbEngine:
         with self._store.begin() as txn:
             return attributes.apply_headers(txn, ino, etag, change, target)
 
-    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino | None]:
-        """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; and where to go on, or None."""
+    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
+        """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at;
+        and whether there are more."""
         found = []
         rows = self._store.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
         for key, raw in rows:
             if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN:
                 found.append(schema.decode_inode(schema.decode_u64(key), raw))
-        return found, schema.decode_u64(rows[-1][0]) if len(rows) == limit else None
+        return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         return listing.skipped(self._txn(), association)

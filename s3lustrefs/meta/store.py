@@ -12,10 +12,12 @@ half-way leaves LMDB at the previous one and the log segments in place.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +29,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.mapping import Mapping
+from s3lustrefs.meta.overlay import MISSING, Group, Overlay
 from s3lustrefs.meta.schema import GROUPED, SUPER_BOOT_ID, SUPER_LOG_FIRST, Table
 
 log = logging.getLogger(__name__)
@@ -36,43 +39,6 @@ _MAP_BYTES = 1 << 40
 _CHECKPOINT_LOG_BYTES = 16 << 20
 _CHECKPOINT_SECONDS = 5.0
 _COMMIT_SLICE = 1000
-_MISSING = object()
-
-Group = dict[bytes, bytes | None]
-
-
-class Overlay:
-    """Changes not yet in LMDB: per table, per group (first 8 key bytes in GROUPED tables), key -> value or None."""
-
-    __slots__ = ("groups",)
-
-    def __init__(self) -> None:
-        self.groups: list[dict[bytes, Group]] = [{} for _ in Table]
-
-    def __bool__(self) -> bool:
-        return any(self.groups)
-
-    def group(self, table: Table, key: bytes) -> Group:
-        groups = self.groups[table]
-        prefix = key[:8] if table in GROUPED else b""
-        found = groups.get(prefix)
-        if found is None:
-            found = groups[prefix] = {}
-        return found
-
-    def find(self, table: Table, key: bytes) -> bytes | object | None:
-        """The value, None when deleted here, or _MISSING."""
-        group = self.groups[table].get(key[:8] if table in GROUPED else b"")
-        return _MISSING if group is None else group.get(key, _MISSING)
-
-    def within(self, table: Table, start: bytes, prefix: bytes) -> list[tuple[bytes, bytes | None]]:
-        """Sorted changes of keys that begin with `prefix` and are >= `start`."""
-        group = self.groups[table].get(prefix[:8] if table in GROUPED else b"")
-        if not group:
-            return []
-        if table in GROUPED and len(prefix) == 8:
-            return sorted(i for i in group.items() if i[0] >= start)
-        return sorted(i for i in group.items() if i[0] >= start and i[0].startswith(prefix))
 
 
 class Txn:
@@ -108,13 +74,13 @@ class Txn:
         """The same as many `put`s at a third of their cost; in a GROUPED table the keys share their first 8 bytes."""
         group = self._store.active.group(table, items[0][0])
         find = group.get
-        self._undo += [(group, key, find(key, _MISSING)) for key, _ in items]
+        self._undo += [(group, key, find(key, MISSING)) for key, _ in items]
         group.update(items)
         self._changes += [(table, key, value) for key, value in items]
 
     def _change(self, table: Table, key: bytes, value: bytes | None) -> None:
         group = self._store.active.group(table, key)
-        self._undo.append((group, key, group.get(key, _MISSING)))
+        self._undo.append((group, key, group.get(key, MISSING)))
         group[key] = value
         self._changes.append((table, key, value))
 
@@ -133,8 +99,8 @@ class Txn:
 
     def _roll_back(self) -> None:
         for group, key, old in reversed(self._undo):
-            if old is _MISSING:
-                del group[key]
+            if old is MISSING:
+                group.take_back(key)
             else:
                 group[key] = old  # type: ignore[assignment]
 
@@ -202,9 +168,9 @@ class Store:
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         value = self.active.find(table, key)
-        if value is _MISSING:
+        if value is MISSING:
             value = self._frozen.find(table, key)
-            if value is _MISSING:
+            if value is MISSING:
                 return self._read.get(key, db=self._tables[table])
         return value  # type: ignore[return-value]
 
@@ -224,29 +190,27 @@ class Store:
     def scan(self, table: Table, prefix: bytes, *, after: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
         """Records whose keys begin with `prefix` and are > `after`, in key order, at most `limit` (0: all)."""
         start = max(prefix, after + b"\0") if after else prefix
+        changed = [g for o in (self.active, self._frozen) if (g := o.find_group(table, prefix))]
+        if not changed:
+            return list(islice(self._stored(table, start, prefix), limit or None))
         found: list[tuple[bytes, bytes]] = []
-        changed: Group = dict(self._frozen.within(table, start, prefix))
-        changed.update(self.active.within(table, start, prefix))
-        pending = iter(sorted(changed.items()))
-        change = next(pending, None)
-        for key, value in self._stored(table, start, prefix):
-            while change is not None and change[0] < key:
-                if change[1] is not None:
-                    found.append((change[0], change[1]))
-                change = next(pending, None)
-            if change is not None and change[0] == key:
-                if change[1] is not None:
-                    found.append((key, change[1]))
-                change = next(pending, None)
-            else:
-                found.append((key, value))
-            if limit and len(found) >= limit:
-                return found[:limit]
-        while change is not None:
-            if change[1] is not None:
-                found.append((change[0], change[1]))
-            change = next(pending, None)
-        return found[:limit] if limit else found
+        last = None
+        for key, _, value in heapq.merge(*self._layers(table, start, prefix, changed)):
+            if key != last:
+                last = key
+                if value is not None:
+                    found.append((key, value))
+                    if len(found) == limit:
+                        break
+        return found
+
+    def _layers(
+        self, table: Table, start: bytes, prefix: bytes, changed: list[Group]
+    ) -> Iterator[Iterator[tuple[bytes, int, bytes | None]]]:
+        """Newest first, each in key order; of equal keys the one of the lowest rank counts."""
+        for rank, group in enumerate(changed):
+            yield _ranked(rank, group.within(start, prefix))
+        yield _ranked(len(changed), self._stored(table, start, prefix))
 
     def _stored(self, table: Table, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._read.cursor(db=self._tables[table])
@@ -376,7 +340,7 @@ class Store:
     def _commit_group(self, txn: lmdb.Transaction, table: Table, group: Group) -> None:
         """In slices: sorting and building lists hold the GIL, and every request with it."""
         cursor = txn.cursor(db=self._tables[table])
-        keys = sorted(group)
+        keys = sorted(group)  # a list of its own: the group's is the trio thread's
         for at in range(0, len(keys), _COMMIT_SLICE):
             part = [(key, group[key]) for key in keys[at : at + _COMMIT_SLICE]]
             cursor.putmulti([(key, value) for key, value in part if value is not None])
@@ -401,6 +365,13 @@ class Store:
 
     def statistics(self) -> StoreStatistics:
         return StoreStatistics(self._segment.size, self._checkpoints, self._syncs)
+
+
+def _ranked(
+    rank: int, items: Iterator[tuple[bytes, bytes]] | Iterator[tuple[bytes, bytes | None]]
+) -> Iterator[tuple[bytes, int, bytes | None]]:
+    for key, value in items:
+        yield key, rank, value
 
 
 def _open_environment(directory: Path) -> lmdb.Environment:

@@ -18,8 +18,9 @@ import lmdb
 
 from s3lustrefs import errors
 from s3lustrefs.meta import redo_log
+from s3lustrefs.meta.overlay import Overlay
 from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
-from s3lustrefs.meta.store import Group, Overlay, Store, current_boot_id
+from s3lustrefs.meta.store import Store, current_boot_id
 
 
 class TableView:
@@ -82,8 +83,8 @@ class TableView:
                 yield key, value
 
 
-def _merged(overlays: Sequence[Overlay], table: Table) -> Group:
-    merged: Group = {}
+def _merged(overlays: Sequence[Overlay], table: Table) -> dict[bytes, bytes | None]:
+    merged: dict[bytes, bytes | None] = {}
     for overlay in overlays:
         for group in overlay.groups[table].values():
             merged.update(group)

@@ -124,7 +124,7 @@ class FileExport:
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
             if record.change & (Change.METADATA | Change.CONTENT):
                 await self._copy(store, inode, target, view.source, record)
-        elif target.known is None or target.known.ino != inode.ino or record.change & (Change.METADATA | Change.NAME):
+        else:  # another name of the file: what changed went up under the first one
             await self._copy(store, inode, target, view.source, record)
 
     # --- order among inodes --------------------------------------------------------------------------------------------------

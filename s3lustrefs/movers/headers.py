@@ -8,6 +8,7 @@ their body is the target.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _SLOTS = 48
 _BACKGROUND_SLOTS = 16
 _SCAN = 500
-_IDLE_SECONDS = 5.0
+_RETRY_SECONDS = 15.0
 _PATIENCE_SECONDS = 30.0
 
 
@@ -52,7 +53,7 @@ class HeaderFetcher:
         self._wake = trio.Event()
         self._failing = False
         self.pending = 0
-        """Headers still unknown as of the last full look at the table."""
+        """Known to be unknown and queued; more may be further on in the table."""
 
     async def known(self, inode: Inode) -> Inode:
         """The inode with its headers known. Raises: RepositoryError after a bounded time; StaleInode."""
@@ -69,33 +70,43 @@ class HeaderFetcher:
         self._soon.extend(i for i in inodes if i.flags & InodeFlag.HEADERS_UNKNOWN and i.ino not in self._fetching)
         self._wake.set()
 
+    def expect(self, inode: Inode | None = None) -> None:
+        """There is something to ask for: this inode, or (None) inodes with numbers not looked at yet."""
+        if inode is not None:
+            self._soon.append(inode)
+        self._wake.set()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Go through the table until no header is unknown, again and again while imports add more."""
+        """Go through the table once, in the order of inode numbers, and on whenever an import has added some.
+
+        What failed is tried again from the beginning after a pause. Ends by cancellation.
+        """
         task_status.started()
         limit = trio.Semaphore(_BACKGROUND_SLOTS)
+        after = NO_INO
         async with trio.open_nursery() as nursery:
             while True:
-                found = await self._pass(nursery, limit)
-                self.pending = found
-                if not found or self._failing:
-                    with trio.move_on_after(_IDLE_SECONDS):
-                        await self._wake.wait()
-                    self._wake = trio.Event()
-                    self._failing = False
+                after = await self._pass(nursery, limit, after)
+                with trio.move_on_after(_RETRY_SECONDS if self._failing else math.inf):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+                if self._failing:
+                    self._failing, after = False, NO_INO
 
-    async def _pass(self, nursery: trio.Nursery, limit: trio.Semaphore) -> int:
-        after: Ino | None = NO_INO
-        found = 0
-        while after is not None:
-            inodes, after = await self._engine.unknown_headers(after, _SCAN)
-            found += len(inodes)
+    async def _pass(self, nursery: trio.Nursery, limit: trio.Semaphore, after: Ino) -> Ino:
+        """Ask for every unknown inode above `after`; the highest number looked at."""
+        more = True
+        while more or self._soon:
+            inodes, reached, more = await self._engine.unknown_headers(after, _SCAN) if more else ([], after, False)
+            after = reached
             queue = deque(inodes)
             while queue or self._soon:
                 inode = self._soon.popleft() if self._soon else queue.popleft()
+                self.pending = len(queue) + len(self._soon)
                 await limit.acquire()
                 nursery.start_soon(self._background, inode, limit)
             await trio.lowlevel.checkpoint()
-        return found
+        return after
 
     async def _background(self, inode: Inode, limit: trio.Semaphore) -> None:
         try:

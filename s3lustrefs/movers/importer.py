@@ -65,6 +65,7 @@ class Importer:
         target: ListingTarget,
         credentials: Credentials,
         notify: Callable[[Invalidation], None],
+        expect_headers: Callable[[], None],
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -73,6 +74,7 @@ class Importer:
         self._target = target
         self._credentials = credentials
         self._notify = notify
+        self._expect_headers = expect_headers
         self._patience_seconds = patience_seconds
         self._process: ListingProcess | None = None
         self._ready = trio.Event()
@@ -168,6 +170,8 @@ class Importer:
             if batch.kind is BatchKind.BULK:
                 self._objects += sum(len(entries) for _, entries in groups)
             await trio.lowlevel.checkpoint()
+        if self._association().posix_metadata != "off":
+            self._expect_headers()
         await self._engine.wait_room()
         if batch.request_id and batch.done:
             request = self._requests.pop(batch.request_id, None)

@@ -186,7 +186,7 @@ class FileExport:
             raise errors.ObjectTooLarge(
                 f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
             )
-        await self._hydrator.ensure(inode, 0, inode.size)
+        await self._complete(inode, target)
         foreign = await _head_if(store, target.key, target.known)
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._resolve(store, inode, target, foreign)
@@ -207,6 +207,16 @@ class FileExport:
             return
         self.exported_bytes += inode.size
         await self._settle(inode, target, written, content=True)
+
+    async def _complete(self, inode: Inode, target: Target) -> None:
+        """Fetch what is not local yet. Raises: ObjectNotFound when that version is no longer in the bucket."""
+        try:
+            await self._hydrator.ensure(inode, 0, inode.size)
+        except errors.StaleInode as exc:
+            key = target.key.decode()
+            raise errors.ObjectNotFound(
+                f"{key}: not all of the file was local when its object was replaced ({exc})", key=key
+            ) from exc
 
     async def _body(self, inode: Inode) -> FileSlice | bytes:
         if not inode.size:
@@ -263,7 +273,7 @@ class FileExport:
                 raise NotYet(0.0)
             else:
                 await self._conflict(inode, target, there)
-        elif there is None and expected is not None:
+        elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
             await self._engine.forget_object(target.association.assoc_id, target.key)
             raise NotYet(0.0)
         elif inode.is_complete:

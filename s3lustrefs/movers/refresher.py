@@ -58,6 +58,9 @@ class Refresher:
 
     async def keep_both(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """Source: design contract `on_conflict`: the bucket's version keeps the name, ours moves beside it and is exported."""
+        if not inode.is_dirty and (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key):
+            await self.refresh(inode.ino)  # only attributes were changed here: there is no content of ours to keep
+            return
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         suffix = f"{stamp}-{socket.gethostname()}".encode()
         found = seen(target.association.assoc_id, target.key, head)

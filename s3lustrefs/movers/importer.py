@@ -78,6 +78,7 @@ class Importer:
         self._patience_seconds = patience_seconds
         self._process: ListingProcess | None = None
         self._ready = trio.Event()
+        self._ended = trio.Event()
         self._requests: dict[int, _Request] = {}
         self._asking: dict[tuple[str, bytes], _Request] = {}
         self._listed: set[bytes] = set()
@@ -93,10 +94,12 @@ class Importer:
         task_status.started()
         delay = 1.0
         while not self.is_done:
+            self._ended = trio.Event()
             try:
                 await self._import()
             except errors.S3LustreError as exc:
                 self._error = str(exc)
+                self._ended.set()
                 log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay * random.uniform(0.7, 1.3))
                 delay = min(delay * 2, _LONGEST_RETRY_SECONDS)
@@ -142,6 +145,7 @@ class Importer:
         await self._engine.update_association(replace(self._association(), import_state="DONE"))
         self.is_done = True
         self._done.set()
+        self._ended.set()
         for request in self._asking.values():
             request.done.set()
         self._listed.clear()
@@ -233,6 +237,8 @@ class Importer:
         try:
             await ask(relative, register=lambda number: self._requests.__setitem__(number, request))
         except errors.RepositoryUnavailable as exc:
+            # Its listing is over, perhaps because everything is listed: what is in the table then is the answer.
+            await self._ended.wait()
             if not self.is_done:
                 request.error = exc
             request.done.set()

@@ -45,6 +45,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
@@ -152,10 +153,15 @@ class Daemon:
     def _build(self) -> None:
         engine, chunks, repositories = self._engine, self._chunks, self._repositories
         config = self._config
-        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify)
+        self._hydrator = Hydrator(
+            engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, self._ensure_room
+        )
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(engine, repositories, files, DeleteExport(engine, self._hydrator, repositories))
-        io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, noatime=config.noatime)
+        self._releaser = Releaser(
+            engine, chunks, self._hydrator, self._handles.is_open, self._invalidator.notify, self._exporter.urge
+        )
+        io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, self._ensure_room, noatime=config.noatime)
         fs = FileSystem(
             engine, chunks, io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
@@ -169,6 +175,9 @@ class Daemon:
         )  # fmt: skip
         self._control = ControlServer(control_path, NativeApi(parts).operations())
 
+    async def _ensure_room(self, size: int) -> None:
+        await self._releaser.ensure_room(size)
+
     async def _serve(self, ready: Callable[[], None]) -> None:
         try:
             pyfuse3.init(self._operations, self._mount_point, _mount_options(self._config))
@@ -180,6 +189,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._store.run)
                 await nursery.start(self._hydrator.run)
+                await nursery.start(self._releaser.run)
                 await nursery.start(self._invalidator.run)
                 await nursery.start(self._headers.run)
                 if not self._config.read_only:
@@ -192,7 +202,7 @@ class Daemon:
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
                 nursery.start_soon(self._end_on_signal)
                 nursery.start_soon(self._announce, ready)
-                await pyfuse3.main(max_tasks=_MAX_REQUEST_TASKS)
+                await pyfuse3.main(min_tasks=32, max_tasks=_MAX_REQUEST_TASKS)
                 log.info("mount ended mount_point=%s", self._mount_point)
                 nursery.cancel_scope.cancel()
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable, Callable
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -29,13 +30,22 @@ class FileIO:
     """See the module docstring."""
 
     def __init__(
-        self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, exporter: Exporter, handles: Handles, *, noatime: bool
+        self,
+        engine: MetadataEngine,
+        chunks: ChunkStore,
+        hydrator: Hydrator,
+        exporter: Exporter,
+        handles: Handles,
+        ensure_room: Callable[[int], Awaitable[None]],
+        *,
+        noatime: bool,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._exporter = exporter
         self._handles = handles
+        self._ensure_room = ensure_room
         self._noatime = noatime
 
     async def open(self, inode: Inode, flags: int) -> FileHandle:
@@ -87,6 +97,7 @@ class FileIO:
                 await self._hydrator.ensure(inode, offset, end)
                 inode = await self._current(handle)
                 extents = await self._grown(inode, end)
+            await self._ensure_room(len(data))
             await self._chunks.write(inode.ino, inode.content_version, inode.chunk_bytes, offset, data)
             await self._engine.end_write(inode.ino, end, extents)
         return len(data)

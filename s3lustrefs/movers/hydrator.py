@@ -111,6 +111,7 @@ class Hydrator:
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],
         notify: Callable[[Invalidation], None],
+        ensure_room: Callable[[int], Awaitable[None]],
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -119,6 +120,7 @@ class Hydrator:
         self._repositories = repositories
         self._on_changed = on_changed
         self._notify = notify
+        self._ensure_room = ensure_room
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
         self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
@@ -155,6 +157,10 @@ class Hydrator:
                 break
             del self._contents[ino]
         return content
+
+    def is_fetching(self, ino: Ino) -> bool:
+        content = self._contents.get(ino)
+        return content is not None and bool(content.fetching)
 
     def forget(self, ino: Ino) -> None:
         """The file's bytes changed hands (released, replaced, gone)."""
@@ -265,6 +271,7 @@ class Hydrator:
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
+        await self._ensure_room(max(0, end - start))
         delay = 0.2
         while True:
             try:

@@ -1,0 +1,175 @@
+"""Releaser: drops local bytes of archived, clean files when the cache is nearly full, least recently used first.
+
+What may go is decided by `data/space`; a file that is open, dirty, due or pinned (`never_release`) stays. Between deciding and
+dropping nothing is awaited for the same file, so that no handle can open it in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.data.space import Candidate, SpaceBudget, choose_victims
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.schema import JournalState
+from s3lustrefs.model.events import InodeInvalidation, Invalidation
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.hydrator import Hydrator
+
+log = logging.getLogger(__name__)
+
+_PERIOD_SECONDS = 2.0
+_EXPORT_SECONDS = 0.1
+"""Pause before looking again when nothing could be dropped."""
+_SCAN = 1000
+_BUDGET = SpaceBudget()
+_CREDIT_BYTES = 32 << 20
+"""Bytes that may be written between two looks at the file system: asking costs 5 us."""
+_ROOM_SECONDS = 20.0
+"""How long a writer or a reader waits for room while exports may still make some, before it gets ENOSPC."""
+
+
+class Releaser:
+    """Keeps the chunk store below its high watermark. `is_open` tells whether a handle needs an inode's bytes."""
+
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        chunks: ChunkStore,
+        hydrator: Hydrator,
+        is_open: Callable[[Ino], bool],
+        notify: Callable[[Invalidation], None],
+        urge_exports: Callable[[], None],
+        *,
+        budget: SpaceBudget = _BUDGET,
+        room_seconds: float = _ROOM_SECONDS,
+    ) -> None:
+        self._engine = engine
+        self._chunks = chunks
+        self._hydrator = hydrator
+        self._is_open = is_open
+        self._notify = notify
+        self._urge_exports = urge_exports
+        self._budget = budget
+        self._room_seconds = room_seconds
+        self._wanted = trio.Event()
+        self._round_over = trio.Event()
+        self._credit = 0
+        self._hopeless = False
+        self.released_bytes = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look every few seconds, and at once when somebody waits for room. Ends by cancellation."""
+        task_status.started()
+        while True:
+            with trio.move_on_after(_PERIOD_SECONDS):
+                await self._wanted.wait()
+            urgent, self._wanted = self._wanted.is_set(), trio.Event()
+            released = 0
+            try:
+                released = await self._make_room(urgent)
+            except errors.StorageError as exc:
+                log.error("room could not be made error=%s", exc)
+            self._hopeless = False
+            if urgent and not released:
+                # Only exports can help now, if there are any to come.
+                self._hopeless = not await self._exports_to_come()
+                self._urge_exports()
+                await trio.sleep(_EXPORT_SECONDS)
+            self._round_over.set()
+            self._round_over = trio.Event()
+
+    async def ensure_room(self, size: int) -> None:
+        """Return once `size` more bytes fit. Raises: OutOfSpace after a bounded time: the cache is full of unexported data."""
+        if size <= self._credit:
+            self._credit -= size
+            return
+        space = self._chunks.space()
+        if self._budget.fits(space, size):
+            self._credit = min(_CREDIT_BYTES, space.available_bytes // 16)
+            return
+        with trio.move_on_after(self._room_seconds):
+            while not self._budget.fits(self._chunks.space(), size):
+                self._wanted.set()
+                await self._round_over.wait()
+                if self._hopeless:
+                    break
+            else:
+                return
+        space = self._chunks.space()
+        raise errors.OutOfSpace(
+            f"{size} bytes do not fit: {space.used_bytes} of {space.capacity_bytes} bytes hold data that is open or not "
+            "exported yet; wait for the export, or raise cache_size"
+        )
+
+    async def _make_room(self, urgent: bool) -> int:
+        space = self._chunks.space()
+        need = self._budget.bytes_to_free(space)
+        if urgent and not need:
+            need = space.capacity_bytes // 20
+        released = 0
+        if need <= 0:
+            return released
+        for ino in choose_victims(await self._candidates(), need):
+            released += await self._release(ino)
+        self.released_bytes += released
+        if released:
+            log.info("room made wanted_bytes=%d released_bytes=%d", need, released)
+        return released
+
+    async def _exports_to_come(self) -> bool:
+        """Whether some export may still turn local-only bytes into archived ones."""
+        rows = await self._engine.due(b"", _SCAN)
+        return any(record.state is JournalState.DUE and not record.terminal for _, record in rows)
+
+    async def _candidates(self) -> list[Candidate]:
+        """Every file with local bytes."""
+        found: dict[Ino, Candidate] = {}
+        async for batch in self._chunks.chunk_batches(_SCAN):
+            for ino, _ in batch:
+                if ino not in found:
+                    candidate = await self._candidate(ino)
+                    if candidate is not None:
+                        found[ino] = candidate
+            await trio.lowlevel.checkpoint()
+        return list(found.values())
+
+    async def _candidate(self, ino: Ino) -> Candidate | None:
+        try:
+            inode = await self._engine.get(ino)
+        except errors.StaleInode:
+            return None
+        used_ns = max(inode.atime_ns, inode.mtime_ns)
+        return Candidate(ino, used_ns, await self._hydrator.resident_bytes(inode), await self._may_go(inode))
+
+    async def _may_go(self, inode: Inode) -> bool:
+        return (
+            inode.is_file
+            and bool(inode.hsm & Hsm.ARCHIVED)
+            and not inode.hsm & (Hsm.DIRTY | Hsm.NORELEASE | Hsm.LOST)
+            and not self._is_open(inode.ino)
+            and not self._hydrator.is_fetching(inode.ino)
+            and await self._engine.source_of(inode) is not None
+            and await self._engine.find_journal(inode.ino) is None
+        )
+
+    async def _release(self, ino: Ino) -> int:
+        """Drop a file's bytes if it still may go; how many."""
+        try:
+            inode = await self._engine.get(ino)
+        except errors.StaleInode:
+            return 0
+        if not await self._may_go(inode):
+            return 0
+        resident = await self._hydrator.resident_bytes(inode)
+        await self._engine.release_content(ino)
+        self._hydrator.forget(ino)
+        await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
+        self._notify(InodeInvalidation(ino, content=False))
+        return resident

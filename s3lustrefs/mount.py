@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -60,6 +61,8 @@ _MAX_REQUEST_TASKS = 20_000
 _SWITCH_SECONDS = 0.0005
 """How long another Python thread may keep the GIL from the trio thread."""
 _CREDENTIALS_RETRY_SECONDS = 15.0
+_LAST_REQUESTS_SECONDS = 2.0
+"""How long requests under way may take when the mount ends: what still waits for a bucket then is not answered any more."""
 
 
 def serve(config: Config, mount_point: str, *, ready: Callable[[], None]) -> None:
@@ -80,6 +83,7 @@ class Daemon:
         self._mount_point = mount_point
         self._state_dir = state_dir
         self._handles = Handles()
+        self._requests = trio.CancelScope()
         self._invalidator = Invalidator()
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
@@ -201,8 +205,10 @@ class Daemon:
                 await nursery.start(self._control.run)
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
                 nursery.start_soon(self._end_on_signal)
+                nursery.start_soon(self._end_with_connection)
                 nursery.start_soon(self._announce, ready)
-                await pyfuse3.main(min_tasks=32, max_tasks=_MAX_REQUEST_TASKS)
+                with self._requests:
+                    await pyfuse3.main(min_tasks=32, max_tasks=_MAX_REQUEST_TASKS)
                 log.info("mount ended mount_point=%s", self._mount_point)
                 nursery.cancel_scope.cancel()
         finally:
@@ -220,6 +226,17 @@ class Daemon:
             async for number in signals:
                 log.info("mount ending signal=%s", signal.Signals(number).name)
                 pyfuse3.terminate()
+                self._give_up_requests()
+
+    async def _end_with_connection(self) -> None:
+        """Unmounted: `pyfuse3.main` returns by itself once the last request is answered, which may wait for a bucket."""
+        poll = select.poll()
+        poll.register(_fuse_descriptor(), 0)  # reports only errors, and the end of the connection is one
+        await trio.to_thread.run_sync(poll.poll, abandon_on_cancel=True)
+        self._give_up_requests()
+
+    def _give_up_requests(self) -> None:
+        self._requests.deadline = trio.current_time() + _LAST_REQUESTS_SECONDS
 
     async def _keep_credentials(self, assoc: AssocId) -> None:
         """Without keys the association waits; everything local goes on."""
@@ -230,6 +247,17 @@ class Daemon:
                 self._repositories.fail(assoc, exc)
                 log.error("association has no credentials association=%d error=%s", assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+def _fuse_descriptor() -> int:
+    """libfuse's descriptor of our connection, which it does not tell."""
+    for entry in os.scandir("/proc/self/fd"):
+        try:
+            if os.readlink(entry.path) == "/dev/fuse":
+                return int(entry.name)
+        except FileNotFoundError:
+            continue  # the descriptor of this very listing
+    raise errors.FuseUnavailable("the connection to the kernel is gone")
 
 
 class _Recovered(trio.TaskStatus[None]):

@@ -25,9 +25,10 @@ def poll(
     `remaining` counts what is still being tried; `failed` is what was given up until somebody changes something.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    pause = FIRST_POLL_SECONDS
+    pause, first = FIRST_POLL_SECONDS, True
     while True:
-        answer = client.call("Drain", paths=list(paths), urgent=True)
+        answer = client.call("Drain", paths=list(paths), urgent=True, again=first)
+        first = False
         remaining = int(str(answer["remaining"]))
         failed = answer["failed"]
         assert isinstance(failed, list)

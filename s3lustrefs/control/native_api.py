@@ -180,12 +180,13 @@ class NativeApi:
     # --- drain ---------------------------------------------------------------------------------------------------------
 
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
-        """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before."""
+        """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before;
+        `again`: also what failed a moment ago."""
         paths = [str(p).rstrip("/").encode() for p in request.get("paths") or ["/"]]
         for path in paths:
             await self._p.engine.resolve(path)
         if request.get("urgent"):
-            self._p.exporter.urge()
+            self._p.exporter.urge(again=bool(request.get("again")))
         remaining = 0
         failed: list[dict[str, Any]] = []
         after = b""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from s3lustrefs import errors
 from s3lustrefs.meta import associations, records, schema
-from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, Table
+from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, Table
 from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.table_view import TableView, unmounted, view_of
 from s3lustrefs.model import association_rules, hsm
@@ -36,6 +36,8 @@ def check_state_dir(path: Path) -> list[str]:
     Raises: StateDirError when it is in use, missing, or of another format.
     """
     with unmounted(path) as view:
+        if view.get(Table.SUPER, SUPER_FORMAT) is None:
+            return []  # its first daemon died before it wrote anything
         return _findings(view)
 
 

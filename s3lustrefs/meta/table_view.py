@@ -124,9 +124,11 @@ def _replayed(env: lmdb.Environment, read: lmdb.Transaction, directory: Path) ->
         overlay.group(table, key)[key] = value
     view = TableView(read, databases, [overlay])
     found = view.get(Table.SUPER, SUPER_FORMAT)
-    if found != str(FORMAT_VERSION).encode():
+    if found is None and view.has(Table.INODES, b""):
+        raise errors.StateDirError(f"the inode table in {directory} does not say which format it has")
+    if found is not None and found != str(FORMAT_VERSION).encode():
         raise errors.StateDirError(
-            f"the inode table in {directory} has format {(found or b'none').decode()}, this s3lustrefs knows {FORMAT_VERSION}"
+            f"the inode table in {directory} has format {found.decode()}, this s3lustrefs knows {FORMAT_VERSION}"
         )
     return view
 

@@ -181,6 +181,10 @@ class Exporter:
             await self._engine.postpone(record, wait.seconds)
         except errors.S3LustreError as exc:
             await self._record_failure(record, exc)
+        except Exception:
+            # A defect must cost one file its export, not everybody their mount.
+            log.exception("export failed unexpectedly ino=%d key=%r", record.ino, record.key)
+            await self._record_failure(record, errors.S3LustreError("internal error; daemon.log has the traceback"))
 
     async def _current(self, listed: JournalRecord) -> JournalRecord | None:
         """The record as it is now: it may have changed between the scan and the claim."""
@@ -238,10 +242,11 @@ class Exporter:
         """Something became due."""
         self._wake.set()
 
-    def urge(self) -> None:
-        """Export everything now, what failed before and what is still settling included. Keeps for a while."""
+    def urge(self, *, again: bool = False) -> None:
+        """Export everything now, what failed before and what is still settling included. Keeps for a while; `again`: what
+        failed a moment ago too, since its cause may have been removed."""
         now = self._wall_ns()
-        if now - self._urged_ns > _URGE_SECONDS * 1e9:
+        if again or now - self._urged_ns > _URGE_SECONDS * 1e9:
             self._urged_ns = now
         self.wake()
 

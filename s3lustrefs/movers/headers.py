@@ -120,6 +120,9 @@ class HeaderFetcher:
             self._failing = True
             log.warning("attributes not fetched ino=%d error=%s", inode.ino, exc)
             await trio.sleep(0.2)
+        except Exception:
+            # A defect must cost one file its attributes, not everybody their mount.
+            log.exception("attributes not fetched ino=%d", inode.ino)
         finally:
             limit.release()
 

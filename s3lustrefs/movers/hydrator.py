@@ -259,6 +259,10 @@ class Hydrator:
             fetch.error = exc
         except errors.S3LustreError as exc:
             fetch.error = exc
+        except Exception:
+            # A defect must cost one reader EIO, not everybody their mount.
+            log.exception("fetch failed unexpectedly ino=%d blocks=%d-%d", inode.ino, first, stop)
+            fetch.error = errors.StorageError("internal error; daemon.log has the traceback")
         finally:
             if fetch.error is None and content.residency.missing(first * BLOCK_BYTES, first * BLOCK_BYTES + 1):
                 fetch.error = errors.RepositoryUnavailable("the file system is shutting down")

@@ -139,20 +139,22 @@ class S3Store:
         sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *_object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
-        response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
+        kept: Sequence[tuple[str, str]] = ()
         if found is not None and found.tag_count and not headers.tags:
-            await self._keep_tags(key, source_bucket, source_key)
+            kept = await self.sibling(source_bucket).get_tags(source_key)  # before: the copy may be of the object onto itself
+        response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
+        if kept:
+            await self._keep_tags(key, kept)
         etag = replies.bare_etag(replies.xml_fields(response.body).get("ETag", ""))
         if not etag:
             return (await self.head(key)).version
         version_id = response.headers.get("x-amz-version-id", "")
         return ObjectVersion(etag, source.size, 0, version_id, headers.storage_class or "STANDARD")
 
-    async def _keep_tags(self, key: bytes, source_bucket: str, source_key: bytes) -> None:
+    async def _keep_tags(self, key: bytes, tags: Sequence[tuple[str, str]]) -> None:
         """Ceph drops the tags of a copy whose metadata is replaced, and garbles those sent with it: set them afterwards."""
         if (await self.head(key)).tag_count:
             return
-        tags = await self.sibling(source_bucket).get_tags(source_key)
         rows = "".join(f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>" for name, value in tags)
         body = f"<Tagging><TagSet>{rows}</TagSet></Tagging>".encode()
         await self._client.send_body("PutObjectTagging", key, body, [_content_md5(body)], [("tagging", "")])

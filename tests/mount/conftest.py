@@ -68,7 +68,7 @@ def make_site(moto_server: S3Server) -> Iterator[Callable[..., Site]]:
 
 
 @pytest.fixture
-def here(make_site: Callable[..., Site], proxy: BackgroundProxy) -> Site:
+def here(proxy: BackgroundProxy, make_site: Callable[..., Site]) -> Site:
     """An empty bucket on moto behind the proxy, not mounted yet."""
     return make_site(endpoint_url=proxy.endpoint_url)
 

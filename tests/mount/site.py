@@ -21,7 +21,7 @@ from tests.servers import S3Server
 
 S3LUSTREFS = str(Path(sys.executable).parent / "s3lustrefs")
 COMMAND_SECONDS = 120.0
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 30.0
 _SERIOUS = re.compile(r"^\S+ (WARNING|ERROR|CRITICAL) ")
 
 

@@ -111,7 +111,9 @@ def test_many_small_writes_and_closes_end_with_the_last_content(area: Area) -> N
 
 def test_mmap_write(area: Area) -> None:
     # In a process of its own: a page that cannot be read is SIGBUS.
-    program = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); m[2097152:2097156] = b'MMAP'; m.flush()"
+    program = (
+        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); m[2097152:2097156] = b'MMAP'; m.flush()"
+    )
     area.site.run(sys.executable, "-c", program, area.root / "big")
     area.drain()
     assert area.objects()["big"] == BIG[: 2 * MIB] + b"MMAP" + BIG[2 * MIB + 4 :]

@@ -13,7 +13,6 @@ An upload and a write never overlap: `interrupt` cancels the claim of an inode a
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport, NotYet
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ _SETTLE_SECONDS = 1.0
 """Age of a record before it is claimed, so that a burst of changes of one file costs one request. A drain does not wait for it."""
 _PASS_RECORDS = 256
 _IDLE_SECONDS = 0.25
-_FIRST_RETRY_SECONDS = 1.0
-_LONGEST_RETRY_SECONDS = 300.0
 _URGE_SECONDS = 30.0
 _EXPANSION_BATCH = 500
 
@@ -220,17 +218,15 @@ class Exporter:
     async def _record_failure(self, record: JournalRecord, exc: errors.S3LustreError) -> None:
         terminal = isinstance(exc, errors.RepositoryError) and exc.terminal
         code = exc.code if isinstance(exc, errors.RepositoryError) else "InternalError"
-        attempt = min(record.attempts, 20)
-        delay = min(_FIRST_RETRY_SECONDS * 2**attempt, _LONGEST_RETRY_SECONDS) * random.uniform(0.7, 1.3)
-        if terminal:
-            delay = _LONGEST_RETRY_SECONDS
+        attempt = record.attempts + 1
+        delay = LONGEST_SECONDS if terminal else backoff_seconds(attempt)
         level = logging.ERROR if terminal or record.attempts > 5 else logging.WARNING
         log.log(
             level,
             "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s",
             record.ino,
             record.key,
-            attempt + 1,
+            attempt,
             delay,
             exc,
         )

@@ -32,6 +32,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository.object_store import ObjectVersion
+from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _RANGE_BLOCKS = 8
 _MAX_WINDOW_BLOCKS = 96
 _PATIENCE_SECONDS = 60.0
 """How long a read may wait for a bucket that does not answer before it gets EIO."""
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Between two attempts while somebody waits."""
 _REMEMBERED = 20_000
 
 
@@ -276,7 +279,7 @@ class Hydrator:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._ensure_room(max(0, end - start))
-        delay = 0.2
+        failures = 0
         while True:
             try:
                 await self._get(inode, source, start, end)
@@ -284,8 +287,8 @@ class Hydrator:
             except errors.RepositoryUnavailable as exc:
                 # Bounded by the caller's patience; the client below has done its own quick retries.
                 log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
-                await trio.sleep(delay)
-                delay = min(delay * 2, 5.0)
+                failures += 1
+                await trio.sleep(min(backoff_seconds(failures), _LONGEST_PAUSE_SECONDS))
         await self._record(inode, content, first, stop)
         self._fetches += 1
         self._fetched_bytes += max(0, end - start)

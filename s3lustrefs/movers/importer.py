@@ -8,7 +8,6 @@ just that. An import that was cut off starts again from the beginning: applying 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,13 +25,13 @@ from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import ListingProcess, open_listing
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
 _SLICE_ENTRIES = 256
 """Entries per transaction: 2 to 3 ms on the trio thread."""
 _PATIENCE_SECONDS = 60.0
-_LONGEST_RETRY_SECONDS = 60.0
 _CREDENTIALS_SECONDS = 60.0
 
 
@@ -92,7 +91,7 @@ class Importer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Import until everything is there, however often it takes; then return."""
         task_status.started()
-        delay = 1.0
+        failures = 0
         while not self.is_done:
             self._ended = trio.Event()
             try:
@@ -100,9 +99,10 @@ class Importer:
             except errors.S3LustreError as exc:
                 self._error = str(exc)
                 self._ended.set()
+                failures += 1
+                delay = backoff_seconds(failures)
                 log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
-                await trio.sleep(delay * random.uniform(0.7, 1.3))
-                delay = min(delay * 2, _LONGEST_RETRY_SECONDS)
+                await trio.sleep(delay)
 
     async def _import(self) -> None:
         association = self._association()

@@ -149,7 +149,7 @@ class Daemon:
             association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
         )
         self._importers[association.assoc_id] = Importer(
-            self._engine, association, target, credentials, self._invalidator.notify, self._headers.expect
+            self._engine, association, target, credentials, self._invalidator.notify, self._headers
         )
 
     # --- components --------------------------------------------------------------------------------------------------------

@@ -106,7 +106,18 @@ class FileSystem:
         location = await self._importing(ino)
         if location is not None:
             await self._importers[location.association.assoc_id].ensure_directory(location.relative)
+            if location.association.posix_metadata == "eager":
+                await self._know_children(ino)
         return self._handles.open_dir(ino)
+
+    async def _know_children(self, ino: Ino) -> None:
+        """An eager association shows no name whose attributes are unknown, not even while it is being imported."""
+        after = b""
+        while entries := await self._engine.readdir(ino, after, _READDIR_BATCH):
+            after = entries[-1][0]
+            self._headers.prefetch(inode for _, inode in entries)
+            for _, inode in entries:
+                await self._headers.known(inode)
 
     def dir_handle(self, fh: FileHandleId) -> DirHandle:
         return self._handles.dir(fh)

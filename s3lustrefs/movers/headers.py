@@ -26,7 +26,7 @@ from s3lustrefs.repository import posix_headers
 log = logging.getLogger(__name__)
 
 _SLOTS = 48
-_BACKGROUND_SLOTS = 16
+_BACKGROUND_SLOTS = 32
 _SCAN = 500
 _RETRY_SECONDS = 15.0
 _PATIENCE_SECONDS = 30.0
@@ -75,6 +75,24 @@ class HeaderFetcher:
         if inode is not None:
             self._soon.append(inode)
         self._wake.set()
+
+    async def know_all(self) -> None:
+        """Return once no inode of the table has unknown headers; what fails is tried again until it does not."""
+        while not await self._all_known():
+            await trio.sleep(1.0)
+
+    async def _all_known(self) -> bool:
+        limit = trio.Semaphore(_BACKGROUND_SLOTS)
+        after, more, unknown = NO_INO, True, 0
+        async with trio.open_nursery() as nursery:
+            while more:
+                inodes, after, more = await self._engine.unknown_headers(after, _SCAN)
+                unknown += len(inodes)
+                for inode in inodes:
+                    await limit.acquire()
+                    nursery.start_soon(self._background, inode, limit)
+                await trio.lowlevel.checkpoint()
+        return not unknown
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Go through the table once, in the order of inode numbers, and on whenever an import has added some.

@@ -21,6 +21,7 @@ from s3lustrefs.meta.listing import PreparedEntry, preparer_options
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import ListingProcess, open_listing
 from s3lustrefs.repository.credentials import Credentials
@@ -64,7 +65,7 @@ class Importer:
         target: ListingTarget,
         credentials: Credentials,
         notify: Callable[[Invalidation], None],
-        expect_headers: Callable[[], None],
+        headers: HeaderFetcher,
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -73,7 +74,7 @@ class Importer:
         self._target = target
         self._credentials = credentials
         self._notify = notify
-        self._expect_headers = expect_headers
+        self._headers = headers
         self._patience_seconds = patience_seconds
         self._process: ListingProcess | None = None
         self._ready = trio.Event()
@@ -121,6 +122,8 @@ class Importer:
             self._process = None
             self._ready = trio.Event()
             self._abandon()
+        if self._association().posix_metadata == "eager":
+            await self._headers.know_all()
         failpoint("import.complete.before")
         await self._complete()
 
@@ -175,7 +178,7 @@ class Importer:
                 self._objects += sum(len(entries) for _, entries in groups)
             await trio.lowlevel.checkpoint()
         if self._association().posix_metadata != "off":
-            self._expect_headers()
+            self._headers.expect()
         await self._engine.wait_room()
         if batch.request_id and batch.done:
             request = self._requests.pop(batch.request_id, None)

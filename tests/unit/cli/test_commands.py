@@ -141,7 +141,9 @@ def test_drain_waits_until_nothing_remains(daemon: Daemon) -> None:
     daemon.remaining = [5, 2, 0]
     result = run("drain")
     assert (result.exit_code, result.output) == (0, "")
-    assert daemon.asked == [("Drain", {"paths": ["/"], "urgent": True})] * 3
+    assert [request for _, request in daemon.asked] == [
+        {"paths": ["/"], "urgent": True, "again": again} for again in (True, False, False)
+    ]
 
 
 def test_drain_of_paths_names_them_as_seen_inside(daemon: Daemon) -> None:

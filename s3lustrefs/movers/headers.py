@@ -78,8 +78,10 @@ class HeaderFetcher:
 
     async def know_all(self) -> None:
         """Return once no inode of the table has unknown headers; what fails is tried again until it does not."""
+        attempts = 0
         while not await self._all_known():
-            await trio.sleep(1.0)
+            attempts += 1
+            await trio.sleep(0 if attempts == 1 else _RETRY_SECONDS)
 
     async def _all_known(self) -> bool:
         limit = trio.Semaphore(_BACKGROUND_SLOTS)

@@ -87,6 +87,8 @@ class Importer:
         self._seconds = 0.0
         self._error = ""
         self._done = trio.Event()
+        self._is_listed = association.import_state == "DONE"
+        """Everything the listing found is in the table; headers may still be missing."""
         self.is_done = association.import_state == "DONE"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -118,10 +120,14 @@ class Importer:
                 self._process = process
                 self._ready.set()
                 await self._take_batches(process)
+                self._is_listed = True
         finally:
             self._process = None
-            self._ready = trio.Event()
             self._abandon()
+            if self._is_listed:
+                self._ended.set()
+            else:
+                self._ready = trio.Event()
         if self._association().posix_metadata == "eager":
             await self._headers.know_all()
         failpoint("import.complete.before")
@@ -193,14 +199,14 @@ class Importer:
 
         Raises: RepositoryError, after a bounded time at the latest.
         """
-        if not self.is_done and relative not in self._listed:
+        if not self._is_listed and relative not in self._listed:
             await self._ask("directory", relative)
             self._listed.add(relative)
 
     async def ensure_name(self, relative: bytes) -> None:
         """Return once the bucket's answer about one name, file or directory, is in the table. Raises: RepositoryError."""
         parent = relative.rpartition(b"/")[0]
-        if not self.is_done and parent not in self._listed:
+        if not self._is_listed and parent not in self._listed:
             await self._ask("probe", relative)
 
     async def wait_done(self, seconds: float) -> None:
@@ -223,7 +229,7 @@ class Importer:
                     request.done.set()
             else:
                 await request.done.wait()
-            if request.error is not None and not self.is_done:
+            if request.error is not None and not self._is_listed:
                 raise type(request.error)(str(request.error), bucket=request.error.bucket)
         if patience.cancelled_caught:
             raise errors.RepositoryUnavailable(
@@ -233,7 +239,7 @@ class Importer:
     async def _send(self, kind: str, relative: bytes, request: _Request) -> None:
         await self._ready.wait()
         process = self._process
-        if process is None or self.is_done:
+        if process is None or self._is_listed:
             request.done.set()
             return
         ask = process.request_directory if kind == "directory" else process.request_probe
@@ -242,7 +248,7 @@ class Importer:
         except errors.RepositoryUnavailable as exc:
             # Its listing is over, perhaps because everything is listed: what is in the table then is the answer.
             await self._ended.wait()
-            if not self.is_done:
+            if not self._is_listed:
                 request.error = exc
             request.done.set()
 

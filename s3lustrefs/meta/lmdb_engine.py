@@ -22,12 +22,22 @@ from s3lustrefs.meta import (
     namespace,
     records,
     schema,
+    writes,
 )
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry
 from s3lustrefs.meta.location import Location, LocationMap
-from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_FORMAT, SUPER_NEXT_INO, JournalRecord, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.schema import (
+    FORMAT_VERSION,
+    SUPER_FORMAT,
+    SUPER_NEXT_INO,
+    JournalRecord,
+    JournalState,
+    ObjectRecord,
+    SentObject,
+    Table,
+)
 from s3lustrefs.meta.store import Store, Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, ContentVersion, Ino
@@ -61,7 +71,7 @@ class LmdbEngine:
                 records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now, now, now))
         elif int(found) != FORMAT_VERSION:
             raise errors.StateDirError(
-                f"the state directory has format {found.decode()}, this s3lustrefs knows format {FORMAT_VERSION}: "
+                f"state directory {self._store.directory.parent} has format {found.decode()}, this s3lustrefs knows format {FORMAT_VERSION}: "
                 "use the version that wrote it, or another state_dir"
             )
 
@@ -272,6 +282,13 @@ class LmdbEngine:
     async def note_upload(self, claimed: JournalRecord, upload_id: str, key: bytes) -> None:
         with self._store.begin() as txn:
             journal.note_upload(txn, schema.journal_key(claimed), upload_id, key)
+
+    async def note_write(self, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
+        with self._store.begin() as txn:
+            return journal.note_write(txn, self._locations, ino, assoc, key, sent)
+
+    async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
+        return writes.noted(self._txn(), assoc, key)
 
     async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
         with self._store.begin() as txn:

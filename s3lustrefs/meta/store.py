@@ -123,7 +123,7 @@ class Store:
 
     def __init__(self, directory: Path, *, boot_id: str, sync_content: Callable[[], Awaitable[None]] = _no_content) -> None:
         """Open or create, and replay the log. Blocks; call before serving. Raises: StateDirError, TableCorrupt."""
-        self._directory = directory
+        self.directory = directory
         self._boot_id = boot_id.encode()
         self._sync_content = sync_content
         self._durability = trio.Lock()
@@ -151,10 +151,10 @@ class Store:
         first = int(self.get(Table.SUPER, SUPER_LOG_FIRST) or b"0")
         same_boot = self.get(Table.SUPER, SUPER_BOOT_ID) == self._boot_id
         changes = 0
-        for table, key, value in redo_log.replay(self._directory, first, trust_page_cache=same_boot):
+        for table, key, value in redo_log.replay(self.directory, first, trust_page_cache=same_boot):
             self.active.group(table, key)[key] = value
             changes += 1
-        old = redo_log.segments(self._directory)
+        old = redo_log.segments(self.directory)
         number = max([first, *(n + 1 for n, _ in old)])
         if changes:
             log.info("log replayed changes=%d same_boot=%s", changes, same_boot)
@@ -311,14 +311,14 @@ class Store:
 
     def _new_segment(self, number: int) -> redo_log.Segment:
         try:
-            segment = redo_log.Segment(redo_log.segment_path(self._directory, number), number)
-            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            segment = redo_log.Segment(redo_log.segment_path(self.directory, number), number)
+            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as exc:
-            raise errors.StorageError(f"cannot start a log segment in {self._directory}: {exc.strerror}") from exc
+            raise errors.StorageError(f"cannot start a log segment in {self.directory}: {exc.strerror}") from exc
         return segment
 
     def _commit(self, overlay: Overlay, log_first: int) -> None:
@@ -331,9 +331,9 @@ class Store:
                 txn.put(SUPER_LOG_FIRST, str(log_first).encode(), db=self._tables[Table.SUPER])
                 failpoint("checkpoint.commit.before")
         except lmdb.Error as exc:
-            raise errors.StorageError(f"cannot commit the inode table in {self._directory}: {exc}") from exc
+            raise errors.StorageError(f"cannot commit the inode table in {self.directory}: {exc}") from exc
         failpoint("checkpoint.commit.after")
-        for number, path in redo_log.segments(self._directory):
+        for number, path in redo_log.segments(self.directory):
             if number < log_first:
                 path.unlink()
 

@@ -22,7 +22,7 @@ from s3lustrefs.meta.table_view import TableView, unmounted, view_of
 from s3lustrefs.model import association_rules, hsm
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, ROOT_INO, AssocId, Ino
+from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _MOST_FINDINGS = 1000
@@ -87,6 +87,7 @@ class _Check:
         yield from self._each(Table.OBJECTS, self._check_object)
         yield from self._each(Table.JOURNAL, self._check_journal)
         yield from self._each(Table.SKIPPED, self._check_skipped)
+        yield from self._each(Table.WRITES, self._check_writes)
         yield from self._check_super()
 
     def _each(self, table: Table, check: _RowCheck) -> Iterator[str]:
@@ -259,8 +260,8 @@ class _Check:
         yield from self._key_defects(found.assoc, found.key)
         if schema.object_key(found.assoc, found.key) != key:
             yield "carries another key than it stands under"
-        if found.ino != NO_INO and self._find(found.ino) is None:
-            yield f"names inode {found.ino}, which is not there"
+        if found.ino >= int(self._view.get(Table.SUPER, SUPER_NEXT_INO) or b"2"):
+            yield f"names inode {found.ino}, which was never handed out"
 
     def _check_journal(self, key: bytes, value: bytes) -> Iterator[str]:
         record = schema.decode_journal(key, value)
@@ -277,6 +278,13 @@ class _Check:
         yield from self._key_defects(AssocId(int.from_bytes(key[:2], "big")), None)
         if b"\0" not in value:
             yield "has no reason"
+
+    def _check_writes(self, key: bytes, value: bytes) -> Iterator[str]:
+        full, _ = schema.decode_writes(value)
+        assoc = AssocId(int.from_bytes(key[:2], "big"))
+        yield from self._key_defects(assoc, full)
+        if schema.object_key(assoc, full) != key:
+            yield f"carries another key {full!r} than it stands under"
 
     def _key_defects(self, assoc: AssocId, key: bytes | None) -> Iterator[str]:
         association = self._associations.get(assoc)
@@ -359,7 +367,7 @@ def _readable(table: Table, key: bytes) -> str:
     """A key as a person can read it."""
     if table is Table.SUPER:
         return repr(key)
-    if table in (Table.OBJECTS, Table.SKIPPED, Table.ASSOCIATIONS):
+    if table in (Table.OBJECTS, Table.SKIPPED, Table.WRITES, Table.ASSOCIATIONS):
         return f"{int.from_bytes(key[:2], 'big')} {key[2:]!r}" if key[2:] else str(int.from_bytes(key[:2], "big"))
     if table is Table.JOURNAL:
         return f"inode {int.from_bytes(key[1:], 'big')}" if key[:1] == b"I" else _readable(Table.OBJECTS, key[1:])

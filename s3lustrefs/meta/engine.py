@@ -17,7 +17,7 @@ from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry
 from s3lustrefs.meta.location import Location
-from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
+from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
@@ -168,6 +168,12 @@ class MetadataEngine(Protocol):
 
     async def note_upload(self, claimed: JournalRecord, upload_id: str, key: bytes) -> None:
         """Remember a multipart upload, or with an empty id forget it."""
+
+    async def note_write(self, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
+        """Before a request that writes an object: what it writes. False when the key is no longer a name of the inode."""
+
+    async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
+        """What requests may have written under a key since the bucket's answer about it was last recorded."""
 
     async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
         """Record what an export wrote; `content`: the bytes as they are now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta import journal, records, schema, writes
 from s3lustrefs.meta.location import Location, LocationMap
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord, Table
 from s3lustrefs.meta.store import Txn
@@ -90,7 +90,9 @@ def expand_directory(txn: Txn, ino: Ino, after: bytes, limit: int, now_ns: int) 
 
 def expand_prefix(txn: Txn, association: Association, prefix: bytes, after: bytes, limit: int, now_ns: int) -> bytes | None:
     """Note up to `limit` objects below a lost prefix as lost; returns the table key to go on after, or None at the end."""
-    found = txn.scan(Table.OBJECTS, schema.pack_u16(association.assoc_id) + prefix[:440], after=after, limit=limit)
+    for key in writes.below(txn, association.assoc_id, prefix) if not after else ():
+        journal.mark_key_lost(txn, association, key, now_ns)
+    found = txn.scan(Table.OBJECTS, schema.pack_u16(association.assoc_id) + prefix[: schema.CUT], after=after, limit=limit)
     for table_key, value in found:
         record = schema.decode_object(table_key, value)
         if record.key.startswith(prefix):

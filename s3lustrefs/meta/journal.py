@@ -7,9 +7,9 @@ export after a crash is harmless, and chains of renames end right whatever their
 
 from __future__ import annotations
 
-from s3lustrefs.meta import records, schema
+from s3lustrefs.meta import records, schema, writes
 from s3lustrefs.meta.location import LocationMap, walk
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRecord, SentObject, Table
 from s3lustrefs.meta.store import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
@@ -36,7 +36,7 @@ def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState
 def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *, subtree: bool = False) -> None:
     """Note that a key lost its name. A key the bucket never had needs no note: create and delete cost nothing."""
     assoc = association.assoc_id
-    if not subtree and records.find_object(txn, assoc, key) is None:
+    if not subtree and records.find_object(txn, assoc, key) is None and not writes.noted(txn, assoc, key):
         return
     change = Change.NAME | Change.SUBTREE if subtree else Change.NAME
     old = records.find_journal(txn, schema.journal_object_key(assoc, key))
@@ -112,6 +112,17 @@ def postpone(
     records.put_journal(txn, record)
 
 
+def note_write(txn: Txn, locations: LocationMap, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
+    """Note what is about to be written under a key; False when the key is no longer a name of this inode.
+
+    From here on, whoever takes the name away sees the note and has the key looked after.
+    """
+    if holder(txn, locations, assoc, key) != ino:
+        return False
+    writes.note(txn, assoc, key, sent)
+    return True
+
+
 def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
     """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile;
     otherwise the object holds an older state of the file, which stays dirty.
@@ -124,6 +135,7 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
     inode = records.find_inode(txn, ino)
     exported.ino = ino if inode is not None else NO_INO
     records.put_object(txn, exported)
+    writes.forget(txn, exported.assoc, exported.key)
     if inode is not None and inode.is_file:
         _settle_source(txn, inode, exported, content=content)
     held = holder(txn, locations, exported.assoc, exported.key)
@@ -155,6 +167,7 @@ def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes) -> None:
 
 def forget_object(txn: Txn, assoc: AssocId, key: bytes) -> None:
     """The bucket no longer has this object."""
+    writes.forget(txn, assoc, key)
     before = records.find_object(txn, assoc, key)
     if before is not None:
         if before.ino:

@@ -16,11 +16,14 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 | JOURNAL      | `I` ino, or `K` object key  | why and since when this must be exported                | journal            |
 | ASSOCIATIONS | assoc u16                   | JSON of model.association.Association                   | engine             |
 | SKIPPED      | assoc u16, object key       | reason, and the key where it was cut                    | listing            |
+| WRITES       | assoc u16, object key       | JSON: what requests without an answer may have written  | writes             |
 
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
-INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an existing inode.
-INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes.
+INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an ino that was handed out; one that is gone is as
+good as 0, since numbers are never used again.
+INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes; or it
+is LOST.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
 INVARIANT 6: a dirty file inside an association has a journal record, or is EXCLUDED by policy: no crash can hide it.
 INVARIANT 7: next_ino is above every ino.
@@ -29,6 +32,7 @@ INVARIANT 7: next_ino is above every ino.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -54,6 +58,7 @@ class Table(IntEnum):
     JOURNAL = 8
     ASSOCIATIONS = 9
     SKIPPED = 10
+    WRITES = 11
 
 
 GROUPED = frozenset({Table.DENTRIES, Table.LINKS, Table.XATTRS})
@@ -137,7 +142,7 @@ def decode_u64(raw: bytes) -> Ino:
 # --- objects ----------------------------------------------------------------------------------------------------------
 
 _LONGEST_PLAIN_KEY = 500
-_CUT = 440
+CUT = 440
 LONGEST_TABLE_KEY = 2 + _LONGEST_PLAIN_KEY
 
 
@@ -146,7 +151,7 @@ def object_key(assoc: AssocId, key: bytes) -> bytes:
     neighbours by its first 440 bytes only, and its record carries the full key."""
     if len(key) <= _LONGEST_PLAIN_KEY:
         return pack_u16(assoc) + key
-    return pack_u16(assoc) + key[:_CUT] + hashlib.sha256(key).digest()
+    return pack_u16(assoc) + key[:CUT] + hashlib.sha256(key).digest()
 
 
 def long_key(key: bytes) -> bytes:
@@ -291,6 +296,28 @@ def decode_journal(table_key: bytes, raw: bytes) -> JournalRecord:
         Ino(ino), AssocId(assoc), raw[a:b], JournalState(state), Change(change), seq, since, not_before, attempts,
         bool(terminal), raw[b:c].decode(), raw[c:d], raw[d:e].decode(), raw[e:].decode(errors="replace"),
     )  # fmt: skip
+
+
+# --- writes under way -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SentObject:
+    """What a request writes under a key. The POSIX headers tell it from anybody else's object: times are in nanoseconds."""
+
+    size: int
+    headers: dict[str, str]
+    in_parts: bool = False
+
+
+def encode_writes(key: bytes, writes: list[SentObject]) -> bytes:
+    rows = [[w.size, w.headers, w.in_parts] for w in writes]
+    return json.dumps([key.decode("latin-1"), rows], separators=(",", ":")).encode()
+
+
+def decode_writes(raw: bytes) -> tuple[bytes, list[SentObject]]:
+    key, rows = json.loads(raw)
+    return key.encode("latin-1"), [SentObject(*row) for row in rows]
 
 
 # --- residency ---------------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
-from s3lustrefs.model.ids import NO_INO
+from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.movers.export_files import HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
-from s3lustrefs.repository.object_store import Condition
+from s3lustrefs.movers.sent_objects import SentObjects
+from s3lustrefs.repository.object_store import Condition, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class DeleteExport:
         self._engine = engine
         self._hydrator = hydrator
         self._repositories = repositories
+        self._sent = SentObjects(engine)
         self.deleted_objects = 0
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
@@ -33,11 +35,31 @@ class DeleteExport:
             await self._engine.finish(record)
             return
         async with hold(record.assoc, record.key):
-            known = await self._engine.find_object(record.assoc, record.key)
-            if known is not None and await self._engine.holder(record.assoc, record.key) is None:
-                await self._wait_for_dependant(known)
-                await self._delete(known)
+            if await self._engine.holder(record.assoc, record.key) is None:
+                await self._clear(record.assoc, record.key)
             await self._engine.finish(record)
+
+    async def _clear(self, assoc: AssocId, key: bytes) -> None:
+        """Nothing of ours stays under the key: neither the object the table knows nor what an unanswered request left."""
+        store = self._repositories.of(assoc)
+        await self._sent.drop_uploads(store, assoc, key)
+        known = await self._engine.find_object(assoc, key)
+        if known is not None:
+            await self._wait_for_dependant(known)
+        if await self._engine.noted_writes(assoc, key):
+            await self._delete_sent(store, assoc, key)
+        if known is not None:
+            await self._delete(store, known)
+        await self._engine.forget_object(assoc, key)
+
+    async def _delete_sent(self, store: ObjectStore, assoc: AssocId, key: bytes) -> None:
+        try:
+            head = await store.head(key)
+            if await self._sent.wrote(assoc, key, head):
+                await store.delete(key, Condition(head.version.etag))
+                self.deleted_objects += 1
+        except errors.ObjectNotFound:
+            return
 
     async def _wait_for_dependant(self, known: ObjectRecord) -> None:
         """A renamed file is copied from this object first; a file that nobody exports any more gets its bytes."""
@@ -53,8 +75,7 @@ class DeleteExport:
         if current is not None:
             await self._hydrator.ensure(current, 0, current.size)
 
-    async def _delete(self, known: ObjectRecord) -> None:
-        store = self._repositories.of(known.assoc)
+    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
         try:
             failpoint("delete.before")
             await store.delete(known.key, Condition(known.etag))
@@ -63,4 +84,3 @@ class DeleteExport:
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
         else:
             self.deleted_objects += 1
-        await self._engine.forget_object(known.assoc, known.key)

@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import mimetypes
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-
-import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -30,6 +27,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
 
@@ -37,8 +35,9 @@ log = logging.getLogger(__name__)
 
 MULTIPART_BYTES = 16 << 20
 """Larger files go up in parts of this size."""
+COPY_BYTES = 5 << 30
+"""Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
-_MOST_UNANSWERED, _MOST_UNANSWERED_KEYS = 64, 1000
 _DIRECTORY_TYPE = "application/x-directory"
 _DEFAULT_TYPE = "binary/octet-stream"
 _STANDARD = "STANDARD"
@@ -73,8 +72,7 @@ class FileExport:
         self._know_headers = know_headers
         self._on_conflict = on_conflict
         self._multipart = Multipart(engine, chunks)
-        self._unanswered: OrderedDict[tuple[AssocId, bytes], list[tuple[int, dict[str, str]]]] = OrderedDict()
-        """Size and POSIX headers of what requests may have written that ended without an answer."""
+        self._sent = SentObjects(engine)
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -117,6 +115,7 @@ class FileExport:
         _check_key(target.key, inode)
         await self._let_dependant_go_first(view, target)
         store = self._repositories.of(target.association.assoc_id)
+        await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
         if inode.is_dir or inode.is_symlink:
             await self._put_small(store, inode, target)
         elif inode.hsm & Hsm.DIRTY or view.source is None or (record.change & Change.CONTENT and target.known is None):
@@ -171,11 +170,13 @@ class FileExport:
         known = target.known
         foreign = await _head_if(store, target.key, known)
         headers = _headers(inode, target, foreign)
+        await self._note(inode, target)
         try:
             written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
-            if inode.is_symlink and head.version.etag != hashlib.md5(body).hexdigest():
+            ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
+            if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
             written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
@@ -194,14 +195,15 @@ class FileExport:
         headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
-            with self._noting_silence(inode, target):
-                if inode.size > MULTIPART_BYTES:
-                    written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
-                else:
-                    body = await self._body(inode)
-                    failpoint("put.before")
-                    written = await store.put(target.key, body, headers, condition)
-                    failpoint("put.answered")
+            in_parts = inode.size > MULTIPART_BYTES
+            await self._note(inode, target, in_parts=in_parts)
+            if in_parts:
+                written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
+            else:
+                body = await self._body(inode)
+                failpoint("put.before")
+                written = await store.put(target.key, body, headers, condition)
+                failpoint("put.answered")
         except errors.ObjectChanged:
             await self._resolve(store, inode, target, await store.head(target.key))
             return
@@ -236,9 +238,9 @@ class FileExport:
             if head.version.etag != source.etag:
                 raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
             headers = _headers(inode, target, head)
+            await self._note(inode, target, in_parts=source.size > COPY_BYTES)
             failpoint("copy.before")
-            with self._noting_silence(inode, target):
-                written = await self._copy_object(store, target, origin.bucket, source, headers, record)
+            written = await self._copy_object(store, target, origin.bucket, source, headers, record)
             failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source, record)
@@ -249,7 +251,7 @@ class FileExport:
         self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders, record: JournalRecord
     ) -> ObjectVersion:
         version = _version(source)
-        if source.size > 5 << 30:
+        if source.size > COPY_BYTES:
             tags = await store.get_tags(source.key) if bucket == store.bucket else ()
             return await self._multipart.copy(
                 store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known), record
@@ -268,7 +270,7 @@ class FileExport:
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
                 await self._settle(inode, target, there.version, content=True)  # our own copy, before a crash or a lost reply
-            elif self._is_unanswered(target, there):
+            elif await self._sent.wrote(target.association.assoc_id, target.key, there):
                 await self._settle(inode, target, there.version, content=True)
                 raise NotYet(0.0)
             else:
@@ -298,36 +300,17 @@ class FileExport:
         failpoint("settle.after")
         self.exported_objects += 1
 
-    @contextmanager
-    def _noting_silence(self, inode: Inode, target: Target) -> Iterator[None]:
-        """Remember what a request would write if it ends without an answer: cancelled by a writer, or cut off.
-
-        It may have been carried out all the same, and the file may be another by the next attempt: without the note that
-        attempt would meet our own older object and take it for somebody else's.
-        """
-        sent = (inode.size, posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
-        try:
-            yield
-        except (trio.Cancelled, errors.RepositoryUnavailable):
-            notes = self._unanswered.setdefault((target.association.assoc_id, target.key), [])
-            notes.append(sent)
-            del notes[:-_MOST_UNANSWERED]
-            if len(self._unanswered) > _MOST_UNANSWERED_KEYS:
-                self._unanswered.popitem(last=False)
-            raise
-
-    def _is_unanswered(self, target: Target, head: ObjectHead) -> bool:
-        """Whether an object is what such a request wrote. The headers tell: times are in nanoseconds."""
-        for size, sent in self._unanswered.get((target.association.assoc_id, target.key), []):
-            if head.version.size == size and all(head.metadata.get(name) == value for name, value in sent.items()):
-                return True
-        return False
+    async def _note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
+        """Raises: NotYet when the file has lost this name."""
+        size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
+        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts):
+            raise NotYet(0.0)
 
     async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
         """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
         if await self._is_our_content(inode, head):
             await self._settle(inode, target, head.version, content=True)
-        elif self._is_unanswered(target, head):
+        elif await self._sent.wrote(target.association.assoc_id, target.key, head):
             await self._settle(inode, target, head.version, content=False)
             raise NotYet(0.0)
         else:

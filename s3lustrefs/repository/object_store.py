@@ -143,6 +143,10 @@ class ObjectStore(Protocol):
         """Drop an unfinished upload; an upload that is already gone is fine."""
         ...
 
+    async def unfinished_uploads(self, key: bytes) -> Sequence[str]:
+        """UploadIds of the multipart uploads of exactly this key that were neither completed nor aborted."""
+        ...
+
     async def copy(
         self,
         key: bytes,

@@ -11,6 +11,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from s3lustrefs import errors
 
@@ -68,6 +69,22 @@ def xml_tags(body: bytes) -> list[tuple[str, str]]:
             parts = {_local(child.tag): child.text or "" for child in tag}
             pairs.append((parts.get("Key", ""), parts.get("Value", "")))
     return pairs
+
+
+def xml_uploads(body: bytes) -> list[tuple[bytes, str]]:
+    """Key and UploadId of every upload of a ListMultipartUploads answer. Raises: ValueError when it is none."""
+    try:
+        root = ElementTree.fromstring(body.strip())
+    except ElementTree.ParseError as error:
+        raise ValueError("the answer is not XML") from error
+    encoded = any(_local(child.tag) == "EncodingType" and child.text == "url" for child in root)
+    uploads = []
+    for upload in root:
+        if _local(upload.tag) == "Upload":
+            parts = {_local(child.tag): child.text or "" for child in upload}
+            key = parts.get("Key", "")
+            uploads.append((unquote_to_bytes(key.replace("+", " ")) if encoded else key.encode(), parts.get("UploadId", "")))
+    return uploads
 
 
 def _local(tag: str) -> str:

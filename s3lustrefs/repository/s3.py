@@ -241,6 +241,14 @@ class S3Store:
         except errors.ObjectNotFound:
             log.debug("upload abort found none bucket=%s", self.bucket)
 
+    async def unfinished_uploads(self, key: bytes) -> Sequence[str]:
+        query = [("uploads", ""), ("encoding-type", "url"), ("prefix", key.decode()), ("max-uploads", "1000")]
+        response = await self._client.call("ListMultipartUploads", "GET", b"", query=query)
+        try:
+            return [upload_id for found, upload_id in replies.xml_uploads(response.body) if found == key]
+        except ValueError as error:
+            raise errors.RepositoryRejected(f"{self._client.where(key)}: list uploads: {error}", bucket=self.bucket) from error
+
     async def _completed_before(
         self, key: bytes, parts: Sequence[UploadedPart], error: errors.RepositoryUnavailable
     ) -> ObjectVersion:

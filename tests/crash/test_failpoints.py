@@ -75,7 +75,9 @@ FAILPOINTS = [
     "copy.answered",
     "delete.before",
     "delete.answered",
+    "multipart.created",
     "multipart.part",
+    "sent.noted:2",
     "multipart.complete.before",
     "multipart.completed",
 ]

@@ -1,0 +1,47 @@
+"""SentObjects: our own objects are known as such even when the answer to the request that wrote them never came.
+
+What an export sends is noted in the table before the request. Whoever then meets an unexpected object under that key asks here
+whether it is what was sent; and uploads in parts that were cut off are found and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.schema import SentObject
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.repository import posix_headers
+from s3lustrefs.repository.object_store import ObjectHead, ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class SentObjects:
+    """Callers hold the key's lock."""
+
+    def __init__(self, engine: MetadataEngine) -> None:
+        self._engine = engine
+
+    async def note(self, inode: Inode, assoc: AssocId, key: bytes, size: int, *, in_parts: bool = False) -> bool:
+        """What is about to be written under a key. False: the key is no longer a name of the inode, nothing may be sent."""
+        headers = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+        noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts))
+        failpoint("sent.noted")
+        return noted
+
+    async def wrote(self, assoc: AssocId, key: bytes, head: ObjectHead) -> bool:
+        """Whether an object is what one of our requests sent."""
+        for sent in await self._engine.noted_writes(assoc, key):
+            if head.version.size == sent.size and sent.headers.items() <= head.metadata.items():
+                return True
+        return False
+
+    async def drop_uploads(self, store: ObjectStore, assoc: AssocId, key: bytes) -> None:
+        """Abort uploads in parts that a crash, or a failed abort, left unfinished under a key. Raises: RepositoryError."""
+        if any(sent.in_parts for sent in await self._engine.noted_writes(assoc, key)):
+            for upload_id in await store.unfinished_uploads(key):
+                log.info("unfinished upload dropped key=%r upload_id=%s", key, upload_id)
+                await store.abort_upload(key, upload_id)

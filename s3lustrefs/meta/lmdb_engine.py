@@ -71,8 +71,8 @@ class LmdbEngine:
                 records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now, now, now))
         elif int(found) != FORMAT_VERSION:
             raise errors.StateDirError(
-                f"state directory {self._store.directory.parent} has format {found.decode()}, this s3lustrefs knows format {FORMAT_VERSION}: "
-                "use the version that wrote it, or another state_dir"
+                f"state directory {self._store.directory.parent} has format {found.decode()}, this s3lustrefs knows format "
+                f"{FORMAT_VERSION}: use the version that wrote it, or another state_dir"
             )
 
     def _allocate_in(self, txn: Txn) -> Ino:

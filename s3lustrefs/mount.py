@@ -208,7 +208,7 @@ class Daemon:
                 nursery.start_soon(self._end_with_connection)
                 nursery.start_soon(self._announce, ready)
                 with self._requests:
-                    await pyfuse3.main(min_tasks=32, max_tasks=_MAX_REQUEST_TASKS)
+                    await pyfuse3.main(max_tasks=_MAX_REQUEST_TASKS)
                 log.info("mount ended mount_point=%s", self._mount_point)
                 nursery.cancel_scope.cancel()
         finally:

@@ -76,6 +76,10 @@ class Applied:
     changed: list[Ino] = field(default_factory=list)
     replaced: list[tuple[Ino, bytes]] = field(default_factory=list)
     """Dentries that now name something else."""
+    made: set[Ino] = field(default_factory=set)
+    """New directories."""
+    grown: set[Ino] = field(default_factory=set)
+    """Older directories whose link count went up, since they got new directories."""
 
 
 class ListingApplier:
@@ -183,6 +187,9 @@ class ListingApplier:
         above = records.get_inode(self._txn, parent)
         above.nlink += 1
         records.put_inode(self._txn, above)
+        self.applied.made.add(ino)
+        if parent not in self.applied.made:
+            self.applied.grown.add(parent)
         return ino
 
     def marker(self, path: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> None:

@@ -178,6 +178,8 @@ class Importer:
             first = False
             for ino in applied.changed:
                 self._notify(InodeInvalidation(ino, content=True))
+            for ino in applied.grown:
+                self._notify(InodeInvalidation(ino, content=False))
             for parent, name in applied.replaced:
                 self._notify(DentryInvalidation(parent, name))
             if batch.kind is BatchKind.BULK:

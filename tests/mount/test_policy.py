@@ -127,10 +127,6 @@ def test_failures_that_pass_are_retried_until_they_are_gone(here: Site, proxy: B
     assert here.objects() == {f"p/{a}": a.encode() for a in ("slowdown", "internal", "reset", "lost-reply", "html")}
 
 
-@pytest.mark.xfail(
-    reason="an upload that a writer cancelled and the endpoint carried out all the same leaves an object under the old name "
-    "when the file is renamed or removed before its next export: the table never heard of that key"
-)
 def test_cancelled_upload_leaves_nothing_under_the_old_name(here: Site, proxy: BackgroundProxy) -> None:
     here.mount()
     proxy.add("hold", method="PUT", path="/p/log")

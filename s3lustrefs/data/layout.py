@@ -19,6 +19,7 @@ from s3lustrefs.data.fence import storage_errors
 from s3lustrefs.model.ids import ContentVersion, Ino
 
 _DIRECTORIES = 256
+_WITHOUT_DISK = frozenset({"tmpfs", "ramfs"})
 _NEIGHBOURS_BITS = 12
 """Files made one after another share a directory: on ext4 creating them costs 18 us each that way and 100 to 700 us when
 they alternate between directories, each of which has an inode table of its own to update."""
@@ -60,6 +61,7 @@ class Layout:
             raise errors.StateDirError("no storage target: cache_dir is empty")
         self.targets = tuple(targets)
         self._roots = [os.path.join(target, "chunks") for target in targets]
+        self._in_memory: list[bool] = []
 
     def prepare(self) -> None:
         """Create the directories and prove that every target takes new files. Raises: StateDirError."""
@@ -75,6 +77,13 @@ class Layout:
                 os.unlink(probe)
             except OSError as exc:
                 raise errors.StateDirError(f"storage target {target} cannot be written: {exc.strerror}") from exc
+
+    def in_memory(self, key: ChunkKey) -> bool:
+        """Whether the chunk's file is on a file system without a disk, so that reading it never waits."""
+        if not self._in_memory:
+            kinds = _file_system_kinds()
+            self._in_memory = [kinds.get(os.stat(target).st_dev) in _WITHOUT_DISK for target in self.targets]
+        return self._in_memory[self.target_of(key)]
 
     def target_of(self, key: ChunkKey) -> int:
         return (key.ino + key.chunk_index) % len(self._roots)
@@ -95,6 +104,17 @@ class Layout:
         """The chunk files of one content version, found by scanning one directory per target. Raises: StorageError."""
         directories = [f"{root}/{_bucket(ino)}" for root in self._roots]
         return [key for directory in directories for key, _ in _scan(directory) if key.ino == ino and key.version == version]
+
+
+def _file_system_kinds() -> dict[int, str]:
+    """st_dev -> type of every mounted file system. Source: proc_pid_mountinfo(5)."""
+    kinds = {}
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            before, _, after = line.partition(" - ")
+            major, minor = before.split()[2].split(":")
+            kinds[os.makedev(int(major), int(minor))] = after.split()[0]
+    return kinds
 
 
 def _bucket(ino: Ino) -> str:

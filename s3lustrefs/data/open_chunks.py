@@ -23,9 +23,10 @@ STAT_BLOCK_BYTES = 512
 class OpenChunk:
     """One open chunk file."""
 
-    __slots__ = ("accounted_bytes", "deleted", "fd", "key", "path", "pins", "read_position")
+    __slots__ = ("accounted_bytes", "deleted", "fd", "in_memory", "key", "path", "pins", "read_position")
 
-    def __init__(self, key: ChunkKey, path: str, fd: int) -> None:
+    def __init__(self, key: ChunkKey, path: str, fd: int, *, in_memory: bool) -> None:
+        self.in_memory = in_memory
         self.key = key
         self.path = path
         self.fd = fd
@@ -93,7 +94,7 @@ class OpenChunks:
         with storage_errors("create", path):
             try:
                 # New files are the common case, and a look before would double their cost.
-                chunk = self._insert(key, path, _open(path, os.O_CREAT | os.O_EXCL))
+                chunk = self._insert(key, path, _open(path, os.O_CREAT | os.O_EXCL), accounted_bytes=0)
             except FileExistsError:
                 return self._insert(key, path, _open(path, 0))
         self._on_create(key)
@@ -135,9 +136,9 @@ class OpenChunks:
         while self._open:
             os.close(self._open.popitem()[1].fd)
 
-    def _insert(self, key: ChunkKey, path: str, fd: int) -> OpenChunk:
-        chunk = self._open[key] = OpenChunk(key, path, fd)
-        chunk.accounted_bytes = os.fstat(fd).st_blocks * STAT_BLOCK_BYTES
+    def _insert(self, key: ChunkKey, path: str, fd: int, *, accounted_bytes: int | None = None) -> OpenChunk:
+        chunk = self._open[key] = OpenChunk(key, path, fd, in_memory=self._layout.in_memory(key))
+        chunk.accounted_bytes = os.fstat(fd).st_blocks * STAT_BLOCK_BYTES if accounted_bytes is None else accounted_bytes
         if len(self._open) > self._limit:
             self._evict()
         return chunk

@@ -1,7 +1,8 @@
 """Reading one piece of a chunk file into a buffer: from the page cache on the trio thread, or from the disk in another.
 
 `RWF_NOWAIT` answers EAGAIN instead of waiting for the disk, so that trying costs nothing and the page cache is read at
-memory speed; a file system that does not know the flag (tmpfs) is read in threads. Source: man 2 preadv2.
+memory speed; a file system that does not know the flag is read in threads, save tmpfs, which has no disk to wait for.
+Source: man 2 preadv2.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Reading:
         """Take what the page cache has; True when that was all there is. Never waits for the disk. Raises: StorageError."""
         with storage_errors("read", self.chunk.path):
             try:
-                self._fill(os.RWF_NOWAIT)
+                self._fill(0 if self.chunk.in_memory else os.RWF_NOWAIT)
             except OSError as exc:
                 if exc.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                     raise

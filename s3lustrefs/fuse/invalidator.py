@@ -16,6 +16,7 @@ from s3lustrefs.model.events import InodeInvalidation, Invalidation
 log = logging.getLogger(__name__)
 
 _BATCH = 200
+_GATHER_SECONDS = 0.02
 
 
 class Invalidator:
@@ -30,6 +31,9 @@ class Invalidator:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         async for first in self._receive:
+            if isinstance(first, InodeInvalidation) and not first.content:
+                # Only a block count is out of date: a burst of hydrated files is worth one hop to the thread, not one each.
+                await trio.sleep(_GATHER_SECONDS)
             batch = [first]
             while len(batch) < _BATCH:
                 try:

@@ -91,23 +91,21 @@ def expand_directory(txn: Txn, ino: Ino, after: bytes, limit: int, now_ns: int) 
 def expand_prefix(txn: Txn, association: Association, prefix: bytes, after: bytes, limit: int, now_ns: int) -> bytes | None:
     """Note up to `limit` objects below a lost prefix as lost; returns the table key to go on after, or None at the end."""
     for key in writes.below(txn, association.assoc_id, prefix) if not after else ():
-        journal.mark_key_lost(txn, association, key, now_ns)
+        if key != prefix:
+            journal.mark_key_lost(txn, association, key, now_ns)
     found = txn.scan(Table.OBJECTS, schema.pack_u16(association.assoc_id) + prefix[: schema.CUT], after=after, limit=limit)
     for table_key, value in found:
         record = schema.decode_object(table_key, value)
-        if record.key.startswith(prefix):
+        if record.key.startswith(prefix) and record.key != prefix:
             journal.mark_key_lost(txn, association, record.key, now_ns)
     return found[-1][0] if len(found) == limit else None
 
 
 def end_expansion(txn: Txn, claimed: JournalRecord) -> None:
-    """Everything below is noted: only the directory itself (or nothing, for a prefix) remains of the record."""
+    """Everything below is noted: only the directory itself, or its marker, remains of the record."""
     key = schema.journal_key(claimed)
     record = records.find_journal(txn, key)
     if record is None or record.seq != claimed.seq:
-        return
-    if not record.ino:
-        txn.delete(Table.JOURNAL, key)
         return
     record.change &= ~Change.SUBTREE
     records.put_journal(txn, record)

@@ -42,6 +42,8 @@ def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *
     old = records.find_journal(txn, schema.journal_object_key(assoc, key))
     seq = old.seq + 1 if old else 1
     since = old.since_ns if old else now_ns
+    if old:
+        change |= old.change  # what is below it may still have to be looked for
     records.put_journal(txn, JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, seq, since))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import trio
+
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
@@ -17,6 +19,9 @@ from s3lustrefs.repository.object_store import Condition, ObjectStore
 
 log = logging.getLogger(__name__)
 
+_LATE_SECONDS = 3.0
+"""How long after a request was given up, or its daemon died, its object is still looked for."""
+
 
 class DeleteExport:
     """Exports one lost-key record."""
@@ -26,6 +31,7 @@ class DeleteExport:
         self._hydrator = hydrator
         self._repositories = repositories
         self._sent = SentObjects(engine)
+        self._looked_since: dict[tuple[AssocId, bytes], float] = {}
         self.deleted_objects = 0
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
@@ -47,19 +53,30 @@ class DeleteExport:
         if known is not None:
             await self._wait_for_dependant(known)
         if await self._engine.noted_writes(assoc, key):
-            await self._delete_sent(store, assoc, key)
+            gone = await self._delete_sent(store, assoc, key)
+            if not gone and known is None and self._may_still_come(assoc, key):
+                raise NotYet(0.5)
+        self._looked_since.pop((assoc, key), None)
         if known is not None:
             await self._delete(store, known)
         await self._engine.forget_object(assoc, key)
 
-    async def _delete_sent(self, store: ObjectStore, assoc: AssocId, key: bytes) -> None:
+    def _may_still_come(self, assoc: AssocId, key: bytes) -> bool:
+        """A request given up may be carried out a little later: its only condition was that there is no object yet."""
+        since = self._looked_since.setdefault((assoc, key), trio.current_time())
+        return trio.current_time() - since < _LATE_SECONDS
+
+    async def _delete_sent(self, store: ObjectStore, assoc: AssocId, key: bytes) -> bool:
+        """Whether the object was one of ours, and is gone now."""
         try:
             head = await store.head(key)
-            if await self._sent.wrote(assoc, key, head):
-                await store.delete(key, Condition(head.version.etag))
-                self.deleted_objects += 1
         except errors.ObjectNotFound:
-            return
+            return False
+        if not await self._sent.wrote(assoc, key, head):
+            return False
+        await store.delete(key, Condition(head.version.etag))
+        self.deleted_objects += 1
+        return True
 
     async def _wait_for_dependant(self, known: ObjectRecord) -> None:
         """A renamed file is copied from this object first; a file that nobody exports any more gets its bytes."""

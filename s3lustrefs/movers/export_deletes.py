@@ -10,8 +10,8 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
-from s3lustrefs.model.ids import NO_INO, AssocId
-from s3lustrefs.movers.export_files import HoldKey, NotYet
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
@@ -28,7 +28,7 @@ class DeleteExport:
 
     def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
         self._engine = engine
-        self._hydrator = hydrator
+        self._order = ExportOrder(engine, hydrator)
         self._repositories = repositories
         self._sent = SentObjects(engine)
         self._looked_since: dict[tuple[AssocId, bytes], float] = {}
@@ -51,7 +51,7 @@ class DeleteExport:
         await self._sent.drop_uploads(store, assoc, key)
         known = await self._engine.find_object(assoc, key)
         if known is not None:
-            await self._wait_for_dependant(known)
+            await self._order.before_delete(known)
         if await self._engine.noted_writes(assoc, key):
             gone = await self._delete_sent(store, assoc, key)
             if not gone and known is None and self._may_still_come(assoc, key):
@@ -77,20 +77,6 @@ class DeleteExport:
         await store.delete(key, Condition(head.version.etag))
         self.deleted_objects += 1
         return True
-
-    async def _wait_for_dependant(self, known: ObjectRecord) -> None:
-        """A renamed file is copied from this object first; a file that nobody exports any more gets its bytes."""
-        view = await self._engine.export_view(known.ino) if known.ino else None
-        if view is None or view.source is None or (view.source.assoc, view.source.key) != (known.assoc, known.key):
-            return
-        inode = view.inode
-        if not inode.nlink and not inode.is_complete:
-            raise NotYet(1.0)  # unlinked but open: until it is closed
-        if view.targets and await self._engine.find_journal(inode.ino) is not None:
-            raise NotYet(0.1)
-        current = await self._engine.dependant(known, NO_INO)
-        if current is not None:
-            await self._hydrator.ensure(current, 0, current.size)
 
     async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
         try:

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import mimetypes
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from s3lustrefs import errors
@@ -22,8 +21,8 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.repositories import Repositories
@@ -41,16 +40,6 @@ MAX_OBJECT_BYTES = 5 << 40
 _DIRECTORY_TYPE = "application/x-directory"
 _DEFAULT_TYPE = "binary/octet-stream"
 _STANDARD = "STANDARD"
-
-HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
-
-
-class NotYet(Exception):
-    """Another record must go first; this one is to be tried again soon. Never leaves the exporter."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds)
-        self.seconds = seconds
 
 
 class FileExport:
@@ -73,6 +62,7 @@ class FileExport:
         self._on_conflict = on_conflict
         self._multipart = Multipart(engine, chunks)
         self._sent = SentObjects(engine)
+        self._order = ExportOrder(engine, hydrator)
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -113,7 +103,7 @@ class FileExport:
     async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
         inode = view.inode
         _check_key(target.key, inode)
-        await self._let_dependant_go_first(view, target)
+        await self._order.before_write(view, target)
         store = self._repositories.of(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
         if inode.is_dir or inode.is_symlink:
@@ -125,42 +115,6 @@ class FileExport:
                 await self._copy(store, inode, target, view.source, record)
         else:  # another name of the file: what changed went up under the first one
             await self._copy(store, inode, target, view.source, record)
-
-    # --- order among inodes --------------------------------------------------------------------------------------------------
-
-    async def _let_dependant_go_first(self, view: ExportView, target: Target) -> None:
-        """The object at the target may be the only copy of another inode's bytes: that one is exported (or hydrated) before."""
-        other = await self._engine.dependant(target.known, view.inode.ino)
-        if other is None:
-            return
-        if not other.nlink:
-            raise NotYet(1.0)  # unlinked but open: until it is closed
-        if await self._waits_for(other, view.inode.ino):
-            # A circle of cold files, each at the other's key: one of them has to come down. The others follow by copy.
-            await self._hydrator.ensure(view.inode, 0, view.inode.size)
-            if other.ino > view.inode.ino:
-                await self._hydrator.ensure(other, 0, other.size)
-                return
-            raise NotYet(0.1)
-        if await self._engine.find_journal(other.ino) is None:
-            await self._hydrator.ensure(other, 0, other.size)
-            return
-        raise NotYet(0.2)
-
-    async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
-        """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
-        seen: set[Ino] = set()
-        current: Inode | None = inode
-        while current is not None and current.ino not in seen:
-            if current.ino == ino:
-                return True
-            seen.add(current.ino)
-            view = await self._engine.export_view(current.ino)
-            following = None
-            for target in view.targets if view else []:
-                following = following or await self._engine.dependant(target.known, current.ino)
-            current = following
-        return current is not None and current.ino == ino
 
     # --- objects ---------------------------------------------------------------------------------------------------------------
 

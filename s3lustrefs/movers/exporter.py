@@ -25,7 +25,8 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.movers.export_deletes import DeleteExport
-from s3lustrefs.movers.export_files import FileExport, NotYet
+from s3lustrefs.movers.export_files import FileExport
+from s3lustrefs.movers.export_order import NotYet
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 

@@ -1,0 +1,85 @@
+"""ExportOrder: which file has to be exported, or fetched, before an object may be replaced or deleted.
+
+A renamed file is copied in the bucket from the object under its old key, so that object must stay until the copy is made. An
+object that is the only copy of another file's bytes is never written over or deleted before that file has them elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.export_targets import ExportView, Target
+from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.ids import NO_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.hydrator import Hydrator
+
+HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
+"""Holds the lock of one object key."""
+
+
+class NotYet(Exception):
+    """Another record must go first; this one is to be tried again after so many seconds. Never leaves the exporter."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+class ExportOrder:
+    """Waits by raising NotYet; fetches where waiting would never end."""
+
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator) -> None:
+        self._engine = engine
+        self._hydrator = hydrator
+
+    async def before_write(self, view: ExportView, target: Target) -> None:
+        """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
+        other = await self._engine.dependant(target.known, view.inode.ino)
+        if other is None:
+            return
+        if not other.nlink:
+            raise NotYet(1.0)  # unlinked but open: until it is closed
+        if await self._waits_for(other, view.inode.ino):
+            # A circle of cold files, each at the other's key: one of them has to come down. The others follow by copy.
+            await self._hydrator.ensure(view.inode, 0, view.inode.size)
+            if other.ino > view.inode.ino:
+                await self._hydrator.ensure(other, 0, other.size)
+                return
+            raise NotYet(0.1)
+        if await self._engine.find_journal(other.ino) is None:
+            await self._hydrator.ensure(other, 0, other.size)
+            return
+        raise NotYet(0.2)
+
+    async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
+        """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
+        seen: set[Ino] = set()
+        current: Inode | None = inode
+        while current is not None and current.ino not in seen:
+            if current.ino == ino:
+                return True
+            seen.add(current.ino)
+            view = await self._engine.export_view(current.ino)
+            following = None
+            for target in view.targets if view else []:
+                following = following or await self._engine.dependant(target.known, current.ino)
+            current = following
+        return current is not None and current.ino == ino
+
+    async def before_delete(self, known: ObjectRecord) -> None:
+        """Return once an object that lost its name may go. Raises: NotYet; what `Hydrator.ensure` raises."""
+        view = await self._engine.export_view(known.ino) if known.ino else None
+        if view is None or view.source is None or (view.source.assoc, view.source.key) != (known.assoc, known.key):
+            return
+        inode = view.inode
+        if not inode.nlink and not inode.is_complete:
+            raise NotYet(1.0)  # unlinked but open: until it is closed
+        if view.targets and await self._engine.find_journal(inode.ino) is not None:
+            raise NotYet(0.1)
+        current = await self._engine.dependant(known, NO_INO)
+        if current is not None:
+            # Renamed to where nobody exports it: its bytes come down before the object goes.
+            await self._hydrator.ensure(current, 0, current.size)

@@ -58,8 +58,8 @@ class LmdbEngine:
         self._now = clock_ns
         self._locations = LocationMap()
         self._next_ino = int(store.get(Table.SUPER, SUPER_NEXT_INO) or b"2")
-        self._inodes = max(1, store.count(Table.INODES))
         self._check_format()
+        self._inodes = max(1, store.count(Table.INODES) - store.count(Table.ORPHANS))
         self._locations.set_associations(self._stored_associations())
 
     def _check_format(self) -> None:
@@ -78,7 +78,6 @@ class LmdbEngine:
     def _allocate_in(self, txn: Txn) -> Ino:
         ino = Ino(self._next_ino)
         self._next_ino += 1
-        self._inodes += 1
         return ino
 
     def _save_next_ino(self, txn: Txn) -> None:
@@ -139,7 +138,9 @@ class LmdbEngine:
                 self._allocate_in(txn), mode, uid, gid, 2 if stat.S_ISDIR(mode) else 1, size, now, now, now, rdev, target=target
             )
             self._save_next_ino(txn)
-            return namespace.create(txn, self._locations, parent, name, inode, open_for_write=open_for_write)
+            made = namespace.create(txn, self._locations, parent, name, inode, open_for_write=open_for_write)
+        self._inodes += 1
+        return made
 
     async def link(self, ino: Ino, parent: Ino, name: bytes) -> Inode:
         with self._store.begin() as txn:
@@ -327,6 +328,7 @@ class LmdbEngine:
 
         `directories` are relative paths known only by what is below them.
         """
+        first = self._next_ino
         with self._store.begin() as txn:
             applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use)
             for path in directories:
@@ -338,6 +340,7 @@ class LmdbEngine:
             for key, reason in skipped:
                 applier.skip(key, reason)
             self._save_next_ino(txn)
+        self._inodes += self._next_ino - first - len(applier.applied.replaced)
         return applier.applied
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
@@ -348,7 +351,8 @@ class LmdbEngine:
         with self._store.begin() as txn:
             place = conflicts.keep_both(txn, association, ino, seen, suffix, self._now(), lambda: self._allocate_in(txn))
             self._save_next_ino(txn)
-            return place
+        self._inodes += place is not None
+        return place
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from."""
@@ -385,10 +389,12 @@ class LmdbEngine:
 
     async def link_association(self, association: Association) -> Association:
         """Store a new association (its `assoc_id` is given here) and make its directory. Raises: ConfigError."""
+        first = self._next_ino
         with self._store.begin() as txn:
             numbered = replace(association, assoc_id=associations.allocate(txn))
             linked = associations.link(txn, numbered, self._now(), lambda: self._allocate_in(txn))
             self._save_next_ino(txn)
+        self._inodes += self._next_ino - first
         self._locations.set_associations([*self._locations.associations(), linked])
         return linked
 

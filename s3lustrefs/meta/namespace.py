@@ -58,6 +58,8 @@ def link(txn: Txn, locations: LocationMap, ino: Ino, parent: Ino, name: bytes, n
     records.check_name(name)
     inode = records.get_inode(txn, ino)
     directory = records.get_dir(txn, parent)
+    if not directory.nlink:
+        raise errors.NotFound(f"directory {parent} was removed")
     if inode.is_dir:
         raise errors.NotPermitted("a directory cannot have a second name")
     if inode.nlink >= _MAX_LINKS:
@@ -190,10 +192,10 @@ def rename(
     _check_movable(txn, locations, inode, new_parent)
     victim_ino = records.find_child(txn, new_parent, new_name)
     victim = records.get_inode(txn, victim_ino) if victim_ino is not None else None
-    if victim is not None and victim.ino == inode.ino:
-        return None  # two names of one file: rename(2) does nothing
     if victim is not None and flags & RENAME_NOREPLACE:
         raise errors.AlreadyExists(f"{new_name!r} exists")
+    if victim is not None and victim.ino == inode.ino:
+        return None  # two names of one file: rename(2) does nothing
     if flags & RENAME_EXCHANGE:
         _exchange(txn, locations, inode, parent, name, victim, new_parent, new_name, now_ns)
         return None

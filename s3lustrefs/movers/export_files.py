@@ -11,6 +11,7 @@ import hashlib
 import logging
 import mimetypes
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 from s3lustrefs import errors
@@ -21,6 +22,7 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
@@ -75,18 +77,26 @@ class FileExport:
         await self._drop_stale_upload(record, view)
         await self._know_headers(view.inode)
         excluded = False
+        source = _place(view)
         for key in [(t.association.assoc_id, t.key) for t in view.targets]:
-            async with hold(*key):
-                # Looked at again under the key's lock: the target before, or somebody else, may have changed it.
+            # The source's key too, in one order for everybody: few endpoints take a condition on the source of a copy.
+            places = sorted({key, source or key})
+            async with AsyncExitStack() as held:
+                for place in places:
+                    await held.enter_async_context(hold(*place))
+                # Looked at again under the locks: the target before, or somebody else, may have changed it.
                 fresh = await self._engine.export_view(record.ino)
                 target = next((t for t in fresh.targets if (t.association.assoc_id, t.key) == key), None) if fresh else None
                 if fresh is None or target is None:
                     continue
+                if (_place(fresh) or key) not in places:
+                    raise NotYet(0.0)
                 event = "CHANGED" if target.known is not None else "NEW"
                 if event not in target.association.auto_export:
                     excluded = True
                     continue
                 await self._export_target(fresh, target, record)
+                source = key if len(view.targets) > 1 else None  # where its content is now
         if excluded:
             await self._engine.exclude(record)
         else:
@@ -232,9 +242,11 @@ class FileExport:
         elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
             await self._engine.forget_object(target.association.assoc_id, target.key)
             raise NotYet(0.0)
+        elif await self._engine.find_object(source.assoc, source.key) != source:
+            raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
             await self._engine.forget_object(source.assoc, source.key)
-            await self._put_content(store, inode, replace(target, known=None), record)
+            await self._put_content(store, inode, target if there else replace(target, known=None), record)
         else:
             await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(
@@ -296,6 +308,11 @@ async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -
         return await store.head(key)
     except errors.ObjectNotFound:
         return None
+
+
+def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
+    """The key that an inode's archived content is at."""
+    return (view.source.assoc, view.source.key) if view.source is not None else None
 
 
 def _condition(known: ObjectRecord | None) -> Condition:

@@ -7,11 +7,14 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.mount.conftest import BIG, COLD, Area
+from tests.mount.site import Site
+from tests.semantics.mounted import put_objects
 
 MIB = 1 << 20
 
@@ -472,3 +475,20 @@ def test_half_of_a_replaced_object_is_never_mixed_with_local_writes(area: Area) 
     area.site.expected_log.append("delete given up")
     area.drain()
     assert area.objects()["big"] == theirs
+
+
+def test_many_circles_at_once_never_mix_contents(make_site: Callable[..., Site]) -> None:
+    """Each copy reads a key that another export is about to overwrite; moto has no condition on the source of a copy."""
+    here = make_site()
+    put_objects(here.server, here.bucket, [(f"p/{n}/{name}", name.encode(), {}) for n in range(40) for name in "abcd"], threads=4)
+    here.mount()
+    for number in range(40):
+        folder = here.root / str(number)
+        for old, new in ("at", "ba", "cb", "dc", "td"):
+            (folder / old).rename(folder / new)
+        if number % 8 == 7:
+            here.drain()
+    assert here.objects() == {
+        f"p/{n}/{name}": body for n in range(40) for name, body in zip("abcd", (b"b", b"c", b"d", b"a"), strict=True)
+    }
+    assert here.status()["conflicts"] == 0

@@ -183,14 +183,17 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
 
 
 def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
-    """The bucket no longer has a clean file's object: missing bytes are lost for good, resident ones stay."""
+    """The bucket no longer has a clean file's object: missing bytes are lost for good, resident ones stay.
+
+    It is not exported again of itself: somebody wanted the object gone.
+    """
     inode = records.find_inode(txn, ino)
     if inode is None or not inode.source_assoc:
         return
     if inode.is_complete:
-        journal.forget_object(txn, inode.source_assoc, inode.source_key)
-        return
-    inode.hsm |= Hsm.LOST
+        records.delete_object(txn, inode.source_assoc, inode.source_key)
+    if inode.hsm & Hsm.ARCHIVED:
+        inode.hsm |= Hsm.LOST
     inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
 

@@ -36,7 +36,7 @@ def keep_both(
         return None
     other = conflict_name(name, suffix)
     _move_name(txn, inode, parent, name, other)
-    journal.detach_source(txn, ino, seen.assoc, seen.key)
+    journal.detach_source(txn, ino, seen.assoc, seen.key, now_ns)
     journal.mark(txn, ino, Change.CONTENT | Change.NAME, now_ns)
     fresh = allocate()
     flags = InodeFlag.NONE if association.posix_metadata == "off" else InodeFlag.HEADERS_UNKNOWN

@@ -133,7 +133,7 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
     """
     before = records.find_object(txn, exported.assoc, exported.key)
     if before is not None and before.ino not in (NO_INO, ino):
-        detach_source(txn, before.ino, exported.assoc, exported.key)
+        detach_source(txn, before.ino, exported.assoc, exported.key, now_ns)
     inode = records.find_inode(txn, ino)
     exported.ino = ino if inode is not None else NO_INO
     records.put_object(txn, exported)
@@ -153,27 +153,35 @@ def _settle_source(txn: Txn, inode: Inode, exported: ObjectRecord, *, content: b
     if content or not old_source_ok or not inode.is_complete:
         inode.source_assoc, inode.source_key = exported.assoc, exported.key
     inode.hsm |= Hsm.EXISTS | Hsm.ARCHIVED
-    inode.hsm = inode.hsm & ~Hsm.DIRTY if content else inode.hsm | Hsm.DIRTY
+    inode.hsm = inode.hsm & ~(Hsm.DIRTY | Hsm.LOST) if content else inode.hsm | Hsm.DIRTY
     records.put_inode(txn, inode)
 
 
-def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes) -> None:
-    """An object is about to hold something else: the inode it belonged to no longer has an archived copy there."""
+def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes, now_ns: int) -> None:
+    """An object holds something else, or is gone: the inode it belonged to no longer has an archived copy there.
+
+    A file all of whose bytes are here is exported again under the names it has; another one has lost what is missing.
+    """
     inode = records.find_inode(txn, ino)
     if inode is None or (inode.source_assoc, inode.source_key) != (assoc, key):
         return
-    inode.source_assoc, inode.source_key = NO_ASSOC, b""
-    inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY)
+    if not inode.is_complete:
+        inode.hsm |= Hsm.LOST
+    else:
+        inode.source_assoc, inode.source_key = NO_ASSOC, b""
+        inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY | Hsm.LOST)
+        if inode.nlink:
+            mark(txn, ino, Change.CONTENT, now_ns)
     records.put_inode(txn, inode)
 
 
-def forget_object(txn: Txn, assoc: AssocId, key: bytes) -> None:
+def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int) -> None:
     """The bucket no longer has this object."""
     writes.forget(txn, assoc, key)
     before = records.find_object(txn, assoc, key)
     if before is not None:
         if before.ino:
-            detach_source(txn, before.ino, assoc, key)
+            detach_source(txn, before.ino, assoc, key, now_ns)
         records.delete_object(txn, assoc, key)
 
 

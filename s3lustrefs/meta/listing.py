@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from s3lustrefs.meta import attributes, records, schema
+from s3lustrefs.meta import attributes, journal, records, schema
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.store import Txn
@@ -23,7 +23,8 @@ from s3lustrefs.model.inode import Inode, InodeFlag
 PATH_MAX = 4096
 """A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
 DIRECTORY_WINS = "a directory of this name exists"
-FILE_IN_THE_WAY = "a file with local changes has the name of its directory"
+_NOBODY = schema.pack_u64(NO_INO)
+FILE_IN_THE_WAY = "a file with local changes, or with other names, has the name of its directory"
 
 PreparedEntry = tuple[bytes, bytes, bytes]
 """(name, inode value without parent, object value without ino): see `preparer`."""
@@ -121,8 +122,15 @@ class ListingApplier:
             if dentry in taken:
                 self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
             else:
+                if seen is not None and seen[:8] != _NOBODY:
+                    self._take_from(object_key, seen)
                 fresh.append((dentry, object_key, schema.pack_u64(self._allocate()), entry))
         self._insert(parent_key, fresh)
+
+    def _take_from(self, object_key: bytes, seen: bytes) -> None:
+        """The object of a file that was renamed here, and not yet there, has new content: that is a new file."""
+        old = schema.decode_object(object_key, seen)
+        journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
 
     def _object_key(self, plain: bytes) -> bytes:
         if len(plain) <= schema.LONGEST_TABLE_KEY:
@@ -169,6 +177,8 @@ class ListingApplier:
 
     def _move_aside(self, inode: Inode, path: bytes) -> bool:
         """A clean file `a` gives way to the directory `a/`, so that the outcome does not depend on the listing's order."""
+        if inode.nlink > 1:
+            return False
         if inode.is_dirty or self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None or self._in_use(inode.ino):
             return False
         self.applied.replaced.append((inode.parent, inode.name))

@@ -297,7 +297,7 @@ class LmdbEngine:
 
     async def forget_object(self, assoc: AssocId, key: bytes) -> None:
         with self._store.begin() as txn:
-            journal.forget_object(txn, assoc, key)
+            journal.forget_object(txn, assoc, key, self._now())
 
     async def finish(self, claimed: JournalRecord) -> bool:
         with self._store.begin() as txn:

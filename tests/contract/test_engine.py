@@ -1,0 +1,674 @@
+"""The suite for every metadata engine: what verbs do, raise, and leave in the journal. The table is checked after each test."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from s3lustrefs import errors
+from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.check import check_engine
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.listing import DIRECTORY_WINS, Applied, preparer, preparer_options
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
+from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject
+from s3lustrefs.meta.store import Store
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+FILE, DIR, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
+GONE = Ino(99_999)
+
+
+class Scene:
+    """An engine with `/a` linked to `s3://bucket/p/`, and short ways to say things."""
+
+    def __init__(self, engine: MetadataEngine, association: Association, in_use: set[Ino]) -> None:
+        self.engine = engine
+        self.association = association
+        self.assoc = association.assoc_id
+        self.root = Ino(association.root_ino)
+        self.in_use = in_use
+        self.etags = 0
+
+    async def make(self, name: bytes, parent: Ino | None = None, mode: int = FILE, **more: object) -> Inode:
+        return await self.engine.create(parent or self.root, name, mode, 0, 0, **more)  # type: ignore[arg-type]
+
+    async def import_(self, *keys: bytes, etag: bytes = b"e0", size: int = 10, markers: Sequence[bytes] = ()) -> Applied:
+        """A listing of these relative keys."""
+        prepare = preparer(**preparer_options(self.association))  # type: ignore[arg-type]
+        groups = []
+        for key in keys:
+            directory, _, name = key.rpartition(b"/")
+            groups.append((directory, [prepare(key, name, size, etag, 5, b"STANDARD")]))
+        found = [(marker, 0, b"d0", 5, b"STANDARD") for marker in markers]
+        return await self.engine.apply_listing(self.association, groups, found)
+
+    async def cold(self, key: bytes = b"cold", size: int = 10) -> Inode:
+        """An imported file with known headers."""
+        await self.import_(key, size=size)
+        inode = await self.engine.resolve(b"/a/" + key)
+        return await self.engine.apply_headers(inode.ino, "e0", AttributeChange(), None) or inode
+
+    async def export(self, inode: Inode, *, finish: bool = True) -> None:
+        """What the exporter does when every request succeeds."""
+        view = await self.engine.export_view(inode.ino)
+        assert view is not None
+        for target in view.targets:
+            self.etags += 1
+            await self.engine.settle_object(inode.ino, self.object(target.key, f"x{self.etags}", view.inode.size), content=True)
+        record = await self.engine.find_journal(inode.ino)
+        if finish and record is not None:
+            assert await self.engine.finish(record)
+
+    def object(self, key: bytes, etag: str, size: int = 10) -> ObjectRecord:
+        return ObjectRecord(self.assoc, key, Ino(0), etag, size)
+
+    async def change(self, inode: Inode) -> Change:
+        record = await self.engine.find_journal(inode.ino)
+        return record.change if record else Change.NONE
+
+    async def state(self, inode: Inode) -> JournalState | None:
+        record = await self.engine.find_journal(inode.ino)
+        return record.state if record else None
+
+    async def is_lost(self, key: bytes) -> bool:
+        return await self.engine.find_lost_key(self.assoc, b"p/" + key) is not None
+
+    async def names(self, ino: Ino | None = None) -> list[bytes]:
+        return [name for name, _ in await self.engine.readdir(ino or self.root, b"", 100)]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    store = Store(tmp_path / "meta", boot_id="boot")
+    in_use: set[Ino] = set()
+    engine = LmdbEngine(store, in_use=in_use.__contains__)
+    association = await engine.link_association(Association(AssocId(0), "dra-1", "/a", "bucket", "p/"))
+    yield Scene(engine, association, in_use)
+    assert check_engine(store) == []
+    await store.checkpoint()
+    assert check_engine(store) == []
+    await store.close()
+
+
+# --- look-up ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_names_are_found_in_order_and_by_path(scene: Scene) -> None:
+    for name in (b"b", b"a", b"c"):
+        await scene.make(name)
+    assert await scene.names() == [b"a", b"b", b"c"]
+    assert [n for n, _ in await scene.engine.readdir(scene.root, b"a", 1)] == [b"b"]
+    inode = await scene.engine.resolve(b"/a/b")
+    assert inode == await scene.engine.lookup(scene.root, b"b")
+    assert await scene.engine.path_of(inode.ino) == b"/a/b"
+    location = await scene.engine.locate(inode)
+    assert location is not None and location.key == b"p/b"
+    outside = await scene.make(b"o", ROOT_INO)
+    assert await scene.engine.locate(outside) is None
+    assert await scene.engine.locate_name(ROOT_INO, b"x") is None
+
+
+async def test_what_is_not_there_is_said_by_kind(scene: Scene) -> None:
+    engine = scene.engine
+    with pytest.raises(errors.NotFound):
+        await engine.lookup(scene.root, b"absent")
+    with pytest.raises(errors.NameTooLong):
+        await engine.lookup(scene.root, b"n" * 256)
+    with pytest.raises(errors.NotFound):
+        await engine.resolve(b"/a/absent/x")
+    for verb in (engine.get(GONE), engine.path_of(GONE), engine.begin_write(GONE), engine.release_content(GONE)):
+        with pytest.raises(errors.StaleInode):
+            await verb
+    await engine.touch_atime(GONE)
+    await engine.object_vanished(GONE)
+    assert await engine.purge_orphan(GONE) is None and await engine.export_view(GONE) is None
+    assert await engine.put_residency(GONE, 1, b"", complete=True) is None  # type: ignore[arg-type]
+
+
+# --- create ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"x/y"])
+async def test_names_that_cannot_be_are_refused(scene: Scene, name: bytes) -> None:
+    file = await scene.make(b"f")
+    with pytest.raises(errors.InvalidName):
+        await scene.make(name)
+    with pytest.raises(errors.InvalidName):
+        await scene.engine.link(file.ino, scene.root, name)
+    with pytest.raises(errors.InvalidName):
+        await scene.engine.rename(scene.root, b"f", scene.root, name)
+
+
+async def test_create_refuses_what_posix_refuses(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    with pytest.raises(errors.AlreadyExists):
+        await scene.make(b"f")
+    with pytest.raises(errors.NotADirectory):
+        await scene.make(b"x", file.ino)
+    with pytest.raises(errors.NameTooLong):
+        await scene.make(b"n" * 256)
+    with pytest.raises(errors.StaleInode):
+        await scene.make(b"x", GONE)
+    assert scene.engine.inode_count == 3
+
+
+async def test_created_inodes_are_journalled_by_what_they_are(scene: Scene) -> None:
+    writing = await scene.make(b"f", open_for_write=True)
+    assert await scene.state(writing) is JournalState.OPEN
+    assert await scene.engine.make_due(writing.ino)
+    assert await scene.state(writing) is JournalState.DUE
+    directory, link = await scene.make(b"d", mode=DIR), await scene.make(b"l", mode=LINK, target=b"t")
+    assert await scene.state(directory) is await scene.state(link) is JournalState.DUE
+    fifo, outside = await scene.make(b"p", mode=stat.S_IFIFO), await scene.make(b"o", ROOT_INO)
+    assert await scene.state(fifo) is await scene.state(outside) is None
+    assert not await scene.engine.make_due(outside.ino)
+
+
+async def test_setgid_directory_passes_its_group_on(scene: Scene) -> None:
+    shared = await scene.make(b"s", mode=DIR | stat.S_ISGID)
+    await scene.engine.set_attributes(shared.ino, AttributeChange(gid=7))
+    file, below = await scene.make(b"f", shared.ino), await scene.make(b"d", shared.ino, mode=DIR)
+    assert (file.gid, below.gid) == (7, 7)
+    assert below.mode & stat.S_ISGID and not file.mode & stat.S_ISGID
+
+
+# --- links, unlink, rmdir ----------------------------------------------------------------------------------------------------
+
+
+async def test_hard_links_are_counted_and_outlive_the_first_name(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    directory = await scene.make(b"d", mode=DIR)
+    assert (await scene.engine.link(file.ino, directory.ino, b"g")).nlink == 2
+    assert (await scene.engine.unlink(scene.root, b"f")).nlink == 1
+    assert await scene.engine.path_of(file.ino) == b"/a/d/g"
+    assert (await scene.engine.unlink(directory.ino, b"g")).nlink == 0
+    with pytest.raises(errors.StaleInode):
+        await scene.engine.get(file.ino)
+
+
+async def test_link_refuses_what_posix_refuses(scene: Scene) -> None:
+    file, directory = await scene.make(b"f"), await scene.make(b"d", mode=DIR)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.link(directory.ino, scene.root, b"x")
+    with pytest.raises(errors.AlreadyExists):
+        await scene.engine.link(file.ino, scene.root, b"d")
+    with pytest.raises(errors.NotADirectory):
+        await scene.engine.link(file.ino, file.ino, b"x")
+    scene.in_use |= {file.ino, directory.ino}
+    await scene.engine.rmdir(scene.root, b"d")
+    for verb in (scene.engine.link(file.ino, directory.ino, b"x"), scene.make(b"x", directory.ino)):
+        with pytest.raises(errors.NotFound):
+            await verb
+    await scene.engine.unlink(scene.root, b"f")
+    with pytest.raises(errors.NotFound):
+        await scene.engine.link(file.ino, scene.root, b"x")
+
+
+async def test_directories_are_removed_only_empty_and_unlinked_never(scene: Scene) -> None:
+    directory = await scene.make(b"d", mode=DIR)
+    await scene.make(b"f", directory.ino)
+    with pytest.raises(errors.NotEmpty):
+        await scene.engine.rmdir(scene.root, b"d")
+    with pytest.raises(errors.IsADirectory):
+        await scene.engine.unlink(scene.root, b"d")
+    with pytest.raises(errors.NotADirectory):
+        await scene.engine.rmdir(directory.ino, b"f")
+    await scene.engine.unlink(directory.ino, b"f")
+    assert (await scene.engine.get(scene.root)).nlink == 3
+    await scene.engine.rmdir(scene.root, b"d")
+    assert (await scene.engine.get(scene.root)).nlink == 2
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rmdir(ROOT_INO, b"a")
+
+
+async def test_unlinked_inode_in_use_is_an_orphan_until_purged(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.set_xattr(file.ino, b"user.x", b"1")
+    scene.in_use.add(file.ino)
+    assert (await scene.engine.unlink(scene.root, b"f")).nlink == 0
+    assert [o.ino for o in await scene.engine.orphans()] == [file.ino]
+    assert (await scene.engine.end_write(file.ino, 5)).size == 5
+    await scene.engine.begin_write(file.ino)
+    assert await scene.state(file) is None
+    with pytest.raises(errors.NotFound):
+        await scene.engine.path_of(file.ino)
+    assert await scene.engine.purge_orphan(file.ino) is not None
+    assert await scene.engine.orphans() == []
+    assert scene.engine.inode_count == 2
+
+
+# --- rename ------------------------------------------------------------------------------------------------------------------
+
+OUTCOMES = {
+    ("file", None, 0): None, ("dir", None, 0): None, ("file", "file", 0): None, ("dir", "empty", 0): None,
+    ("file", "empty", 0): errors.IsADirectory, ("dir", "file", 0): errors.NotADirectory, ("dir", "full", 0): errors.NotEmpty,
+    ("file", "full", 0): errors.IsADirectory, ("file", "file", RENAME_NOREPLACE): errors.AlreadyExists,
+    ("dir", "empty", RENAME_NOREPLACE): errors.AlreadyExists, ("file", None, RENAME_NOREPLACE): None,
+    ("file", None, RENAME_EXCHANGE): errors.NotFound, ("file", "full", RENAME_EXCHANGE): None,
+    ("dir", "file", RENAME_EXCHANGE): None, ("file", "file", RENAME_EXCHANGE): None, ("file", "file", 4): errors.InvalidArgument,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("same_parent", [True, False])
+@pytest.mark.parametrize(("source", "victim", "flags"), OUTCOMES)
+async def test_rename_matrix(scene: Scene, source: str, victim: str | None, flags: int, same_parent: bool) -> None:
+    here = (await scene.make(b"here", mode=DIR)).ino
+    there = here if same_parent else (await scene.make(b"there", mode=DIR)).ino
+    moved = await scene.make(b"x", here, mode=FILE if source == "file" else DIR)
+    other = await scene.make(b"y", there, mode=FILE if victim == "file" else DIR) if victim else None
+    if other is not None and victim == "full":
+        await scene.make(b"inside", other.ino)
+    expected = OUTCOMES[source, victim, flags]
+    if expected is not None:
+        with pytest.raises(expected):
+            await scene.engine.rename(here, b"x", there, b"y", flags)
+        assert (await scene.engine.lookup(here, b"x")).ino == moved.ino
+        return
+    gone = await scene.engine.rename(here, b"x", there, b"y", flags)
+    assert (await scene.engine.lookup(there, b"y")).ino == moved.ino
+    if flags & RENAME_EXCHANGE:
+        assert other is not None and gone is None
+        assert (await scene.engine.lookup(here, b"x")).ino == other.ino
+    else:
+        assert (gone.ino if gone else None) == (other.ino if other else None)
+        with pytest.raises(errors.NotFound):
+            await scene.engine.lookup(here, b"x")
+
+
+async def test_directory_never_moves_below_itself(scene: Scene) -> None:
+    top = await scene.make(b"t", mode=DIR)
+    below = await scene.make(b"b", top.ino, mode=DIR)
+    for flags in (0, RENAME_EXCHANGE):
+        with pytest.raises(errors.InvalidArgument):
+            await scene.engine.rename(scene.root, b"t", below.ino, b"x", flags)
+    with pytest.raises(errors.InvalidArgument):
+        await scene.engine.rename(top.ino, b"b", scene.root, b"t", RENAME_EXCHANGE)
+
+
+async def test_linked_directory_stays_where_it_is(scene: Scene) -> None:
+    await scene.make(b"d", ROOT_INO, mode=DIR)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(ROOT_INO, b"a", ROOT_INO, b"b")
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(ROOT_INO, b"d", ROOT_INO, b"a", RENAME_EXCHANGE)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(ROOT_INO, b"d", ROOT_INO, b"a")
+
+
+async def test_two_names_of_one_file_stay_when_one_is_renamed_to_the_other(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.link(file.ino, scene.root, b"g")
+    assert await scene.engine.rename(scene.root, b"f", scene.root, b"g") is None
+    assert await scene.names() == [b"f", b"g"]
+    with pytest.raises(errors.AlreadyExists):
+        await scene.engine.rename(scene.root, b"f", scene.root, b"g", RENAME_NOREPLACE)
+
+
+async def test_moved_directory_is_expanded_into_what_is_below(scene: Scene) -> None:
+    outside = await scene.make(b"o", ROOT_INO, mode=DIR)
+    file, below = await scene.make(b"f", outside.ino), await scene.make(b"s", outside.ino, mode=DIR)
+    assert await scene.change(file) is Change.NONE
+    await scene.engine.rename(ROOT_INO, b"o", scene.root, b"o")
+    record = await scene.engine.find_journal(outside.ino)
+    assert record is not None and record.change == Change.NAME | Change.SUBTREE
+    assert await scene.engine.expand_directory(outside.ino, b"", 1) == b"f"
+    assert await scene.engine.expand_directory(outside.ino, b"f", 10) is None
+    await scene.engine.end_expansion(record)
+    assert await scene.change(file) == Change.NAME | Change.CONTENT
+    assert await scene.change(below) == Change.NAME | Change.SUBTREE
+    assert await scene.change(outside) == Change.NAME
+
+
+async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -> None:
+    await scene.import_(b"d/x", b"d/s/y", b"dz", markers=[b"d"])
+    directory = await scene.engine.resolve(b"/a/d")
+    await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert record is not None and record.change & Change.SUBTREE
+    await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
+    again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
+    after = await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 2)
+    assert after is not None
+    assert await scene.engine.expand_prefix(scene.association, b"p/d/", after, 10) is None
+    await scene.engine.end_expansion(again)
+    assert await scene.is_lost(b"d/x") and await scene.is_lost(b"d/s/y") and not await scene.is_lost(b"dz")
+    marker = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert marker is not None and not marker.change & Change.SUBTREE
+
+
+# --- attributes --------------------------------------------------------------------------------------------------------------
+
+
+async def test_mode_and_owner_are_exported_times_ride_along(scene: Scene) -> None:
+    file = await scene.cold()
+    await scene.engine.set_attributes(file.ino, AttributeChange(atime_ns=1, mtime_ns=2))
+    assert await scene.change(file) is Change.NONE
+    changed = await scene.engine.set_attributes(file.ino, AttributeChange(mode=stat.S_IFDIR | 0o600, uid=3, gid=4))
+    assert (changed.mode, changed.uid, changed.gid, changed.mtime_ns) == (stat.S_IFREG | 0o600, 3, 4, 2)
+    assert await scene.change(file) is Change.METADATA
+    await scene.engine.touch_atime(file.ino)
+    assert (await scene.engine.get(file.ino)).atime_ns > 2
+
+
+async def test_xattrs(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.set_xattr(file.ino, b"user.b", b"2")
+    await scene.engine.set_xattr(file.ino, b"user.a", b"")
+    assert await scene.engine.list_xattrs(file.ino) == [b"user.a", b"user.b"]
+    assert await scene.engine.get_xattr(file.ino, b"user.b") == b"2"
+    await scene.engine.remove_xattr(file.ino, b"user.b")
+    for verb in (scene.engine.get_xattr(file.ino, b"user.b"), scene.engine.remove_xattr(file.ino, b"user.b")):
+        with pytest.raises(errors.NoAttribute):
+            await verb
+    with pytest.raises(errors.InvalidArgument):
+        await scene.engine.set_xattr(file.ino, b"user.x", b"x" * 65_537)
+    assert await scene.engine.list_xattrs(GONE) == []
+
+
+# --- content -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_write_makes_dirty_waits_for_the_close_and_settles(scene: Scene) -> None:
+    file = await scene.cold()
+    await scene.engine.begin_write(file.ino)
+    grown = await scene.engine.end_write(file.ino, 20, b"extents")
+    assert grown.hsm & Hsm.DIRTY and grown.size == 20
+    assert await scene.engine.get_residency(grown) == b"extents"
+    assert await scene.state(file) is JournalState.OPEN
+    await scene.engine.set_attributes(file.ino, AttributeChange(mode=0o600))
+    assert await scene.state(file) is JournalState.OPEN
+    assert await scene.engine.make_due(file.ino)
+    await scene.export(file)
+    settled = await scene.engine.get(file.ino)
+    assert settled.hsm == Hsm.EXISTS | Hsm.ARCHIVED and await scene.change(file) is Change.NONE
+
+
+async def test_change_during_an_export_keeps_the_record(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    claimed = await scene.engine.find_journal(file.ino)
+    assert claimed is not None
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.exclude(claimed)
+    assert not await scene.engine.finish(claimed)
+    assert await scene.state(file) is JournalState.OPEN
+    assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
+
+
+async def test_truncate_by_path_is_due_at_once(scene: Scene) -> None:
+    file = await scene.cold()
+    await scene.engine.begin_write(file.ino)
+    cut = await scene.engine.set_size(file.ino, 0, still_open=False)
+    assert cut.is_complete and not cut.size
+    assert await scene.state(file) is JournalState.DUE
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.set_size(file.ino, 5, still_open=True)
+    assert await scene.state(file) is JournalState.OPEN
+    assert await scene.engine.make_all_due() == 1
+
+
+async def test_residency_belongs_to_one_content_version(scene: Scene) -> None:
+    file = await scene.cold()
+    version = file.content_version
+    assert await scene.engine.put_residency(file.ino, version, b"some", complete=False) is not None
+    assert await scene.engine.get_residency(file) == b"some"
+    changed = await scene.engine.replace_content(file.ino, scene.object(b"p/cold", "e1", 30))
+    assert changed is not None and changed.size == 30 and await scene.engine.get_residency(changed) == b""
+    assert await scene.engine.put_residency(file.ino, version, b"old", complete=False) is None
+    done = await scene.engine.put_residency(file.ino, changed.content_version, b"", complete=True)
+    assert done is not None and done.is_complete
+    released = await scene.engine.release_content(file.ino)
+    assert not released.is_complete and released.content_version > changed.content_version
+
+
+async def test_only_archived_clean_content_is_released(scene: Scene) -> None:
+    local, written = await scene.make(b"f"), await scene.cold()
+    await scene.engine.begin_write(written.ino)
+    for inode in (local, written):
+        with pytest.raises(errors.NotPermitted):
+            await scene.engine.release_content(inode.ino)
+
+
+# --- journal and export ------------------------------------------------------------------------------------------------------
+
+
+async def test_create_and_delete_before_any_export_leave_no_trace(scene: Scene) -> None:
+    await scene.make(b"f")
+    await scene.engine.unlink(scene.root, b"f")
+    assert await scene.engine.due(b"", 10) == []
+
+
+async def test_request_without_answer_is_looked_after_when_its_name_goes(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    sent = SentObject(10, {"file-mtime": "1ns"})
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
+    await scene.engine.rename(scene.root, b"f", scene.root, b"g")
+    assert await scene.is_lost(b"f")
+    assert not await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]
+    await scene.engine.forget_object(scene.assoc, b"p/f")
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == []
+
+
+async def test_request_without_answer_below_a_lost_directory_is_found(scene: Scene) -> None:
+    directory = await scene.make(b"d", mode=DIR)
+    long = b"n" * 250
+    below = await scene.make(long, directory.ino, mode=DIR)
+    file = await scene.make(long, below.ino)
+    key = b"p/d/" + long + b"/" + long
+    assert await scene.engine.note_write(file.ino, scene.assoc, key, SentObject(1, {}))
+    await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
+    assert await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 100) is None
+    assert await scene.engine.find_lost_key(scene.assoc, key) is not None
+
+
+async def test_upload_of_a_name_that_was_lost_meanwhile_is_noted_as_lost(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.rename(scene.root, b"f", ROOT_INO, b"f")
+    await scene.engine.settle_object(file.ino, scene.object(b"p/f", "x"), content=True)
+    assert await scene.is_lost(b"f")
+
+
+async def test_settled_object_takes_the_key_from_its_last_owner(scene: Scene) -> None:
+    old = await scene.cold()
+    await scene.engine.put_residency(old.ino, old.content_version, b"", complete=True)
+    await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")
+    new = await scene.make(b"cold")
+    await scene.export(new)
+    detached = await scene.engine.get(old.ino)
+    assert not detached.source_assoc and not detached.hsm and detached.is_dirty
+    assert await scene.change(old) & Change.NAME
+
+
+async def test_file_whose_source_object_goes_with_another_name_is_exported_again(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.link(file.ino, scene.root, b"g")
+    await scene.export(file)
+    source = (await scene.engine.get(file.ino)).source_key.removeprefix(b"p/")
+    await scene.engine.unlink(scene.root, source)
+    await scene.engine.forget_object(scene.assoc, b"p/" + source)
+    left = await scene.engine.get(file.ino)
+    assert not left.source_assoc
+    assert await scene.change(file) & Change.CONTENT
+
+
+async def test_holder_dependant_and_source_follow_the_object(scene: Scene) -> None:
+    file = await scene.cold()
+    known = await scene.engine.find_object(scene.assoc, b"p/cold")
+    assert known is not None and await scene.engine.source_of(file) == known
+    assert await scene.engine.holder(scene.assoc, b"p/cold") == file.ino
+    assert await scene.engine.holder(scene.assoc, b"p/cold/") is None
+    await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")
+    assert await scene.engine.holder(scene.assoc, b"p/cold") is None
+    found = await scene.engine.dependant(known, Ino(0))
+    assert found is not None and found.ino == file.ino
+    assert await scene.engine.dependant(known, file.ino) is None and await scene.engine.dependant(None, Ino(0)) is None
+
+
+async def test_failures_are_kept_with_their_reason(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    claimed = await scene.engine.find_journal(file.ino)
+    assert claimed is not None
+    await scene.engine.note_upload(claimed, "upload", b"p/f")
+    await scene.engine.postpone(claimed, 60, code="S3AccessDenied", text="no", terminal=True)
+    failed = await scene.engine.find_journal(file.ino)
+    assert failed is not None
+    assert (failed.attempts, failed.error_code, failed.error_text, failed.terminal) == (1, "S3AccessDenied", "no", True)
+    assert (failed.upload_id, failed.upload_key) == ("upload", b"p/f") and failed.not_before_ns > 0
+    await scene.engine.set_attributes(file.ino, AttributeChange(mode=0o600))
+    again = await scene.engine.find_journal(file.ino)
+    assert again is not None and not again.terminal and not again.not_before_ns
+
+
+async def test_excluded_change_stays_local_and_says_so(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    claimed = await scene.engine.find_journal(file.ino)
+    assert claimed is not None
+    await scene.engine.exclude(claimed)
+    assert (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
+    await scene.engine.begin_write(file.ino)
+    assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
+
+
+# --- import ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_listing_applied_twice_changes_nothing(scene: Scene) -> None:
+    assert (await scene.import_(b"x", b"d/y", b"d/e/z", markers=[b"d", b"m"])).new == 3
+    rows = [i for _, i in await scene.engine.readdir(scene.root, b"", 10)]
+    again = await scene.import_(b"x", b"d/y", b"d/e/z", markers=[b"d", b"m"])
+    assert (again.new, again.changed, again.replaced) == (0, [], [])
+    assert [i for _, i in await scene.engine.readdir(scene.root, b"", 10)] == rows
+    assert scene.engine.inode_count == 2 + 6
+
+
+async def test_changed_object_replaces_clean_content_only(scene: Scene) -> None:
+    clean, dirty = await scene.cold(b"clean"), await scene.cold(b"dirty")
+    await scene.engine.begin_write(dirty.ino)
+    applied = await scene.import_(b"clean", b"dirty", etag=b"e9", size=77)
+    assert applied.changed == [clean.ino]
+    assert (await scene.engine.get(clean.ino)).size == 77 and (await scene.engine.get(dirty.ino)).size == 10
+
+
+async def test_deleted_here_is_not_brought_back_until_it_changes(scene: Scene) -> None:
+    await scene.cold(b"x")
+    await scene.engine.unlink(scene.root, b"x")
+    await scene.import_(b"x")
+    assert await scene.names() == []
+    await scene.import_(b"x", etag=b"e1")
+    assert await scene.names() == [b"x"]
+
+
+async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file(scene: Scene) -> None:
+    cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
+    await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)
+    await scene.engine.rename(scene.root, b"cold", scene.root, b"cold2")
+    await scene.engine.rename(scene.root, b"whole", scene.root, b"whole2")
+    await scene.import_(b"cold", b"whole", etag=b"e1")
+    assert await scene.names() == [b"cold", b"cold2", b"whole", b"whole2"]
+    assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST, "nobody has its bytes any more, and it says so"
+    assert (await scene.engine.get(whole.ino)).is_dirty
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+async def test_file_and_directory_of_one_name_end_as_the_directory(scene: Scene, file_first: bool) -> None:
+    for key in (b"n", b"n/x") if file_first else (b"n/x", b"n"):
+        await scene.import_(key)
+    assert (await scene.engine.resolve(b"/a/n")).is_dir
+    assert (await scene.engine.resolve(b"/a/n/x")).is_file
+    assert await scene.engine.skipped(scene.association) == [(b"n", DIRECTORY_WINS)]
+
+
+async def test_changed_or_linked_file_does_not_give_way_to_a_directory(scene: Scene) -> None:
+    await scene.make(b"n")
+    linked = await scene.cold(b"l")
+    await scene.engine.link(linked.ino, ROOT_INO, b"other")
+    await scene.export(linked)
+    await scene.import_(b"n/x", b"l/x")
+    assert (await scene.engine.resolve(b"/a/n")).is_file and (await scene.engine.resolve(b"/a/l")).is_file
+    assert [key for key, _ in await scene.engine.skipped(scene.association)] == [b"l/x", b"n/x"]
+
+
+async def test_key_longer_than_a_table_key_keeps_its_whole_name(scene: Scene) -> None:
+    long = b"/".join([b"n" * 250] * 3)
+    await scene.import_(long, long + b"2")
+    inode = await scene.engine.resolve(b"/a/" + long)
+    found = await scene.engine.find_object(scene.assoc, b"p/" + long)
+    assert found is not None and found.key == b"p/" + long == inode.source_key and found.ino == inode.ino
+    await scene.engine.unlink(inode.parent, inode.name)
+    lost = await scene.engine.find_lost_key(scene.assoc, b"p/" + long)
+    assert lost is not None and lost.key == b"p/" + long
+    assert not await scene.is_lost(long + b"2")
+
+
+async def test_skipped_keys_are_listed_with_their_reason(scene: Scene) -> None:
+    await scene.engine.apply_listing(scene.association, [], skipped=[(b"a//b", "empty part"), (b"k" * 900, "long")])
+    assert await scene.engine.skipped(scene.association) == [(b"a//b", "empty part"), (b"k" * 900, "long")]
+
+
+async def test_headers_are_asked_for_once_and_may_tell_of_a_symlink(scene: Scene) -> None:
+    await scene.import_(b"x", b"y")
+    unknown, *_ = await scene.engine.unknown_headers(Ino(0), 100)
+    assert [i.name for i in unknown] == [b"x", b"y"]
+    x, y = unknown
+    assert await scene.engine.apply_headers(x.ino, "other", AttributeChange(), None) is None
+    known = await scene.engine.apply_headers(x.ino, "e0", AttributeChange(mode=0o600, uid=5), None)
+    assert known is not None and (known.mode, known.uid) == (stat.S_IFREG | 0o600, 5)
+    link = await scene.engine.apply_headers(y.ino, "e0", AttributeChange(mode=0o777), b"target")
+    assert link is not None and link.is_symlink and link.target == b"target" and link.is_complete
+    assert (await scene.engine.unknown_headers(Ino(0), 100))[0] == []
+
+
+async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: Scene) -> None:
+    cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
+    await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)
+    for inode in (cold, whole):
+        await scene.engine.object_vanished(inode.ino)
+    assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST
+    left = await scene.engine.get(whole.ino)
+    assert left.is_complete and left.hsm & Hsm.LOST and await scene.change(whole) is Change.NONE
+    assert await scene.engine.find_object(scene.assoc, b"p/whole") is None
+    await scene.engine.begin_write(whole.ino)
+    await scene.export(whole)
+    assert (await scene.engine.get(whole.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED
+
+
+async def test_conflict_keeps_both(scene: Scene) -> None:
+    file = await scene.cold()
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.put_residency(file.ino, file.content_version, b"", complete=True)
+    place = await scene.engine.keep_both(scene.association, file.ino, scene.object(b"p/cold", "theirs", 3), b"now-here")
+    assert place == (scene.root, b"cold")
+    theirs = await scene.engine.lookup(scene.root, b"cold")
+    ours = await scene.engine.lookup(scene.root, b"cold.conflict-now-here")
+    assert ours.ino == file.ino and theirs.size == 3 and not theirs.is_complete
+    assert await scene.change(ours) & Change.CONTENT
+    assert await scene.engine.keep_both(scene.association, file.ino, scene.object(b"p/cold", "more", 3), b"x") is None
+    assert await scene.names() == [b"cold", b"cold.conflict-now-here"]
+
+
+# --- associations --------------------------------------------------------------------------------------------------------------
+
+
+async def test_associations_make_their_directories_and_are_updated(scene: Scene) -> None:
+    second = await scene.engine.link_association(Association(AssocId(0), "dra-2", "/b/c", "other", ""))
+    assert [a.assoc_id for a in scene.engine.associations()] == [1, 2]
+    assert (await scene.engine.resolve(b"/b/c")).ino == second.root_ino
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(ROOT_INO, b"b", ROOT_INO, b"x")
+    await scene.engine.update_association(replace(second, auto_export=frozenset()))
+    found = scene.engine.association(second.assoc_id)
+    assert found is not None and not found.auto_export
+    await scene.make(b"f", ROOT_INO)
+    with pytest.raises(errors.ConfigError):
+        await scene.engine.link_association(Association(AssocId(0), "dra-3", "/f/g", "third", ""))
+    assert scene.engine.association(AssocId(3)) is None

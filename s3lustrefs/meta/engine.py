@@ -214,7 +214,7 @@ class MetadataEngine(Protocol):
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
-        """Inodes above `after` with unknown headers, from at most `limit` records; the last one looked at; whether there are more."""
+        """Inodes above `after` with unknown headers, from at most `limit` records; the last looked at; whether there are more."""
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""

@@ -10,6 +10,7 @@ newest barrier that is on disk. A barrier is written after all content written b
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -72,7 +73,9 @@ class Segment:
                 written += os.write(self._fd, record[written:])
         except OSError as exc:
             os.ftruncate(self._fd, self.size)
-            raise errors.OutOfSpace(f"cannot append to {self.path}: {exc.strerror}; free space on this file system") from exc
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise errors.OutOfSpace(f"cannot append to {self.path}: {exc.strerror}; free space on this file system") from exc
+            raise errors.StorageError(f"cannot append to {self.path}: {exc.strerror}") from exc
         self.size += len(record)
 
     def append_barrier(self, segment: int, offset: int) -> None:
@@ -83,6 +86,14 @@ class Segment:
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
 
 
 def segment_path(directory: Path, number: int) -> Path:

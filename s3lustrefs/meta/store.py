@@ -91,7 +91,7 @@ class Txn:
         try:
             if kind is None and self._changes:
                 self._store.append(self._changes)
-        except errors.StorageError:
+        except BaseException:
             self._roll_back()
             raise
         if kind is not None:
@@ -265,9 +265,19 @@ class Store:
             position, segment, offset = self._position, self._segment, self._segment.size
             await self._sync_content()
             segment.append_barrier(segment.number, offset)
-            await trio.to_thread.run_sync(segment.sync)
+            await trio.to_thread.run_sync(self._sync_log, segment)
             self._synced_position = position
             self._syncs += 1
+
+    def _sync_log(self, current: redo_log.Segment) -> None:
+        """Older segments too, which are there only after a checkpoint failed: a barrier speaks for everything before it."""
+        try:
+            for number, path in redo_log.segments(self.directory):
+                if number < current.number:
+                    redo_log.sync_file(path)
+            current.sync()
+        except OSError as exc:
+            raise errors.StorageError(f"cannot bring the log in {self.directory} to disk: {exc.strerror}") from exc
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -291,8 +301,10 @@ class Store:
     async def checkpoint(self) -> None:
         """Move everything so far into LMDB, durably. Raises: StorageError; nothing is lost then."""
         async with self._durability:
-            if self._frozen:
-                await trio.to_thread.run_sync(self._commit, self._frozen, self._segment.number)
+            if self._frozen:  # its commit failed
+                with trio.CancelScope(shield=True):
+                    await self._sync_content()
+                    await trio.to_thread.run_sync(self._commit, self._frozen, self._segment.number)
                 self._after_commit()
             if not self.active:
                 return

@@ -97,7 +97,9 @@ class Crashing:
         assert not timed_out and not failed, (remaining, failed, self.log())
 
     def log(self) -> str:
-        return "".join(line + "\n" for line in (self.state_dir / "daemon.log").read_text().splitlines() if "probe found" not in line)[-6000:]
+        return "".join(
+            line + "\n" for line in (self.state_dir / "daemon.log").read_text().splitlines() if "probe found" not in line
+        )[-6000:]
 
     # --- the job ---------------------------------------------------------------------------------------------------------
 

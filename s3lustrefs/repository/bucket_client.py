@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
-from awscrt import auth
-
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import replies
@@ -114,12 +112,8 @@ class BucketClient:
     def _transport(self) -> CrtClient:
         if self._crt is None:
             peer = Peer(self.region, self._address.tls, self._address.host)
-            self._crt = CrtClient(peer, self._crt_credentials, self._stall_seconds)
+            self._crt = CrtClient(peer, self._credentials.current, self._stall_seconds)
         return self._crt
-
-    def _crt_credentials(self) -> auth.AwsCredentials:
-        now = self._credentials.current()
-        return auth.AwsCredentials(now.access_key, now.secret_key, now.token)
 
 
 def body_length(body: FileSlice | bytes) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-from awscrt import auth
 
 from s3lustrefs import errors
 from s3lustrefs.repository.bodies import RangeSink
+from s3lustrefs.repository.credentials import CredentialSnapshot
 from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer, Refused, Request
 from s3lustrefs.repository.object_store import ObjectVersion
 
@@ -38,7 +38,7 @@ def serve(nursery: trio.Nursery) -> Serve:
 
 
 async def fetch(host: str, start: int, end: int, size: int) -> bytes:
-    client = CrtClient(Peer("us-east-1", False, host), lambda: auth.AwsCredentials("A" * 20, "B" * 40))
+    client = CrtClient(Peer("us-east-1", False, host), lambda: CredentialSnapshot("A" * 20, "B" * 40))
     sink = RangeSink("s3://b/k", ObjectVersion("tag", size), start, end, None)
     request = Request("GetObject", "GET", host, "/b/k", (("range", f"bytes={start}-{end - 1}"),), None, end - start)
     await client.exchange(request, sink)

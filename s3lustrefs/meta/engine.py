@@ -178,6 +178,9 @@ class MetadataEngine(Protocol):
     async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
         """Record what an export wrote; `content`: the bytes as they are now."""
 
+    async def observe_object(self, seen: ObjectRecord) -> None:
+        """What an unanswered request of ours wrote is there: nobody's content, but known."""
+
     async def forget_object(self, assoc: AssocId, key: bytes) -> None:
         """The bucket no longer has this object."""
 

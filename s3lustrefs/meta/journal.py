@@ -126,8 +126,7 @@ def note_write(txn: Txn, locations: LocationMap, ino: Ino, assoc: AssocId, key: 
 
 
 def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
-    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile;
-    otherwise the object holds an older state of the file, which stays dirty.
+    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile.
 
     The file may have lost this name while its upload ran: then the new object is noted as lost at once.
     """
@@ -145,6 +144,22 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
         association = locations.association(exported.assoc)
         if association is not None:
             mark_key_lost(txn, association, exported.key, now_ns)
+
+
+def observe_object(txn: Txn, locations: LocationMap, seen: ObjectRecord, now_ns: int) -> None:
+    """Record an object that an unanswered request of ours wrote: of an earlier state, perhaps of another file.
+
+    It is nobody's content, only what the next request under this key has to be conditional on.
+    """
+    before = records.find_object(txn, seen.assoc, seen.key)
+    if before is not None and before.ino:
+        detach_source(txn, before.ino, seen.assoc, seen.key, now_ns)
+    seen.ino = NO_INO
+    records.put_object(txn, seen)
+    writes.forget(txn, seen.assoc, seen.key)
+    association = locations.association(seen.assoc)
+    if association is not None and holder(txn, locations, seen.assoc, seen.key) is None:
+        mark_key_lost(txn, association, seen.key, now_ns)
 
 
 def _settle_source(txn: Txn, inode: Inode, exported: ObjectRecord, *, content: bool) -> None:

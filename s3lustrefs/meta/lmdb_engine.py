@@ -295,6 +295,10 @@ class LmdbEngine:
         with self._store.begin() as txn:
             journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content)
 
+    async def observe_object(self, seen: ObjectRecord) -> None:
+        with self._store.begin() as txn:
+            journal.observe_object(txn, self._locations, seen, self._now())
+
     async def forget_object(self, assoc: AssocId, key: bytes) -> None:
         with self._store.begin() as txn:
             journal.forget_object(txn, assoc, key, self._now())

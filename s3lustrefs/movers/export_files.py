@@ -22,7 +22,7 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
@@ -233,10 +233,9 @@ class FileExport:
         expected = target.known.etag if target.known else None
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
-                await self._settle(inode, target, there.version, content=True)  # our own copy, before a crash or a lost reply
+                await self._settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
             elif await self._sent.wrote(target.association.assoc_id, target.key, there):
-                await self._settle(inode, target, there.version, content=True)
-                raise NotYet(0.0)
+                await self._observe(target, there)
             else:
                 await self._conflict(inode, target, there)
         elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
@@ -275,12 +274,27 @@ class FileExport:
     async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
         """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
         if await self._is_our_content(inode, head):
-            await self._settle(inode, target, head.version, content=True)
+            await self._settle_found(inode, target, head)
         elif await self._sent.wrote(target.association.assoc_id, target.key, head):
-            await self._settle(inode, target, head.version, content=False)
-            raise NotYet(0.0)
+            await self._observe(target, head)
         else:
             await self._conflict(inode, target, head)
+
+    async def _settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
+        await self._settle(inode, target, head.version, content=True)
+        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+        if not mine.items() <= head.metadata.items():
+            raise NotYet(0.0)
+
+    async def _observe(self, target: Target, head: ObjectHead) -> None:
+        """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
+        v = head.version
+        seen = ObjectRecord(
+            target.association.assoc_id, target.key, NO_INO, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class
+        )
+        await self._engine.observe_object(seen)
+        raise NotYet(0.0)
 
     async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
         """Equal bytes: proven by the ETag where it is an MD5, else by size and every POSIX header, nanoseconds included."""

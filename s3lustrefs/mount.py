@@ -220,8 +220,9 @@ class Daemon:
             pyfuse3.close(unmount=True)
 
     async def _announce(self, ready: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(os.stat, self._mount_point)
-        await trio.to_thread.run_sync(kernel_settings.tune, self._mount_point)
+        # Abandoned when the mount ends first: nobody would answer these calls then, until the connection is closed.
+        await trio.to_thread.run_sync(os.stat, self._mount_point, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(kernel_settings.tune, self._mount_point, abandon_on_cancel=True)
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)

@@ -58,22 +58,16 @@ class LmdbEngine:
         self._now = clock_ns
         self._locations = LocationMap()
         self._next_ino = int(store.get(Table.SUPER, SUPER_NEXT_INO) or b"2")
-        self._check_format()
+        if not store.check_format():
+            self._make_root()
         self._inodes = max(1, store.count(Table.INODES) - store.count(Table.ORPHANS))
         self._locations.set_associations(self._stored_associations())
 
-    def _check_format(self) -> None:
-        found = self._store.get(Table.SUPER, SUPER_FORMAT)
-        if found is None:
-            now = self._now()
-            with self._store.begin() as txn:
-                txn.put(Table.SUPER, SUPER_FORMAT, str(FORMAT_VERSION).encode())
-                records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now, now, now))
-        elif int(found) != FORMAT_VERSION:
-            raise errors.StateDirError(
-                f"state directory {self._store.directory.parent} has format {found.decode()}, this s3lustrefs knows format "
-                f"{FORMAT_VERSION}: use the version that wrote it, or another state_dir"
-            )
+    def _make_root(self) -> None:
+        now = self._now()
+        with self._store.begin() as txn:
+            txn.put(Table.SUPER, SUPER_FORMAT, str(FORMAT_VERSION).encode())
+            records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now, now, now))
 
     def _allocate_in(self, txn: Txn) -> Ino:
         ino = Ino(self._next_ino)

@@ -30,7 +30,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.mapping import Mapping
 from s3lustrefs.meta.overlay import MISSING, Group, Overlay
-from s3lustrefs.meta.schema import GROUPED, SUPER_BOOT_ID, SUPER_LOG_FIRST, Table
+from s3lustrefs.meta.schema import FORMAT_VERSION, GROUPED, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ class Store:
         self._recover()
 
     def _recover(self) -> None:
+        # Before the log is read: another version may write it differently.
+        self.check_format()
         first = int(self.get(Table.SUPER, SUPER_LOG_FIRST) or b"0")
         same_boot = self.get(Table.SUPER, SUPER_BOOT_ID) == self._boot_id
         changes = 0
@@ -163,6 +165,16 @@ class Store:
         self._frozen, self.active = self.active, Overlay()
         self._commit(self._frozen, number)
         self._after_commit()
+
+    def check_format(self) -> bool:
+        """Whether the tables exist already. Raises: StateDirError when another version of s3lustrefs wrote them."""
+        found = self.get(Table.SUPER, SUPER_FORMAT)
+        if found is not None and found != str(FORMAT_VERSION).encode():
+            raise errors.StateDirError(
+                f"state directory {self.directory.parent} has format {found.decode()}, this s3lustrefs knows format "
+                f"{FORMAT_VERSION}: use the version that wrote it, or another state_dir"
+            )
+        return found is not None
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ class Crashing:
         whole = self._whole
         whole |= {data for _, _, data in before.snapshot().values()}
         open_files: set[str] = set()
-        tree = Tree({name: File(n.data, n.mode) if isinstance(n, File) else n for name, n in before.nodes.items()})
+        tree = before.copy()
         for verb, *arguments in steps[: self.acknowledged() + 1]:
             tree.apply(str(verb), *arguments)
             if verb in ("create", "open_old"):

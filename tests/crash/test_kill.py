@@ -18,7 +18,7 @@ _LONGEST_LIFE_SECONDS = 1.2
 
 def random_steps(rng: random.Random, tree: Tree, round_: int) -> list[Step]:
     """Steps that all succeed on `tree` as it is, in an order that depends on the round alone."""
-    ahead = Tree({name: File(node.data, node.mode) if isinstance(node, File) else node for name, node in tree.nodes.items()})
+    ahead = tree.copy()
     steps: list[Step] = []
 
     def add(*step: object) -> None:

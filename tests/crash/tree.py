@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ class Tree:
 
     def __init__(self, nodes: dict[str, Node]) -> None:
         self.nodes = nodes
+
+    def copy(self) -> Tree:
+        return Tree(copy.deepcopy(self.nodes))
 
     def apply(self, verb: str, *arguments: object) -> None:
         getattr(self, f"_{verb}")(*arguments)

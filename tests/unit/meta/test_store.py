@@ -197,6 +197,7 @@ def test_scan_sees_all_layers_as_one_dict(
 ) -> None:
     """LMDB, the overlay being committed, and the one being written; where a group is the unit, within one group."""
     model: dict[bytes, bytes] = {}
+    failing = False
 
     async def fail() -> None:
         if failing:
@@ -231,6 +232,5 @@ def test_scan_sees_all_layers_as_one_dict(
         failing = False
         await store.close()
 
-    failing = False
     store = Store(tmp_path_factory.mktemp("store") / "m", boot_id="b", sync_content=fail)
     trio.run(run)

@@ -17,7 +17,7 @@ from s3lustrefs.meta import records, schema
 from s3lustrefs.meta.check import check_engine, check_state_dir
 from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
-from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_INO, JournalRecord, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_INO, Change, JournalRecord, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.store import Store, Txn, current_boot_id
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
@@ -103,7 +103,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     ),
     "name with a slash": (lambda txn, m: records.put_dentry(txn, m["a"].ino, b"x/y", m["cold"].ino), "cannot be a name"),
     "dentry in an orphan": (
-        lambda txn, m: records.put_inode(txn, replace(m["dir"], nlink=0, parent=0, name=b"")),
+        lambda txn, m: records.put_inode(txn, replace(m["dir"], nlink=0, parent=Ino(0), name=b"")),
         "that was removed",
     ),
     "loop": (loop, "cannot be reached from the root"),
@@ -142,13 +142,18 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "object cut short": (added(Table.OBJECTS, lambda m: schema.object_key(ONE, b"p/x"), b"\0"), "cannot be decoded"),
     "source missing": (removed(Table.OBJECTS, lambda m: schema.object_key(ONE, b"p/cold")), "bytes are missing"),
     "source of no association": (changed("cold", source_assoc=AssocId(9)), "association 9, which does not exist"),
-    "journal of nobody": (put_journal(JournalRecord(Ino(77), AssocId(0), b"", JournalState.DUE, 1, 1, 1)), "inode 77 exported"),
+    "journal of nobody": (
+        put_journal(JournalRecord(Ino(77), AssocId(0), b"", JournalState.DUE, Change.CONTENT, 1, 1)),
+        "inode 77 exported",
+    ),
     "journal of an orphan": (
-        lambda txn, m: records.put_journal(txn, JournalRecord(m["gone"].ino, AssocId(0), b"", JournalState.DUE, 1, 1, 1)),
+        lambda txn, m: records.put_journal(
+            txn, JournalRecord(m["gone"].ino, AssocId(0), b"", JournalState.DUE, Change.CONTENT, 1, 1)
+        ),
         "which has no name",
     ),
     "journal of no association": (
-        put_journal(JournalRecord(Ino(0), AssocId(9), b"p/x", JournalState.DUE, 4, 1, 1)),
+        put_journal(JournalRecord(Ino(0), AssocId(9), b"p/x", JournalState.DUE, Change.NAME, 1, 1)),
         "JOURNAL 9 b'p/x': is of association 9",
     ),
     "dirty and not journalled": (removed(Table.JOURNAL, lambda m: schema.journal_ino_key(m["file"].ino)), "not in the journal"),

@@ -34,8 +34,9 @@ from s3lustrefs.fuse import kernel_settings
 from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
-from s3lustrefs.meta.store import Store, current_boot_id
+from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import AssocId

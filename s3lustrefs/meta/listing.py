@@ -245,3 +245,13 @@ def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
         reason, _, relative = value.partition(b"\0")
         found.append((relative, reason.decode()))
     return found
+
+
+def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
+    """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at; and
+    whether there are more."""
+    rows = txn.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
+    found = [
+        schema.decode_inode(schema.decode_u64(key), raw) for key, raw in rows if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN
+    ]
+    return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit

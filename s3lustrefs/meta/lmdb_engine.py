@@ -29,8 +29,6 @@ from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry
 from s3lustrefs.meta.location import Location, LocationMap
 from s3lustrefs.meta.schema import (
-    FORMAT_VERSION,
-    SUPER_FORMAT,
     SUPER_NEXT_INO,
     JournalRecord,
     JournalState,
@@ -41,7 +39,7 @@ from s3lustrefs.meta.schema import (
 from s3lustrefs.meta.store import Store, Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, ContentVersion, Ino
-from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.model.inode import Inode
 
 
 def nobody(ino: Ino) -> bool:
@@ -59,15 +57,10 @@ class LmdbEngine:
         self._locations = LocationMap()
         self._next_ino = int(store.get(Table.SUPER, SUPER_NEXT_INO) or b"2")
         if not store.check_format():
-            self._make_root()
+            with store.begin() as txn:
+                namespace.make_root(txn, clock_ns())
         self._inodes = max(1, store.count(Table.INODES) - store.count(Table.ORPHANS))
         self._locations.set_associations(self._stored_associations())
-
-    def _make_root(self) -> None:
-        now = self._now()
-        with self._store.begin() as txn:
-            txn.put(Table.SUPER, SUPER_FORMAT, str(FORMAT_VERSION).encode())
-            records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now, now, now))
 
     def _allocate_in(self, txn: Txn) -> Ino:
         ino = Ino(self._next_ino)
@@ -322,10 +315,7 @@ class LmdbEngine:
         skipped: Iterable[tuple[bytes, str]] = (),
         directories: Iterable[bytes] = (),
     ) -> Applied:
-        """One batch of a listing, as prepared by `listing.preparer`.
-
-        `directories` are relative paths known only by what is below them.
-        """
+        """One prepared batch; `directories` are relative paths known only by what is below them."""
         first = self._next_ino
         with self._store.begin() as txn:
             applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use)
@@ -362,14 +352,7 @@ class LmdbEngine:
             return attributes.apply_headers(txn, ino, etag, change, target)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
-        """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at;
-        and whether there are more."""
-        found = []
-        rows = self._store.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
-        for key, raw in rows:
-            if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN:
-                found.append(schema.decode_inode(schema.decode_u64(key), raw))
-        return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit
+        return listing.unknown_headers(self._txn(), after, limit)
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         return listing.skipped(self._txn(), association)

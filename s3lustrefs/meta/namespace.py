@@ -11,7 +11,7 @@ from collections.abc import Callable
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.location import LocationMap
-from s3lustrefs.meta.schema import Change, JournalState, Table
+from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_FORMAT, Change, JournalState, Table
 from s3lustrefs.meta.store import Txn
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, Ino
 from s3lustrefs.model.inode import Inode
@@ -22,6 +22,12 @@ _SCRATCH_CHUNK_BYTES = 1 << 30
 """For files outside every association: the default of ImportedFileChunkSize."""
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+
+
+def make_root(txn: Txn, now_ns: int) -> None:
+    """The first transaction of a new table."""
+    txn.put(Table.SUPER, SUPER_FORMAT, str(FORMAT_VERSION).encode())
+    records.put_inode(txn, Inode(ROOT_INO, stat.S_IFDIR | 0o755, 0, 0, 2, 0, now_ns, now_ns, now_ns))
 
 
 def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: Inode, *, open_for_write: bool) -> Inode:

@@ -73,3 +73,11 @@ class Overlay:
         """The value, None when deleted here, or MISSING."""
         group = self.groups[table].get(key[:8] if table in GROUPED else b"")
         return MISSING if group is None else group.get(key, MISSING)
+
+
+def ranked(
+    rank: int, items: Iterator[tuple[bytes, bytes]] | Iterator[tuple[bytes, bytes | None]]
+) -> Iterator[tuple[bytes, int, bytes | None]]:
+    """Items for a merge of layers: of equal keys the one of the lowest rank comes first, and values are never compared."""
+    for key, value in items:
+        yield key, rank, value

@@ -136,3 +136,8 @@ def replay(directory: Path, first: int, *, trust_page_cache: bool) -> Iterator[C
         for end, payload in records:
             if payload[0] != _BARRIER_TAG and (number, end) <= limit:
                 yield from decode_changes(payload)
+
+
+def current_boot_id() -> str:
+    """Tells a process that died (same boot) from a power cut (another boot)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

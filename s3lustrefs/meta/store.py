@@ -29,7 +29,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.mapping import Mapping
-from s3lustrefs.meta.overlay import MISSING, Group, Overlay
+from s3lustrefs.meta.overlay import MISSING, Group, Overlay, ranked
 from s3lustrefs.meta.schema import FORMAT_VERSION, GROUPED, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
 
 log = logging.getLogger(__name__)
@@ -221,8 +221,8 @@ class Store:
     ) -> Iterator[Iterator[tuple[bytes, int, bytes | None]]]:
         """Newest first, each in key order; of equal keys the one of the lowest rank counts."""
         for rank, group in enumerate(changed):
-            yield _ranked(rank, group.within(start, prefix))
-        yield _ranked(len(changed), self._stored(table, start, prefix))
+            yield ranked(rank, group.within(start, prefix))
+        yield ranked(len(changed), self._stored(table, start, prefix))
 
     def _stored(self, table: Table, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._read.cursor(db=self._tables[table])
@@ -391,18 +391,6 @@ class Store:
         return StoreStatistics(self._segment.size, self._checkpoints, self._syncs)
 
 
-def _ranked(
-    rank: int, items: Iterator[tuple[bytes, bytes]] | Iterator[tuple[bytes, bytes | None]]
-) -> Iterator[tuple[bytes, int, bytes | None]]:
-    for key, value in items:
-        yield key, rank, value
-
-
 def _open_environment(directory: Path) -> lmdb.Environment:
     # No readahead: look-ups are random, and pages read ahead would count as resident memory of the daemon.
     return lmdb.open(str(directory), map_size=_MAP_BYTES, max_dbs=len(Table), readahead=False, mode=0o600)
-
-
-def current_boot_id() -> str:
-    """Tells a process that died (same boot) from a power cut (another boot)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -19,8 +19,9 @@ import lmdb
 from s3lustrefs import errors
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.overlay import Overlay
+from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
-from s3lustrefs.meta.store import Store, current_boot_id
+from s3lustrefs.meta.store import Store
 
 
 class TableView:

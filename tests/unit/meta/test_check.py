@@ -17,8 +17,9 @@ from s3lustrefs.meta import records, schema
 from s3lustrefs.meta.check import check_engine, check_state_dir
 from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_INO, Change, JournalRecord, JournalState, ObjectRecord, Table
-from s3lustrefs.meta.store import Store, Txn, current_boot_id
+from s3lustrefs.meta.store import Store, Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino

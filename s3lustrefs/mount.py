@@ -166,7 +166,13 @@ class Daemon:
             engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, self._ensure_room
         )
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
-        self._exporter = Exporter(engine, repositories, files, DeleteExport(engine, self._hydrator, repositories))
+        self._exporter = Exporter(
+            engine,
+            repositories,
+            files,
+            DeleteExport(engine, self._hydrator, repositories),
+            lambda: self._operations.requests.total(),
+        )
         self._releaser = Releaser(
             engine, chunks, self._hydrator, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )

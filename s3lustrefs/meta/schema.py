@@ -256,6 +256,8 @@ class JournalRecord:
     error_text: str = ""
 
 
+_STATES = {int(state): state for state in JournalState}
+_CHANGES = {n: Change(n) for n in range(16)}
 _JOURNAL = struct.Struct(">BBQqqIBHHHHH")
 
 
@@ -293,7 +295,7 @@ def decode_journal(table_key: bytes, raw: bytes) -> JournalRecord:
     e = d + ncode
     ino = _U64.unpack_from(table_key, 1)[0] if table_key[:1] == b"I" else 0
     return JournalRecord(
-        Ino(ino), AssocId(assoc), raw[a:b], JournalState(state), Change(change), seq, since, not_before, attempts,
+        Ino(ino), AssocId(assoc), raw[a:b], _STATES[state], _CHANGES[change], seq, since, not_before, attempts,
         bool(terminal), raw[b:c].decode(), raw[c:d], raw[d:e].decode(), raw[e:].decode(errors="replace"),
     )  # fmt: skip
 

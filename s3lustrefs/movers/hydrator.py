@@ -279,12 +279,10 @@ class Hydrator:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._ensure_room(max(0, end - start))
-        # Most files are fetched whole in one piece: then nothing else is in their chunk file.
-        fresh = not start and end == source.size and not content.residency.extents()
         failures = 0
         while True:
             try:
-                await self._get(inode, source, start, end, fresh=fresh)
+                await self._get(inode, source, start, end)
                 break
             except errors.RepositoryUnavailable as exc:
                 # Bounded by the caller's patience; the client below has done its own quick retries.
@@ -295,14 +293,14 @@ class Hydrator:
         self._fetches += 1
         self._fetched_bytes += max(0, end - start)
 
-    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int, *, fresh: bool) -> None:
+    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
         store = self._repositories.of(source.assoc)
         version = ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
         while start < end:
             boundary = (start // inode.chunk_bytes + 1) * inode.chunk_bytes
             piece_end = min(end, boundary)
             with self._chunks.pinned(inode.ino, inode.content_version, inode.chunk_bytes, start) as (fd, offset):
-                await store.get_range(source.key, version, start, piece_end, fd, offset, fresh=fresh)
+                await store.get_range(source.key, version, start, piece_end, fd, offset)
             start = piece_end
 
     async def _record(self, inode: Inode, content: Content, first: int, stop: int) -> None:

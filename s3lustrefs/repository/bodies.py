@@ -73,9 +73,7 @@ class RangeSink:
     ETag and Content-Range are checked before the first byte is taken, so that no byte of another version lands anywhere.
     """
 
-    def __init__(
-        self, where: str, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0, *, fresh: bool = False
-    ) -> None:
+    def __init__(self, where: str, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0) -> None:
         self._where = where
         self._version = version
         self._start = start
@@ -84,8 +82,6 @@ class RangeSink:
         self._fd_offset = fd_offset
         self._taken = 0
         self.data = bytearray()
-        # Opened once more by the CRT, which truncates it: only for a file that has nothing yet.
-        self.path = f"/proc/self/fd/{fd}" if fresh and not fd_offset else None
 
     def begin(self, response: Response) -> None:
         if response.status >= 300:
@@ -123,7 +119,5 @@ class RangeSink:
 
     def finish(self) -> None:
         """Raises: RepositoryUnavailable when bytes are missing."""
-        if self.path is not None and self._fd is not None:
-            self._taken = os.fstat(self._fd).st_size
         if self._taken != self._end - self._start:
             raise errors.RepositoryUnavailable(f"{self._where}: {self._taken} of {self._end - self._start} bytes came")

@@ -83,9 +83,6 @@ NO_RESPONSE = Response(0, {})
 class ResponseSink(Protocol):
     """Where the answer of a successful request goes. Called in a CRT thread; what it raises ends the request and reaches us."""
 
-    path: str | None
-    """Where the CRT writes the body by itself, without the GIL; None: `write` takes it."""
-
     def begin(self, response: Response) -> None: ...
 
     def write(self, chunk: bytes, offset: int) -> None: ...
@@ -213,16 +210,14 @@ class CrtClient:
             token.run_sync_soon(wake)
 
         headers = HttpHeaders([("host", request.host), *request.headers])
-        path = sink.path if sink is not None else None
         native = self._native.make_request(
             type=s3.S3RequestType.GET_OBJECT if request.operation == "GetObject" else s3.S3RequestType.DEFAULT,
             operation_name=request.operation,
             request=HttpRequest(request.method, request.target, headers, request.body),
             signing_config=self._signing_config(),
             on_headers=exchange.on_headers,
-            on_body=exchange.on_body if path is None else None,
+            on_body=exchange.on_body,
             on_done=on_done,
-            recv_filepath=path,
         )
 
         def abort(raise_cancelled: Callable[[], Any]) -> trio.lowlevel.Abort:

@@ -98,12 +98,9 @@ class ObjectStore(Protocol):
         """Raises: ObjectNotFound, RepositoryDenied, RepositoryUnavailable."""
         ...
 
-    async def get_range(
-        self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int, *, fresh: bool = False
-    ) -> None:
+    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
         """Fetch bytes `[start, end)` of exactly this version and write them at `fd_offset` of `fd`, outside Python where possible.
 
-        `fresh`: the file is empty, and nobody else writes to it, so that it may be truncated and written from its start.
         Returns only when every byte arrived and length and ETag agreed. On any error some bytes of the destination
         may be overwritten: they are not to be trusted. Never called with `start == end`.
         Raises: ObjectChanged when the object has another ETag now; ObjectNotFound; ObjectArchived.

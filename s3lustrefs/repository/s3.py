@@ -80,11 +80,8 @@ class S3Store:
         response = await self._client.call("HeadObject", "HEAD", key, query=query)
         return _head_of(response)
 
-    async def get_range(
-        self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int, *, fresh: bool = False
-    ) -> None:
-        sink = RangeSink(self._client.where(key), version, start, end, fd, fd_offset, fresh=fresh)
-        await self._get(key, version, start, end, sink)
+    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
+        await self._get(key, version, start, end, RangeSink(self._client.where(key), version, start, end, fd, fd_offset))
 
     async def get_bytes(self, key: bytes, version: ObjectVersion, start: int, end: int) -> bytes:
         sink = RangeSink(self._client.where(key), version, start, end, None)

@@ -83,3 +83,16 @@ def test_hsm_states_survive(here: Site) -> None:
     assert {name: here.hsm(name) for name in before} == before
     here.unmount()
     assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def test_appended_to_without_reading_survives_a_restart_before_the_export(here: Site) -> None:
+    """The appended bytes are local before the rest is: whatever fetches the rest must leave them alone."""
+    here.put("p/journal", b"day 1\n")
+    here.mount()
+    with open(here.root / "journal", "ab", buffering=0) as file:
+        file.write(b"day 2\n")
+    here.unmount()
+    here.mount()
+    here.drain()
+    assert here.body("p/journal") == b"day 1\nday 2\n"
+    assert (here.root / "journal").read_bytes() == b"day 1\nday 2\n"

@@ -168,7 +168,6 @@ class Daemon:
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(
             engine,
-            repositories,
             files,
             DeleteExport(engine, self._hydrator, repositories),
             lambda: self._operations.requests.total(),

@@ -38,7 +38,7 @@ def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> 
             continue
         child = records.find_child(txn, ino, part)
         if child is None:
-            child = _make_directory(txn, ino, part, association, now_ns, allocate_ino())
+            child = make_directory(txn, ino, part, association, now_ns, allocate_ino())
         elif not records.get_inode(txn, child).is_dir:
             raise errors.ConfigError(f"cannot link {association.file_system_path}: {part.decode()!r} exists and is not a directory")
         ino = child
@@ -47,7 +47,8 @@ def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> 
     return linked
 
 
-def _make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:
+def make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:
+    """A directory that exists because something below it does, with the defaults of its association; never exported for that."""
     mode = stat.S_IFDIR | association.dir_mode
     records.put_inode(
         txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from s3lustrefs.meta import attributes, journal, records, schema
+from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.store import Txn
@@ -188,15 +189,7 @@ class ListingApplier:
         return True
 
     def _make_directory(self, parent: Ino, name: bytes) -> Ino:
-        a = self._association
-        now = self._now_ns
-        ino = self._allocate()
-        inode = Inode(ino, stat.S_IFDIR | a.dir_mode, a.uid, a.gid, 2, 0, now, now, now, parent=parent, name=name)
-        records.put_inode(self._txn, inode)
-        records.put_dentry(self._txn, parent, name, ino)
-        above = records.get_inode(self._txn, parent)
-        above.nlink += 1
-        records.put_inode(self._txn, above)
+        ino = make_directory(self._txn, parent, name, self._association, self._now_ns, self._allocate())
         self.applied.made.add(ino)
         if parent not in self.applied.made:
             self.applied.grown.add(parent)

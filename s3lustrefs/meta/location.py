@@ -117,7 +117,3 @@ def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:
                 return None
             ino = found
     return ino
-
-
-def assoc_of(location: Location | None) -> AssocId:
-    return location.association.assoc_id if location else AssocId(0)

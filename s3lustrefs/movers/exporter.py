@@ -28,7 +28,6 @@ from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.export_order import NotYet
-from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -94,7 +93,6 @@ class Exporter:
     def __init__(
         self,
         engine: MetadataEngine,
-        repositories: Repositories,
         files: FileExport,
         deletes: DeleteExport,
         count_requests: Callable[[], int],
@@ -103,7 +101,6 @@ class Exporter:
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
-        self._repositories = repositories
         self._files = files
         self._deletes = deletes
         self._settle_ns = int(settle_seconds * 1e9)

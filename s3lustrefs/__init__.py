@@ -8,7 +8,7 @@ Rooms, highest first. A room imports only rooms in rows below its own; rooms in 
     fuse        control                the kernel's door, the administrator's door                  pyfuse3 (fuse only)
     fs                                 POSIX meaning, free of FUSE types
     movers                             the copytool: hydrator, exporter, importer
-    meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt
+    meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt, pycurl
     config      log                    what was asked for; the log
     model       errors                 nouns and pure functions; every exception
 

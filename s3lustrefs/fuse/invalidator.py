@@ -1,6 +1,7 @@
 """Invalidator: tells the kernel what to forget, from a worker thread.
 
-The calls can block on a request that is still being handled, so they are never made inside one.
+The calls can block on a request that is still being handled, so they are never made inside one. Block counts wait a second:
+told at once, the kernel would ask for the attributes of each hydrated file again in the middle of its reading.
 Source: pyfuse3 documentation of invalidate_entry and invalidate_inode.
 """
 
@@ -11,12 +12,14 @@ import logging
 import pyfuse3
 import trio
 
-from s3lustrefs.model.events import InodeInvalidation, Invalidation
+from s3lustrefs.model.events import BlocksChanged, InodeInvalidation, Invalidation
+from s3lustrefs.model.ids import Ino
 
 log = logging.getLogger(__name__)
 
 _BATCH = 200
-_GATHER_SECONDS = 0.02
+_BLOCKS_SECONDS = 1.0
+"""How late st_blocks of a hydrated file may be where nothing else makes the kernel ask."""
 
 
 class Invalidator:
@@ -24,16 +27,29 @@ class Invalidator:
 
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Invalidation](2**31)
+        self._blocks_changed: set[Ino] = set()
 
-    def notify(self, invalidation: Invalidation) -> None:
-        self._send.send_nowait(invalidation)
+    def notify(self, invalidation: Invalidation | BlocksChanged) -> None:
+        if isinstance(invalidation, BlocksChanged):
+            self._blocks_changed.add(invalidation.ino)
+        else:
+            self._send.send_nowait(invalidation)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._release_blocks_changed)
+            await self._deliver()
+
+    async def _release_blocks_changed(self) -> None:
+        while True:
+            await trio.sleep(_BLOCKS_SECONDS)
+            changed, self._blocks_changed = self._blocks_changed, set()
+            for ino in changed:
+                self._send.send_nowait(InodeInvalidation(ino, content=False))
+
+    async def _deliver(self) -> None:
         async for first in self._receive:
-            if isinstance(first, InodeInvalidation) and not first.content:
-                # Only a block count is out of date: a burst of hydrated files is worth one hop to the thread, not one each.
-                await trio.sleep(_GATHER_SECONDS)
             batch = [first]
             while len(batch) < _BATCH:
                 try:

@@ -23,4 +23,11 @@ class DentryInvalidation:
     name: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class BlocksChanged:
+    """An inode occupies another number of blocks now; everything else the kernel knows of it is right. Not urgent."""
+
+    ino: Ino
+
+
 Invalidation = InodeInvalidation | DentryInvalidation

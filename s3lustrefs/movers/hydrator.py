@@ -26,7 +26,7 @@ from s3lustrefs.data.residency import BLOCK_BYTES, Residency
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
-from s3lustrefs.model.events import InodeInvalidation, Invalidation
+from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.repositories import Repositories
@@ -113,7 +113,7 @@ class Hydrator:
         chunks: ChunkStore,
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],
-        notify: Callable[[Invalidation], None],
+        notify: Callable[[BlocksChanged], None],
         ensure_room: Callable[[int], Awaitable[None]],
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
@@ -209,7 +209,8 @@ class Hydrator:
         self._waiting += 1
         try:
             for fetch in wanted:
-                await fetch.done.wait()
+                if not fetch.done.is_set():
+                    await fetch.done.wait()
                 if fetch.error is not None:
                     raise _again(fetch.error) from fetch.error
         finally:
@@ -249,8 +250,11 @@ class Hydrator:
         fetch, first, stop = job
         try:
             with trio.move_on_after(self._patience_seconds) as patience:
-                async with self._slots.hold(demand=demand):
+                await self._slots.acquire(demand=demand)
+                try:
                     await self._fetch_blocks(inode, content, first, stop)
+                finally:
+                    self._slots.release(demand=demand)
             if patience.cancelled_caught:
                 fetch.error = errors.RepositoryUnavailable(f"no answer from the bucket within {self._patience_seconds:.0f} s")
         except errors.ObjectChanged as exc:
@@ -317,7 +321,7 @@ class Hydrator:
         failpoint("residency.after")
         if complete:
             self._contents.pop(inode.ino, None)
-            self._notify(InodeInvalidation(inode.ino, content=False))  # st_blocks
+            self._notify(BlocksChanged(inode.ino))
 
 
 def _again(error: errors.S3LustreError) -> errors.S3LustreError:

@@ -26,15 +26,19 @@ class Slots:
 
     @asynccontextmanager
     async def hold(self, *, demand: bool) -> AsyncIterator[None]:
-        await self._acquire(demand)
+        await self.acquire(demand=demand)
         try:
             yield
         finally:
-            self._busy -= 1
-            self._busy_background -= 0 if demand else 1
-            self._wake()
+            self.release(demand=demand)
 
-    async def _acquire(self, demand: bool) -> None:
+    def release(self, *, demand: bool) -> None:
+        self._busy -= 1
+        self._busy_background -= 0 if demand else 1
+        self._wake()
+
+    async def acquire(self, *, demand: bool) -> None:
+        """No checkpoint when a slot is free. Each is to be released."""
         if self._free(demand):
             self._take(demand)
             return
@@ -45,9 +49,7 @@ class Slots:
             await turn.wait()
         except trio.Cancelled:
             if turn.is_set():  # the slot was already ours
-                self._busy -= 1
-                self._busy_background -= 0 if demand else 1
-                self._wake()
+                self.release(demand=demand)
             else:
                 queue.remove(turn)
             raise

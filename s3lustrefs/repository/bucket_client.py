@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Mapping, Sequence
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository import replies
+from s3lustrefs.repository import curl, replies
 from s3lustrefs.repository.address import bucket_address
 from s3lustrefs.repository.bodies import SliceReader, storage_error
 from s3lustrefs.repository.credentials import Credentials, resolve_region
-from s3lustrefs.repository.crt import BodySource, CrtClient, Peer, Refused, Request, ResponseSink, TransferFailed
+from s3lustrefs.repository.crt import CrtClient, Peer
+from s3lustrefs.repository.exchange import BodySource, Refused, Request, ResponseSink, Stalled, TransferFailed
 from s3lustrefs.repository.object_store import FileSlice
 from s3lustrefs.repository.replies import Response
+
+log = logging.getLogger(__name__)
+
+_REST_SECONDS = 5.0
+"""How long the quick way is not tried after it found no server: each try costs a connection."""
 
 Headers = list[tuple[str, str]]
 
@@ -33,6 +42,7 @@ class BucketClient:
         self._stall_seconds = stall_seconds
         self._address = bucket_address(endpoint, self.region, bucket)
         self._crt: CrtClient | None = None
+        self._quick_again_at = 0.0
 
     def where(self, key: bytes) -> str:
         """The object as messages name it."""
@@ -89,7 +99,7 @@ class BucketClient:
             if body is not None:
                 body.seek(0)
             try:
-                response = await self._transport().exchange(request, sink)
+                response = await self._exchange(request, sink)
                 if operation == "GetObject" or replies.xml_root(response.body) != "Error":
                     return response
                 failure = TransferFailed("the answer is an error", response)
@@ -101,6 +111,29 @@ class BucketClient:
                 break
             await self._credentials.refresh(used)
         raise self._error(failure, operation, key, meaning) from failure
+
+    async def _exchange(self, request: Request, sink: ResponseSink | None) -> Response:
+        """Small GETs the quick way; everything else, and what failed so, through the CRT, which has the retries."""
+        if sink is not None and curl.can_send(request) and trio.current_time() >= self._quick_again_at:
+            try:
+                response = await curl.client().exchange(
+                    request,
+                    tls=self._address.tls,
+                    region=self.region,
+                    credentials=self._credentials.current(),
+                    patience=self._stall_seconds,
+                )
+            except Stalled:
+                raise
+            except TransferFailed as failure:
+                log.debug("quick request failed, using the CRT host=%s reason=%s", request.host, failure.reason)
+                if not failure.response.status:
+                    self._quick_again_at = trio.current_time() + _REST_SECONDS
+            else:
+                sink.begin(response)
+                sink.write(response.body, 0)
+                return Response(response.status, response.headers)
+        return await self._transport().exchange(request, sink)
 
     def _error(self, failure: TransferFailed, operation: str, key: bytes, meaning: Meaning) -> errors.RepositoryError:
         now = self._credentials.current()

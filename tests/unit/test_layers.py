@@ -32,6 +32,7 @@ FENCES = {
     "boto3": {"repository"},
     "botocore": {"repository"},
     "awscrt": {"repository"},
+    "pycurl": {"repository"},
     "click": {"cli"},
     "rich": {"cli"},
     "h11": {"control"},

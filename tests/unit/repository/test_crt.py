@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import pytest
 import trio
 
 from s3lustrefs import errors
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.credentials import CredentialSnapshot
-from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer, Refused, Request
+from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer
+from s3lustrefs.repository.exchange import Refused, Request
 from s3lustrefs.repository.object_store import ObjectVersion
-
-Serve = Callable[[bytes], Awaitable[str]]
-
-
-@pytest.fixture
-def serve(nursery: trio.Nursery) -> Serve:
-    """Answer every request with these bytes; gives host and port."""
-
-    async def start(answer: bytes) -> str:
-        async def client(stream: trio.SocketStream) -> None:
-            head = b""
-            while b"\r\n\r\n" not in head:
-                received = await stream.receive_some(65536)
-                if not received:
-                    return
-                head += received
-            await stream.send_all(answer)
-
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, client, listeners)
-        return f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-
-    return start
+from tests.unit.repository.conftest import Serve
 
 
 async def fetch(host: str, start: int, end: int, size: int) -> bytes:

@@ -1,0 +1,136 @@
+"""The libcurl bridge against a server of a few lines that answers as some products do, and the way round it."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.model.association import Endpoint
+from s3lustrefs.repository import curl
+from s3lustrefs.repository.credentials import CredentialSnapshot, StaticCredentials
+from s3lustrefs.repository.exchange import Request, Stalled, TransferFailed
+from s3lustrefs.repository.object_store import ObjectVersion
+from s3lustrefs.repository.replies import Response
+from s3lustrefs.repository.s3 import S3Store
+from tests.unit.repository.conftest import Serve
+
+KEYS = CredentialSnapshot("A" * 20, "B" * 40, "the-token")
+GOOD = b'HTTP/1.1 206 OK\r\nETag: "tag"\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n\r\nabc'
+
+
+async def get(host: str, patience: float = 5.0) -> Response:
+    request = Request("GetObject", "GET", host, "/b/k", (("range", "bytes=2-4"),), None, 3)
+    return await curl.client().exchange(request, tls=False, region="eu-west-1", credentials=KEYS, patience=patience)
+
+
+async def test_headers_and_body_come_back(serve: Serve) -> None:
+    response = await get(await serve(b"HTTP/1.1 100 Continue\r\nX-Early: 1\r\n\r\n" + GOOD))
+    assert (response.status, response.body) == (206, b"abc")
+    assert response.headers == {"etag": '"tag"', "content-range": "bytes 2-4/10", "content-length": "3"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 503 SlowDown\r\nContent-Length: 2\r\n\r\nno",
+        b"HTTP/1.1 307 Over there\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 206 OK\r\nContent-Length: 10\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000),
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(1_000_000),
+        b"not even HTTP\r\n\r\n",
+        b"",
+    ],
+    ids=["error", "redirect", "cut", "too long", "too long, length not told", "nonsense", "nothing"],
+)
+async def test_every_other_end_is_a_failure_and_the_next_request_works(serve: Serve, answer: bytes) -> None:
+    host = await serve(answer)
+    with pytest.raises(TransferFailed):
+        await get(host)
+    assert (await get(await serve(GOOD))).body == b"abc"
+
+
+async def test_nobody_listening_is_a_failure() -> None:
+    with pytest.raises(TransferFailed):
+        await get("127.0.0.1:1")
+
+
+async def test_a_server_that_never_answers_ends_within_the_patience(nursery: trio.Nursery) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    host = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    started = trio.current_time()
+    with pytest.raises(Stalled):
+        await get(host, patience=0.3)
+    assert trio.current_time() - started < 2
+    await listeners[0].aclose()
+
+
+async def test_cancelled_requests_leave_nothing_behind(serve: Serve) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    host = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(get, host)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    await listeners[0].aclose()
+    good = await serve(GOOD)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(get, good)
+    client = curl.client()
+    assert not client._transfers  # what is watched and held belongs to the invariants
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(client._watches) <= 10
+
+
+async def test_the_request_is_signed_token_included(nursery: trio.Nursery) -> None:
+    heard: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        heard.append(await stream.receive_some(65536))
+        await stream.send_all(GOOD)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer, listeners)
+    await get(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    head = heard[0].decode().lower()
+    assert head.startswith("get /b/k http/1.1\r\n")
+    assert "\r\nx-amz-security-token: the-token\r\n" in head
+    signed = head.partition("signedheaders=")[2].partition(",")[0].split(";")
+    assert {"host", "range", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"} <= set(signed)
+    assert "/eu-west-1/s3/aws4_request" in head
+    assert "B" * 40 not in heard[0].decode()
+
+
+def test_only_small_gets_of_plain_paths_go_this_way() -> None:
+    def request(target: str, size: int = 10, operation: str = "GetObject") -> bool:
+        return curl.can_send(Request(operation, "GET", "h", target, (), None, size))
+
+    assert request("/b/.git/objects/..a/.b.")
+    assert not request("/b/k", curl.MAX_BYTES + 1)
+    assert not request("/b/k", operation="HeadObject")
+    for target in ("/b/a/./b", "/b/..", "/b/.?versionId=1", "/b/../c"):
+        assert not request(target)
+
+
+async def test_what_failed_quickly_is_tried_again_by_the_crt(serve: Serve, nursery: trio.Nursery) -> None:
+    """Nothing listens at first; the CRT's own retries find the server that comes up meanwhile."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(GOOD)
+
+    async def come_up() -> None:
+        await trio.sleep(0.3)
+        await trio.serve_tcp(answer, port, host="127.0.0.1")
+
+    nursery.start_soon(come_up)
+    store = S3Store(Endpoint(endpoint_url=f"http://127.0.0.1:{port}"), "b", StaticCredentials("A" * 20, "B" * 40))
+    assert await store.get_bytes(b"k", ObjectVersion("tag", 10), 2, 5) == b"abc"
+    with pytest.raises(errors.ObjectChanged):
+        await store.get_bytes(b"k", ObjectVersion("other", 10), 2, 5)
+    nursery.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.residency import BLOCK_BYTES, blocks_of
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.fs.handles import FileHandle, Handles
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.hsm import Hsm
@@ -143,6 +144,7 @@ class FileIO:
             if not inode.is_complete:
                 inode, extents = await self._resize_partial(inode, size)
             changed = await self._engine.set_size(ino, size, extents, still_open=shared.writers > 0)
+            failpoint("truncate.recorded")
             if size == 0:
                 self._hydrator.forget(ino)
             await self._chunks.truncate(ino, inode.content_version, inode.chunk_bytes, inode.size, size)
@@ -202,4 +204,5 @@ class FileIO:
         if inode.is_file:
             await self._exporter.interrupt(inode.ino)
             self._hydrator.forget(inode.ino)
+            failpoint("delete.recorded")
             await self._chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)

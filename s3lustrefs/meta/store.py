@@ -276,7 +276,9 @@ class Store:
                 return
             position, segment, offset = self._position, self._segment, self._segment.size
             await self._sync_content()
+            failpoint("sync.content")
             segment.append_barrier(segment.number, offset)
+            failpoint("sync.barrier")
             await trio.to_thread.run_sync(self._sync_log, segment)
             self._synced_position = position
             self._syncs += 1
@@ -326,6 +328,7 @@ class Store:
             self._frozen, self.active = self.active, Overlay()
             self._segment, old = fresh, self._segment
             old.close()
+            failpoint("checkpoint.switched")
             with trio.CancelScope(shield=True):
                 await self._sync_content()
                 await trio.to_thread.run_sync(self._commit, self._frozen, number)

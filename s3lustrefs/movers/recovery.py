@@ -8,6 +8,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import ContentVersion, Ino
 
@@ -21,6 +22,7 @@ async def recover(engine: MetadataEngine, chunks: ChunkStore) -> None:
     due = await engine.make_all_due()
     for inode in await engine.orphans():
         await engine.purge_orphan(inode.ino)
+        failpoint("recovery.orphan")
         await chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
     cut = await _cut_tails(engine, chunks)
     if due or cut:

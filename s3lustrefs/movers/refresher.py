@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.meta.schema import ObjectRecord
@@ -52,6 +53,7 @@ class Refresher:
             return
         replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
         if replaced is not None:
+            failpoint("refresh.recorded")
             await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
             self._notify(InodeInvalidation(ino, content=True))
             log.info("object re-imported ino=%d key=%r", ino, source.key)
@@ -66,6 +68,7 @@ class Refresher:
         found = seen(target.association.assoc_id, target.key, head)
         place = await self._engine.keep_both(target.association, inode.ino, found, suffix)
         if place is not None:
+            failpoint("conflict.recorded")
             self.conflicts += 1
             self._notify(DentryInvalidation(*place))
             self._notify(InodeInvalidation(place[0], content=False))

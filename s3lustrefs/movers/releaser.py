@@ -14,6 +14,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.space import Candidate, SpaceBudget, choose_victims
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalState
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
@@ -170,6 +171,7 @@ class Releaser:
         resident = await self._hydrator.resident_bytes(inode)
         await self._engine.release_content(ino)
         self._hydrator.forget(ino)
+        failpoint("release.recorded")
         await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
         self._notify(InodeInvalidation(ino, content=False))
         return resident

@@ -48,10 +48,11 @@ class Crashing:
 
     # --- the daemon ------------------------------------------------------------------------------------------------------
 
-    def mount(self, failpoint: str = "") -> bool:
+    def mount(self, failpoint: str = "", *more_options: str) -> bool:
         """False when the daemon died at the failpoint before the mount answered."""
         self._environment.setenv(VARIABLE, failpoint)
-        options = f"state_dir={self.state_dir},endpoint_url={self.server.endpoint_url},addressing_style=path"
+        fixed = f"state_dir={self.state_dir}", f"endpoint_url={self.server.endpoint_url}", "addressing_style=path"
+        options = ",".join((*fixed, *more_options))
         config = load(f"s3://{self.bucket}/p", options, mountpoint=str(self.root))
         try:
             self.pid = start_daemon(config, str(self.root))

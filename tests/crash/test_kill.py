@@ -89,7 +89,7 @@ def kill_again_and_again(crashing: Crashing, rounds: int, seed: int) -> None:
 
 
 def test_kills_under_load_lose_nothing(crashing: Crashing) -> None:
-    kill_again_and_again(crashing, 5, seed=1)
+    kill_again_and_again(crashing, 20, seed=1)
 
 
 @pytest.mark.long

@@ -46,11 +46,6 @@ class MetadataEngine(Protocol):
     async def locate(self, inode: Inode) -> Location | None:
         """Where the primary name of an inode stands; None outside every association, and for an orphan."""
 
-    async def locate_name(self, parent: Ino, name: bytes) -> Location | None:
-        """The same for a name, whether it exists or not."""
-
-    # --- names --------------------------------------------------------------------------------------------------------
-
     async def create(
         self, parent: Ino, name: bytes, mode: int, uid: int, gid: int, *,
         rdev: int = 0, target: bytes = b"", open_for_write: bool = False,
@@ -165,9 +160,6 @@ class MetadataEngine(Protocol):
 
     async def end_expansion(self, claimed: JournalRecord) -> None:
         """Everything below is noted: only the directory itself remains of the record."""
-
-    async def note_upload(self, claimed: JournalRecord, upload_id: str, key: bytes) -> None:
-        """Remember a multipart upload, or with an empty id forget it."""
 
     async def note_write(self, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
         """Before a request that writes an object: what it writes. False when the key is no longer a name of the inode."""

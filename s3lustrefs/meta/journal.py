@@ -73,15 +73,6 @@ def make_all_due(txn: Txn, now_ns: int) -> int:
     return made
 
 
-def note_upload(txn: Txn, table_key: bytes, upload_id: str, key: bytes) -> None:
-    """Remember (or with an empty id forget) a multipart upload, so that a crash cannot leave it lying in the bucket."""
-    record = records.find_journal(txn, table_key)
-    if record is not None:
-        record.upload_id = upload_id
-        record.upload_key = key
-        records.put_journal(txn, record)
-
-
 def finish(txn: Txn, claimed: JournalRecord) -> bool:
     """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone."""
     key = schema.journal_key(claimed)
@@ -90,7 +81,7 @@ def finish(txn: Txn, claimed: JournalRecord) -> bool:
         return True
     if record.seq != claimed.seq:
         record.attempts = 0
-        record.error_code = record.error_text = record.upload_id = ""
+        record.error_code = record.error_text = ""
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)

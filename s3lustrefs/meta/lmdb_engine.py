@@ -97,9 +97,6 @@ class LmdbEngine:
             return self._locations.of_directory(self._txn(), inode.ino)
         return self._locations.of_name(self._txn(), inode.parent, inode.name) if inode.parent else None
 
-    async def locate_name(self, parent: Ino, name: bytes) -> Location | None:
-        return self._locations.of_name(self._txn(), parent, name)
-
     def _txn(self) -> Txn:
         """For reading only: nothing is logged when no `with` ends it."""
         return self._store.begin()
@@ -266,10 +263,6 @@ class LmdbEngine:
     async def end_expansion(self, claimed: JournalRecord) -> None:
         with self._store.begin() as txn:
             export_targets.end_expansion(txn, claimed)
-
-    async def note_upload(self, claimed: JournalRecord, upload_id: str, key: bytes) -> None:
-        with self._store.begin() as txn:
-            journal.note_upload(txn, schema.journal_key(claimed), upload_id, key)
 
     async def note_write(self, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
         with self._store.begin() as txn:

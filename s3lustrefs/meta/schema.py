@@ -41,7 +41,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Table(IntEnum):
@@ -250,15 +250,13 @@ class JournalRecord:
     not_before_ns: int = 0
     attempts: int = 0
     terminal: bool = False
-    upload_id: str = ""
-    upload_key: bytes = b""
     error_code: str = ""
     error_text: str = ""
 
 
 _STATES = {int(state): state for state in JournalState}
 _CHANGES = {n: Change(n) for n in range(16)}
-_JOURNAL = struct.Struct(">BBQqqIBHHHHH")
+_JOURNAL = struct.Struct(">BBQqqIBHHH")
 
 
 def journal_ino_key(ino: Ino) -> bytes:
@@ -274,29 +272,26 @@ def journal_key(r: JournalRecord) -> bytes:
 
 
 def encode_journal(r: JournalRecord) -> bytes:
-    upload = r.upload_id.encode()
     code = r.error_code.encode()
     text = r.error_text.encode()[:2000]
     return (
         _JOURNAL.pack(
             r.state, r.change, r.seq, r.since_ns, r.not_before_ns, r.attempts, r.terminal, r.assoc,
-            len(r.key), len(upload), len(r.upload_key), len(code),
+            len(r.key), len(code),
         )
-        + r.key + upload + r.upload_key + code + text
+        + r.key + code + text
     )  # fmt: skip
 
 
 def decode_journal(table_key: bytes, raw: bytes) -> JournalRecord:
-    state, change, seq, since, not_before, attempts, terminal, assoc, nkey, nupload, nukey, ncode = _JOURNAL.unpack_from(raw)
+    state, change, seq, since, not_before, attempts, terminal, assoc, nkey, ncode = _JOURNAL.unpack_from(raw)
     a = _JOURNAL.size
     b = a + nkey
-    c = b + nupload
-    d = c + nukey
-    e = d + ncode
+    c = b + ncode
     ino = _U64.unpack_from(table_key, 1)[0] if table_key[:1] == b"I" else 0
     return JournalRecord(
         Ino(ino), AssocId(assoc), raw[a:b], _STATES[state], _CHANGES[change], seq, since, not_before, attempts,
-        bool(terminal), raw[b:c].decode(), raw[c:d], raw[d:e].decode(), raw[e:].decode(errors="replace"),
+        bool(terminal), raw[b:c].decode(), raw[c:].decode(errors="replace"),
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ class FileExport:
         self._repositories = repositories
         self._know_headers = know_headers
         self._on_conflict = on_conflict
-        self._multipart = Multipart(engine, chunks)
+        self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
         self._order = ExportOrder(engine, hydrator)
         self.exported_objects = 0
@@ -74,7 +74,6 @@ class FileExport:
         if view is None or not view.inode.nlink:
             await self._engine.finish(record)
             return
-        await self._drop_stale_upload(record, view)
         await self._know_headers(view.inode)
         excluded = False
         source = _place(view)
@@ -102,14 +101,6 @@ class FileExport:
         else:
             await self._engine.finish(record)
 
-    async def _drop_stale_upload(self, record: JournalRecord, view: ExportView) -> None:
-        """A multipart upload noted in the record belongs to a daemon or claim that is gone."""
-        if record.upload_id:
-            for target in view.targets:
-                if target.key == record.upload_key:
-                    await self._repositories.of(target.association.assoc_id).abort_upload(target.key, record.upload_id)
-            await self._engine.note_upload(record, "", b"")
-
     async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
         inode = view.inode
         _check_key(target.key, inode)
@@ -119,12 +110,12 @@ class FileExport:
         if inode.is_dir or inode.is_symlink:
             await self._put_small(store, inode, target)
         elif inode.hsm & Hsm.DIRTY or view.source is None or (record.change & Change.CONTENT and target.known is None):
-            await self._put_content(store, inode, target, record)
+            await self._put_content(store, inode, target)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
             if record.change & (Change.METADATA | Change.CONTENT):
-                await self._copy(store, inode, target, view.source, record)
+                await self._copy(store, inode, target, view.source)
         else:  # another name of the file: what changed went up under the first one
-            await self._copy(store, inode, target, view.source, record)
+            await self._copy(store, inode, target, view.source)
 
     # --- objects ---------------------------------------------------------------------------------------------------------------
 
@@ -146,7 +137,7 @@ class FileExport:
             written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
 
-    async def _put_content(self, store: ObjectStore, inode: Inode, target: Target, record: JournalRecord) -> None:
+    async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         if inode.size > MAX_OBJECT_BYTES:
             raise errors.ObjectTooLarge(
                 f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
@@ -162,7 +153,7 @@ class FileExport:
             in_parts = inode.size > MULTIPART_BYTES
             await self._note(inode, target, in_parts=in_parts)
             if in_parts:
-                written = await self._multipart.upload(store, inode, target.key, headers, condition, record)
+                written = await self._multipart.upload(store, inode, target.key, headers, condition)
             else:
                 body = await self._body(inode)
                 failpoint("put.before")
@@ -192,10 +183,10 @@ class FileExport:
             return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
-    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord) -> None:
+    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         origin = self._engine.association(source.assoc)
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
-            await self._put_content(store, inode, target, record)
+            await self._put_content(store, inode, target)
             return
         try:
             head = await self._repositories.of(source.assoc).head(source.key)
@@ -204,27 +195,25 @@ class FileExport:
             headers = _headers(inode, target, head)
             await self._note(inode, target, in_parts=source.size > COPY_BYTES)
             failpoint("copy.before")
-            written = await self._copy_object(store, target, origin.bucket, source, headers, record)
+            written = await self._copy_object(store, target, origin.bucket, source, headers)
             failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
-            await self._copy_failed(store, inode, target, source, record)
+            await self._copy_failed(store, inode, target, source)
             return
         await self._settle(inode, target, written, content=True)
 
     async def _copy_object(
-        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders, record: JournalRecord
+        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders
     ) -> ObjectVersion:
         version = _version(source)
         if source.size > COPY_BYTES:
             tags = await store.get_tags(source.key) if bucket == store.bucket else ()
             return await self._multipart.copy(
-                store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known), record
+                store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
             )
         return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
 
-    async def _copy_failed(
-        self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, record: JournalRecord
-    ) -> None:
+    async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""
         try:
             there = await store.head(target.key)
@@ -245,7 +234,7 @@ class FileExport:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
             await self._engine.forget_object(source.assoc, source.key)
-            await self._put_content(store, inode, target if there else replace(target, known=None), record)
+            await self._put_content(store, inode, target if there else replace(target, known=None))
         else:
             await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(

@@ -1,7 +1,7 @@
 """Multipart: large files go up in parts, large objects are copied in parts, several at a time.
 
-The UploadId is in the journal record before the first part, so that an upload cut off by a crash is aborted by the next
-attempt. The upload is completed only when every part was read from unchanged content: a write cancels it first.
+That parts are about to go up is noted in the table before (`sent_objects`), so that an upload cut off by a crash is aborted by
+the next attempt. The upload is completed only when every part was read from unchanged content: a write cancels it first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectStore, ObjectVersion, PutHeaders, UploadedPart
 
@@ -32,12 +30,11 @@ _ABORT_SECONDS = 10.0
 class Multipart:
     """Uploads and copies in parts."""
 
-    def __init__(self, engine: MetadataEngine, chunks: ChunkStore) -> None:
-        self._engine = engine
+    def __init__(self, chunks: ChunkStore) -> None:
         self._chunks = chunks
 
     async def upload(
-        self, store: ObjectStore, inode: Inode, key: bytes, headers: PutHeaders, condition: Condition | None, record: JournalRecord
+        self, store: ObjectStore, inode: Inode, key: bytes, headers: PutHeaders, condition: Condition | None
     ) -> ObjectVersion:
         """Raises: ObjectChanged when the condition does not hold at completion; RepositoryError."""
         part_bytes = part_size(inode.size, _PART_BYTES)
@@ -45,25 +42,24 @@ class Multipart:
         async def part(upload_id: str, number: int, start: int, end: int) -> UploadedPart:
             return await store.upload_part(key, upload_id, number, await self._slice(inode, start, end))
 
-        return await self._in_parts(store, key, headers, condition, record, inode.size, part_bytes, part)
+        return await self._in_parts(store, key, headers, condition, inode.size, part_bytes, part)
 
     async def copy(
         self, store: ObjectStore, key: bytes, bucket: str, source_key: bytes, source: ObjectVersion, headers: PutHeaders,
-        condition: Condition | None, record: JournalRecord,
+        condition: Condition | None,
     ) -> ObjectVersion:  # fmt: skip
         async def part(upload_id: str, number: int, start: int, end: int) -> UploadedPart:
             return await store.copy_part(key, upload_id, number, bucket, source_key, source, start, end)
 
         part_bytes = part_size(source.size, _COPY_PART_BYTES)
-        return await self._in_parts(store, key, headers, condition, record, source.size, part_bytes, part)
+        return await self._in_parts(store, key, headers, condition, source.size, part_bytes, part)
 
     async def _in_parts(
-        self, store: ObjectStore, key: bytes, headers: PutHeaders, condition: Condition | None, record: JournalRecord,
+        self, store: ObjectStore, key: bytes, headers: PutHeaders, condition: Condition | None,
         size: int, part_bytes: int, part: Callable[[str, int, int, int], Awaitable[UploadedPart]],
     ) -> ObjectVersion:  # fmt: skip
         upload_id = await store.create_upload(key, headers)
         failpoint("multipart.created")
-        await self._engine.note_upload(record, upload_id, key)
         completed = False
         try:
             parts = await _gather_parts(upload_id, size, part_bytes, part)
@@ -72,19 +68,17 @@ class Multipart:
             failpoint("multipart.completed")
             completed = True
         finally:
-            if completed or await self._abort(store, key, upload_id):
-                await self._engine.note_upload(record, "", b"")
+            if not completed:
+                await self._abort(store, key, upload_id)
         return written
 
-    async def _abort(self, store: ObjectStore, key: bytes, upload_id: str) -> bool:
-        """Bounded, also while being cancelled. False: it is still there; the next attempt aborts it by the journal's note."""
+    async def _abort(self, store: ObjectStore, key: bytes, upload_id: str) -> None:
+        """Bounded, also while being cancelled. What is still there then is found by the next attempt."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ABORT_SECONDS):
             try:
                 await store.abort_upload(key, upload_id)
-                return True
             except errors.RepositoryError as exc:
                 log.warning("multipart upload left behind key=%r upload_id=%s error=%s", key, upload_id, exc)
-        return False
 
     async def _slice(self, inode: Inode, start: int, end: int) -> FileSlice | bytes:
         slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, start, end)

@@ -114,7 +114,6 @@ async def test_names_are_found_in_order_and_by_path(scene: Scene) -> None:
     assert location is not None and location.key == b"p/b"
     outside = await scene.make(b"o", ROOT_INO)
     assert await scene.engine.locate(outside) is None
-    assert await scene.engine.locate_name(ROOT_INO, b"x") is None
 
 
 async def test_what_is_not_there_is_said_by_kind(scene: Scene) -> None:
@@ -518,12 +517,11 @@ async def test_failures_are_kept_with_their_reason(scene: Scene) -> None:
     file = await scene.make(b"f")
     claimed = await scene.engine.find_journal(file.ino)
     assert claimed is not None
-    await scene.engine.note_upload(claimed, "upload", b"p/f")
     await scene.engine.postpone(claimed, 60, code="S3AccessDenied", text="no", terminal=True)
     failed = await scene.engine.find_journal(file.ino)
     assert failed is not None
     assert (failed.attempts, failed.error_code, failed.error_text, failed.terminal) == (1, "S3AccessDenied", "no", True)
-    assert (failed.upload_id, failed.upload_key) == ("upload", b"p/f") and failed.not_before_ns > 0
+    assert failed.not_before_ns > 0
     await scene.engine.set_attributes(file.ino, AttributeChange(mode=0o600))
     again = await scene.engine.find_journal(file.ino)
     assert again is not None and not again.terminal and not again.not_before_ns

@@ -45,7 +45,7 @@ def test_object(record: ObjectRecord) -> None:
 @given(
     st.builds(
         JournalRecord, U64, U16, st.binary(max_size=1024), st.sampled_from(JournalState), st.integers(0, 15).map(Change),
-        U64, TIME, TIME, U32, st.booleans(), TEXT, st.binary(max_size=1024), TEXT, TEXT,
+        U64, TIME, TIME, U32, st.booleans(), TEXT, TEXT,
     )
 )  # fmt: skip
 def test_journal(record: JournalRecord) -> None:

@@ -45,6 +45,11 @@ class ContextFilter(logging.Filter):
         return True
 
 
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """pyfuse3 calls it an error that the kernel takes no answer any more: whoever asked was killed, or has been interrupted."""
+    return not record.getMessage().endswith("fuse_reply_* failed with No such file or directory")
+
+
 def _handler(file: Path | None) -> logging.Handler:
     if file is None:
         return logging.StreamHandler(sys.stderr)
@@ -72,5 +77,8 @@ def setup(level: str = "info", *, file: Path | None = None) -> logging.Handler:
     logging.getLogger("s3lustrefs").setLevel(level.upper())
     for name in _FOREIGN:
         logging.getLogger(name).setLevel(logging.WARNING)
+    pyfuse3 = logging.getLogger("pyfuse3")
+    pyfuse3.removeFilter(_is_worth_a_line)
+    pyfuse3.addFilter(_is_worth_a_line)
     logging.captureWarnings(True)
     return handler

@@ -47,6 +47,15 @@ def test_levels_are_obeyed_for_our_modules(tmp_path: Path) -> None:
     assert "loud" in line
 
 
+def test_an_answer_nobody_waits_for_any_more_is_no_error(tmp_path: Path) -> None:
+    log.setup(file=tmp_path / "daemon.log")
+    pyfuse3 = logging.getLogger("pyfuse3")
+    pyfuse3.error("fuse_read(): fuse_reply_* failed with %s", "No such file or directory")
+    pyfuse3.error("fuse_read(): fuse_reply_* failed with %s", "Invalid argument")
+    (line,) = (tmp_path / "daemon.log").read_text().splitlines()
+    assert line.endswith("Invalid argument")
+
+
 @pytest.mark.parametrize("name", ["botocore.auth", "boto3", "awscrt.http", "urllib3.connectionpool"])
 def test_debug_lines_of_client_libraries_are_never_written(tmp_path: Path, name: str) -> None:
     """They quote request headers, credentials included."""

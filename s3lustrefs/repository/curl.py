@@ -18,7 +18,6 @@ import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,9 +89,13 @@ class CurlClient:
         """
         easy = self._idle.pop() if self._idle else _new_easy()
         transfer = _Transfer(easy, trio.lowlevel.current_task())
-        _prepare(transfer, request, tls, region, credentials)
-        with trio.move_on_after(patience) as watchdog:
-            await self._perform(transfer)
+        try:
+            _prepare(transfer, request, tls, region, credentials)
+            with trio.move_on_after(patience) as watchdog:
+                await self._perform(transfer)
+        except pycurl.error as error:
+            easy.close()
+            raise TransferFailed(f"libcurl refuses the request: {error}", NO_RESPONSE) from error
         if watchdog.cancelled_caught:
             raise Stalled(f"no answer within {patience:.0f} seconds", NO_RESPONSE)
         if transfer.failure is not None:
@@ -100,7 +103,10 @@ class CurlClient:
             raise TransferFailed(transfer.failure, NO_RESPONSE)
         self._idle.append(easy)
         status, headers = _parsed(transfer.header_lines)
+        if not status:
+            raise TransferFailed("the connection ended within the headers", NO_RESPONSE)
         response = Response(status, headers, b"".join(transfer.body))
+        transfer.body.clear()  # the idle handle keeps the list until its next request
         if not 200 <= status < 300:
             raise TransferFailed(f"status {status}", response)
         return response
@@ -110,11 +116,13 @@ class CurlClient:
             del self._transfers[transfer.easy]
             self._multi.remove_handle(transfer.easy)
             transfer.easy.close()
+            if self._due:  # noted down by the removal, for another transfer; nobody may be under way to act upon it
+                self._deadline = self._alarm.deadline = trio.current_time()
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._transfers[transfer.easy] = transfer
         self._multi.add_handle(transfer.easy)
+        self._transfers[transfer.easy] = transfer
         self._settle()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
@@ -165,10 +173,16 @@ class CurlClient:
             trio.lowlevel.spawn_system_task(self._watch, fd, watch, trio.lowlevel.wait_writable, pycurl.CSELECT_OUT)
 
     async def _watch(self, fd: int, watch: _Watch, wait: Callable[[int], Awaitable[None]], events: int) -> None:
-        with watch.scope, suppress(trio.ClosedResourceError):
+        with watch.scope:
             while self._watches.get(fd) is watch:
-                await wait(fd)
+                try:
+                    await wait(fd)
+                except OSError as error:  # raised here it would end the whole run
+                    log.error("socket cannot be watched fd=%d error=%s", fd, error)
+                    events = pycurl.CSELECT_ERR
                 if self._watches.get(fd) is watch:
+                    if events == pycurl.CSELECT_ERR:
+                        del self._watches[fd]
                     self._act(fd, events)
                     self._settle()
 
@@ -232,13 +246,20 @@ def _prepare(transfer: _Transfer, request: Request, tls: bool, region: str, cred
 
 
 def _parsed(lines: list[bytes]) -> tuple[int, dict[str, str]]:
-    """Status and headers of the last answer; before it there may be others, such as 100 Continue."""
+    """Status and headers of the last answer; before it there may be others, such as 100 Continue.
+
+    The status is 0 where the headers do not end: to libcurl a connection that is closed among them is an answer without a body.
+    """
     status = 0
     headers: dict[str, str] = {}
+    ended = False
     for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
+        text = line.decode("latin-1")
+        if text.startswith("HTTP/"):
+            status, headers, ended = int(text.split(None, 2)[1]), {}, False
+            continue
+        name, colon, value = text.partition(":")
         if colon:
             headers[name.lower()] = value.strip()
-        elif name.startswith("HTTP/"):
-            status, headers = int(name.split(None, 2)[1]), {}
-    return status, headers
+        ended = ended or not text.strip()
+    return status if ended else 0, headers

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import socket
+import struct
+
 import pytest
 import trio
 
@@ -39,9 +44,21 @@ async def test_headers_and_body_come_back(serve: Serve) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000),
         b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + bytes(1_000_000),
         b"not even HTTP\r\n\r\n",
+        b"HTTP/1.1 206 OK\r\nETa",
+        b'HTTP/1.1 206 OK\r\nETag: "tag"\r\n',
         b"",
     ],
-    ids=["error", "redirect", "cut", "too long", "too long, length not told", "nonsense", "nothing"],
+    ids=[
+        "error",
+        "redirect",
+        "cut",
+        "too long",
+        "too long, length not told",
+        "nonsense",
+        "cut in a header",
+        "cut between headers",
+        "nothing",
+    ],
 )
 async def test_every_other_end_is_a_failure_and_the_next_request_works(serve: Serve, answer: bytes) -> None:
     host = await serve(answer)
@@ -82,6 +99,68 @@ async def test_cancelled_requests_leave_nothing_behind(serve: Serve) -> None:
     assert not client._transfers  # what is watched and held belongs to the invariants
     await trio.testing.wait_all_tasks_blocked()
     assert len(client._watches) <= 10
+
+
+async def test_hundreds_of_requests_to_a_server_that_drops_connections_all_end_and_leave_no_socket(nursery: trio.Nursery) -> None:
+    draw = random.Random(7)
+    failed: list[TransferFailed] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while b"\r\n\r\n" in await stream.receive_some(65536):
+                fault = draw.random()
+                if fault < 0.7:
+                    await stream.send_all(GOOD)
+                elif fault < 0.8:
+                    await stream.send_all(GOOD[:-2])  # the rest never comes
+                    await trio.sleep_forever()
+                elif fault < 0.9:
+                    await stream.send_all(GOOD[: draw.randrange(len(GOOD))])
+                    return
+                else:
+                    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return  # reset
+
+    async def serve_one(stream: trio.SocketStream) -> None:
+        async with stream:
+            await answer(stream)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    host = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    async with trio.open_nursery() as server:
+        server.start_soon(trio.serve_listeners, serve_one, listeners)
+
+        async def reader() -> None:
+            for _ in range(20):
+                # Some go away early, some find that the server stalls.
+                with trio.move_on_after(draw.choice((0.001, 0.01, 5))):
+                    try:
+                        assert (await get(host, patience=0.2)).body == b"abc"
+                    except TransferFailed as failure:
+                        failed.append(failure)
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as readers:
+                for _ in range(30):
+                    readers.start_soon(reader)
+        client = curl.client()
+        assert failed
+        assert not client._transfers
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client._watches  # idle connections are not watched: they are looked at when they are used again
+        assert len(client._idle) <= 30
+        assert (await get(await serve_good(server))).body == b"abc"
+        server.cancel_scope.cancel()
+
+
+async def serve_good(nursery: trio.Nursery) -> str:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(GOOD)
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer, listeners)
+    return f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
 
 
 async def test_the_request_is_signed_token_included(nursery: trio.Nursery) -> None:

@@ -20,35 +20,9 @@ from pathlib import Path
 from s3lustrefs.errors import ConfigError
 from s3lustrefs.model import association_rules as rules
 from s3lustrefs.model import option_values as values
-from s3lustrefs.model.association import EVENTS, Endpoint, OnConflict, PosixMetadata
+from s3lustrefs.model.association import AssociationSettings, Endpoint
 
 CONFIG_DIR = Path("/etc/s3lustrefs")
-
-
-@dataclass(frozen=True, slots=True)
-class DraConfig:
-    """One association as configured.
-
-    `prefix` is empty or ends in `/`; `file_system_path` is absolute and has no trailing slash save for `/`.
-    """
-
-    file_system_path: str
-    bucket: str
-    prefix: str
-    file_system_path_given: str = ""
-    data_repository_path_given: str = ""
-    endpoint: Endpoint = Endpoint()
-    auto_import: frozenset[str] = frozenset(EVENTS)
-    auto_export: frozenset[str] = frozenset(EVENTS)
-    imported_file_chunk_size_mib: int = 1024
-    posix_metadata: PosixMetadata = "lazy"
-    on_conflict: OnConflict = "keep-both"
-    uid: int = 0
-    gid: int = 0
-    file_mode: int = 0o755
-    dir_mode: int = 0o755
-    event_queue_url: str | None = None
-    import_interval_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +39,7 @@ class Config:
     api_listen: str | None = None
     kernel_options: tuple[str, ...] = ()
     """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
-    dras: tuple[DraConfig, ...] = ()
+    dras: tuple[AssociationSettings, ...] = ()
 
 
 def _path(value: object) -> Path:
@@ -242,7 +216,7 @@ def _config_file(source: str, config_dir: Path) -> Path:
     return path
 
 
-def _dra(given_keys: Mapping[str, object], where: str) -> DraConfig:
+def _dra(given_keys: Mapping[str, object], where: str) -> AssociationSettings:
     given, url = str(given_keys["file_system_path"]), str(given_keys["data_repository_path"])
     if defect := rules.file_system_path_defect(given):
         raise ConfigError(where + defect)
@@ -252,7 +226,7 @@ def _dra(given_keys: Mapping[str, object], where: str) -> DraConfig:
     endpoint = Endpoint(**{key: given_keys[key] for key in _ENDPOINT_KEYS if key in given_keys})  # type: ignore[arg-type]
     rest = {_FIELD_NAMES.get(key, key): given_keys[key] for key in _DRA_KEYS if key in given_keys}
     owner = {"uid": os.geteuid(), "gid": os.getegid()}
-    return DraConfig(
+    return AssociationSettings(
         rules.normalise_file_system_path(given),
         split[0],
         split[1],
@@ -263,8 +237,8 @@ def _dra(given_keys: Mapping[str, object], where: str) -> DraConfig:
     )
 
 
-def _associations(tables: Sequence[Mapping[str, object]], where: str) -> list[DraConfig]:
-    dras: list[DraConfig] = []
+def _associations(tables: Sequence[Mapping[str, object]], where: str) -> list[AssociationSettings]:
+    dras: list[AssociationSettings] = []
     for table in tables:
         new = _dra(table, where)
         if defect := rules.addition_defect(new, dras):

@@ -21,7 +21,7 @@ import pyfuse3
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.config import Config, DraConfig
+from s3lustrefs.config import Config
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -38,7 +38,7 @@ from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import recovery
 from s3lustrefs.movers.export_deletes import DeleteExport
@@ -127,14 +127,14 @@ class Daemon:
                     f"the configuration says s3://{dra.bucket}/{dra.prefix}: a link cannot change, use another state_dir"
                 )
             else:
-                await self._engine.update_association(_with_settings(old, dra))
+                await self._engine.update_association(old.with_settings(dra))
         for association in self._engine.associations():
             self._connect(association)
 
-    async def _link_new(self, dra: DraConfig) -> None:
-        association = _with_settings(
-            Association(AssocId(0), f"dra-{secrets.token_hex(9)[:17]}", dra.file_system_path, dra.bucket, dra.prefix), dra
-        )
+    async def _link_new(self, dra: AssociationSettings) -> None:
+        association = Association(
+            dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}"
+        ).with_settings(dra)
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
@@ -284,18 +284,6 @@ class _Recovered(trio.TaskStatus[None]):
 
     def started(self, value: None = None) -> None:
         self._repositories.recover(self._assoc)
-
-
-def _with_settings(association: Association, dra: DraConfig) -> Association:
-    """The association with everything that may change taken from the configuration."""
-    return replace(
-        association,
-        file_system_path_given=dra.file_system_path_given, data_repository_path_given=dra.data_repository_path_given,
-        endpoint=dra.endpoint, auto_import=dra.auto_import, auto_export=dra.auto_export,
-        imported_file_chunk_size_mib=dra.imported_file_chunk_size_mib, posix_metadata=dra.posix_metadata,
-        on_conflict=dra.on_conflict,
-        uid=dra.uid, gid=dra.gid, file_mode=dra.file_mode, dir_mode=dra.dir_mode,
-    )  # fmt: skip
 
 
 def _mount_options(config: Config) -> set[str]:

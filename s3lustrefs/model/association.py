@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import NO_ASSOC, AssocId
 
 EVENTS = ("NEW", "CHANGED", "DELETED")
 MAX_ASSOCIATIONS = 8
@@ -29,15 +29,13 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Association:
-    """One data repository association.
+class AssociationSettings:
+    """What is asked for when a directory is linked with a prefix.
 
     `file_system_path` is absolute and has no trailing slash save for `/`; `prefix` is empty or ends in `/`.
     `file_system_path_given` and `data_repository_path_given` are what the client sent, to be echoed back.
     """
 
-    assoc_id: AssocId
-    association_id: str
     file_system_path: str
     bucket: str
     prefix: str
@@ -53,10 +51,24 @@ class Association:
     gid: int = 0
     file_mode: int = 0o755
     dir_mode: int = 0o755
+    event_queue_url: str | None = None
+    import_interval_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Association(AssociationSettings):
+    """One data repository association: the settings, and what became of them."""
+
+    assoc_id: AssocId = NO_ASSOC
+    association_id: str = ""
     import_state: ImportState = "PENDING"
     root_ino: int = 0
     capabilities: dict[str, bool | str] | None = None
     """What the endpoint probe found out when the association was made; None: not probed yet."""
+
+    def with_settings(self, settings: AssociationSettings) -> Association:
+        """The same association with everything that was asked for taken from `settings`."""
+        return replace(self, **{each.name: getattr(settings, each.name) for each in fields(AssociationSettings)})
 
     @property
     def data_repository_path(self) -> str:

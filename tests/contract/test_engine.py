@@ -91,7 +91,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     store = Store(tmp_path / "meta", boot_id="boot")
     in_use: set[Ino] = set()
     engine = LmdbEngine(store, in_use=in_use.__contains__)
-    association = await engine.link_association(Association(AssocId(0), "dra-1", "/a", "bucket", "p/"))
+    association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
     yield Scene(engine, association, in_use)
     assert check_engine(store) == []
     await store.checkpoint()
@@ -658,7 +658,7 @@ async def test_conflict_keeps_both(scene: Scene) -> None:
 
 
 async def test_associations_make_their_directories_and_are_updated(scene: Scene) -> None:
-    second = await scene.engine.link_association(Association(AssocId(0), "dra-2", "/b/c", "other", ""))
+    second = await scene.engine.link_association(Association("/b/c", "other", "", association_id="dra-2"))
     assert [a.assoc_id for a in scene.engine.associations()] == [1, 2]
     assert (await scene.engine.resolve(b"/b/c")).ino == second.root_ino
     with pytest.raises(errors.NotPermitted):
@@ -668,5 +668,5 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     assert found is not None and not found.auto_export
     await scene.make(b"f", ROOT_INO)
     with pytest.raises(errors.ConfigError):
-        await scene.engine.link_association(Association(AssocId(0), "dra-3", "/f/g", "third", ""))
+        await scene.engine.link_association(Association("/f/g", "third", "", association_id="dra-3"))
     assert scene.engine.association(AssocId(3)) is None

@@ -22,7 +22,7 @@ from s3lustrefs.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import Ino
 from tests.model.engine_model import ROOT, Model
 
 NAMES = st.sampled_from([b"a", b"b", b"c", b"dd", b"a" * 255])
@@ -43,7 +43,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.etags = 0
         self.synced: tuple[Model, int] | None = None
         self.open_store()
-        linked = Association(AssocId(0), "dra-1", "/a", "bucket", "p/")
+        linked = Association("/a", "bucket", "p/", association_id="dra-1")
         self.run(lambda: self.engine.link_association(linked))
         root = self.run(lambda: self.engine.lookup(Ino(ROOT), b"a"))
         self.linked = int(root.ino)

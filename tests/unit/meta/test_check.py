@@ -34,7 +34,7 @@ async def sound(directory: Path) -> tuple[Store, dict[str, Inode]]:
     store = Store(directory / "meta", boot_id=current_boot_id())
     in_use: set[Ino] = set()
     engine = LmdbEngine(store, in_use=in_use.__contains__)
-    association = await engine.link_association(Association(AssocId(0), "dra-1", "/a", "bucket", "p/"))
+    association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
     root = Ino(association.root_ino)
     prepare = preparer(**preparer_options(association))  # type: ignore[arg-type]
     await engine.apply_listing(association, [(b"", [prepare(b"cold", b"cold", 10, b"e", 5, b"STANDARD")])])

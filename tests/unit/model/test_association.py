@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from s3lustrefs.model.association import Association, key_defect, paths_overlap
-from s3lustrefs.model.ids import AssocId
 
 
 @pytest.mark.parametrize("key", [b"", b"a", b"a/b/", b"a" * 255, "ä/文".encode(), b" ", b"a..b", b".hidden"])
@@ -29,7 +28,7 @@ def test_overlap_is_by_whole_components(a: str, b: str, overlap: bool) -> None:
 
 
 def test_path_and_key_are_one_to_one() -> None:
-    association = Association(AssocId(1), "dra-1", "/a", "bucket", "p/", imported_file_chunk_size_mib=2)
+    association = Association("/a", "bucket", "p/", association_id="dra-1", imported_file_chunk_size_mib=2)
     assert association.key_of(b"x/y") == b"p/x/y"
     assert association.data_repository_path == "s3://bucket/p/"
     assert association.chunk_bytes == 2 << 20

@@ -97,11 +97,17 @@ class Daemon:
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
         self._chunks.open_()
-        self._store = Store(self._config.state_dir / "meta", boot_id=current_boot_id(), sync_content=self._chunks.sync_dirty)
+        self._store = Store(
+            self._config.state_dir / "meta",
+            boot_id=current_boot_id(),
+            sync_content=self._chunks.sync_dirty,
+            on_durable=self._chunks.table_is_durable,
+        )
         try:
             self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
             await self._chunks.measure_used()
-            await recovery.recover(self._engine, self._chunks)
+            await recovery.recover(self._engine, self._chunks, interrupted=self._store.is_content_ahead)
+            self._store.content_is_cut()
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
@@ -110,6 +116,8 @@ class Daemon:
         finally:
             self._state_dir.stopping()
             await self._store.close()
+            with trio.CancelScope(shield=True):
+                await self._chunks.remove_condemned()
             self._chunks.close()
 
     # --- associations ------------------------------------------------------------------------------------------------------
@@ -202,6 +210,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._store.run)
+                await nursery.start(self._chunks.run)
                 await nursery.start(self._hydrator.run)
                 await nursery.start(self._releaser.run)
                 await nursery.start(self._invalidator.run)

@@ -8,12 +8,16 @@ page cache take 20 us; what may wait for a disk goes to a thread and is never ab
 truncates of one content version must not overlap; its readers may see either side of a write.
 
 Crash windows: none is repaired here. The caller syncs before it commits a record that speaks of new bytes, so that a chunk
-file without a record (left by a crash between the two) is garbage, to be found with `iter_chunks`.
+file without a record (left by a crash between the two) is garbage, to be found with `chunk_files`. Bytes go the other way round: a
+power cut brings back whatever the table's last durable state speaks of, so a content version nobody needs any more is condemned,
+and its files are removed once the record that dropped it is durable.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,6 +38,8 @@ from s3lustrefs.data.space import Space
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.model.ids import ContentVersion, Ino
 
+log = logging.getLogger(__name__)
+
 _INLINE_WRITE_BYTES = 256 << 10
 """Largest write done on the trio thread: 42 us into the page cache here, against 75 us for the hop to a thread."""
 
@@ -48,6 +54,8 @@ _SCAN_CHUNKS = 1000
 
 _THREADS = 8
 
+_REMOVED_PER_TURN = 16
+
 T = TypeVar("T")
 
 
@@ -57,6 +65,23 @@ class ChunkSlice(NamedTuple):
     path: str
     offset: int
     length: int
+
+
+class Condemned(NamedTuple):
+    """A content version to be removed; `size` None: unknown, so look for its chunk files."""
+
+    ino: Ino
+    version: ContentVersion
+    chunk_bytes: int
+    size: int | None
+
+
+class ChunkFile(NamedTuple):
+    """One chunk file as it was found on a target; `length` in bytes."""
+
+    key: ChunkKey
+    length: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +104,10 @@ class ChunkStore:
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._inline_reads = 0
         self._thread_reads = 0
+        self._condemned: list[Condemned] = []
+        self._sealed: list[Condemned] = []
+        self._removable: deque[Condemned] = deque()
+        self._may_remove = trio.Event()
 
     def open_(self) -> None:
         """Create what is missing on the targets and check that they can be written. Raises: StateDirError."""
@@ -165,17 +194,68 @@ class ChunkStore:
         return found
 
     async def truncate(self, ino: Ino, version: ContentVersion, chunk_bytes: int, old_size: int, new_size: int) -> None:
-        """Drop bytes `[new_size, old_size)`, so that they read as zeros from now on; growing is free. Raises: StorageError."""
+        """Drop bytes `[new_size, old_size)`, so that they read as zeros from now on; growing is free. Raises: StorageError.
+
+        The table's record of the new size is durable before: a power cut must not bring the old size back without its bytes.
+        """
         if new_size >= old_size:
             return
         boundary, offset = divmod(new_size, chunk_bytes)
         if offset:
             await self._cut(ChunkKey(ino, version, boundary), offset)
         first = boundary + 1 if offset else boundary
-        await self._remove(ino, version, range(first, -(-old_size // chunk_bytes)), old_size - new_size)
+        for key in await self._remove(ino, version, range(first, -(-old_size // chunk_bytes)), old_size - new_size):
+            self._durability.removed(key)
+
+    # --- content that is no longer needed --------------------------------------------------------------------------------
+
+    def condemn(self, ino: Ino, version: ContentVersion, chunk_bytes: int, size: int | None) -> None:
+        """Nobody will ask for this content version again, says a record the table has. `size` None: unknown.
+
+        Its files are removed once that record is durable: before that, a power cut brings the file back, and its bytes with it.
+        """
+        self._condemned.append(Condemned(ino, version, chunk_bytes, size))
+        if size is None or size > _SCAN_CHUNKS * chunk_bytes:
+            self._durability.forget_version(ino, version)
+        else:
+            for index in range(-(-size // chunk_bytes)):
+                self._durability.forget(ChunkKey(ino, version, index))
+
+    def table_is_durable(self, everything: bool) -> None:
+        """What the table said when `sync_dirty` was last called survives a power cut now; `everything`: and what it says now."""
+        self._removable += self._sealed
+        self._sealed = []
+        if everything:
+            self._removable += self._condemned
+            self._condemned = []
+        if self._removable:
+            self._may_remove.set()
+
+    @property
+    def has_condemned(self) -> bool:
+        """Whether a sync of the table would make room."""
+        return bool(self._condemned or self._sealed or self._removable)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Remove condemned content whenever it may go. Ends by cancellation."""
+        task_status.started()
+        while True:
+            await self._may_remove.wait()
+            try:
+                await self.remove_condemned()
+            except errors.StorageError as exc:
+                log.error("condemned content not removed error=%s", exc)
+
+    async def remove_condemned(self) -> None:
+        """Remove what may go by now; what fails is left to the garbage collection of the next start. Raises: StorageError."""
+        self._may_remove = trio.Event()
+        while self._removable:
+            for _ in range(min(_REMOVED_PER_TURN, len(self._removable))):
+                await self.delete(*self._removable.popleft())
+            await trio.lowlevel.checkpoint()
 
     async def delete(self, ino: Ino, version: ContentVersion, chunk_bytes: int, size: int | None) -> None:
-        """Drop every byte of a content version; `size` None: unknown, so look for its chunk files. Raises: StorageError."""
+        """Drop every byte of a content version at once: no durable record speaks of it. Raises: StorageError."""
         if size is None:
             await self._remove(ino, version, None, _INLINE_DELETE_BYTES + 1)
         else:
@@ -186,8 +266,11 @@ class ChunkStore:
     async def sync_dirty(self) -> None:
         """Bring to disk every byte whose write ended before the call. Raises: StorageError.
 
-        A chunk that could not be synced fails this and every later call until it is deleted.
+        A chunk that could not be synced fails this and every later call until it is deleted. What is condemned by now may go
+        at the next `table_is_durable`.
         """
+        self._sealed += self._condemned
+        self._condemned = []
         await self._durability.sync(self._chunks, self._limiter)
 
     # --- space and inventory -------------------------------------------------------------------------------------------
@@ -217,16 +300,19 @@ class ChunkStore:
             available = max(0, min(available, capacity - used))
         return Space(capacity, used, available)
 
-    def iter_chunks(self) -> Iterator[tuple[Ino, ContentVersion, int, str]]:
-        """(ino, content version, chunk index, path) of every chunk file, in no order. Slow: for fsck. Raises: StorageError."""
+    def chunk_files(self) -> Iterator[ChunkFile]:
+        """Every chunk file, in no order. Slow: for threads and fsck. Raises: StorageError."""
         for key, entry in self._layout.entries():
-            yield *key, entry.path
+            try:
+                yield ChunkFile(key, entry.stat(follow_symlinks=False).st_size, entry.path)
+            except FileNotFoundError:
+                continue
 
-    async def chunk_batches(self, size: int) -> AsyncIterator[list[tuple[Ino, ContentVersion]]]:
-        """(ino, content version) of every chunk file, a batch at a time, looked up in a thread. Raises: StorageError."""
-        files = self.iter_chunks()
+    async def chunk_batches(self, size: int) -> AsyncIterator[list[ChunkFile]]:
+        """Every chunk file, a batch at a time, looked up in a thread. Raises: StorageError."""
+        files = self.chunk_files()
         while True:
-            batch = await self._in_thread(lambda: [(ino, version) for ino, version, _, _ in islice(files, size)])
+            batch = await self._in_thread(lambda: list(islice(files, size)))
             if batch:
                 yield batch
             if len(batch) < size:
@@ -261,8 +347,8 @@ class ChunkStore:
                 os.ftruncate(fd, size)
         self._written(chunk)
 
-    async def _remove(self, ino: Ino, version: ContentVersion, indices: range | None, size: int) -> None:
-        """Remove the chunk files of these indices (None: all), which hold at most `size` bytes."""
+    async def _remove(self, ino: Ino, version: ContentVersion, indices: range | None, size: int) -> list[ChunkKey]:
+        """Remove the chunk files of these indices (None: all), which hold at most `size` bytes; keys that may have had one."""
         if indices is None or len(indices) > _SCAN_CHUNKS:
             found = await self._in_thread(lambda: self._layout.keys_of(ino, version))
             keys = [key for key in found if indices is None or key.chunk_index in indices]
@@ -276,6 +362,7 @@ class ChunkStore:
         else:
             freed = _remove_all(doomed)
         self._chunks.used_bytes -= freed
+        return keys if freed else []
 
     async def _in_thread(self, deed: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(deed, limiter=self._limiter)

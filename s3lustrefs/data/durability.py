@@ -23,6 +23,7 @@ from s3lustrefs import errors
 from s3lustrefs.data.fence import translated
 from s3lustrefs.data.layout import ChunkKey, Layout
 from s3lustrefs.data.open_chunks import OpenChunks
+from s3lustrefs.model.ids import ContentVersion, Ino
 
 _SINGLE_SYNCS = 16
 """Up to this many dirty chunks of a target are synced one by one; more go in one syncfs, which costs one journal commit
@@ -65,6 +66,11 @@ class Durability:
         self._dirty.add(key)
         self._new_entries.add(key)
 
+    def removed(self, key: ChunkKey) -> None:
+        """A chunk file of a content version that lives on is gone, and must not come back with a power cut."""
+        self._dirty.add(key)
+        self._new_entries.add(key)
+
     def closed(self, key: ChunkKey) -> None:
         """The chunk's descriptor is gone, and with it the surest way to hear of a write-back error: only syncfs will do."""
         if key in self._dirty:
@@ -75,6 +81,12 @@ class Durability:
         for known in (self._dirty, self._syncing, self._closed, self._new_entries):
             known.discard(key)
         self._failed.pop(key, None)
+
+    def forget_version(self, ino: Ino, version: ContentVersion) -> None:
+        """The same for all chunks of a content version."""
+        for known in (self._dirty, self._syncing, self._closed, self._new_entries, set(self._failed)):
+            for key in [key for key in known if (key.ino, key.version) == (ino, version)]:
+                self.forget(key)
 
     async def sync(self, open_chunks: OpenChunks, limiter: trio.CapacityLimiter) -> None:
         """Bring to disk everything marked before the call. Raises: StorageError, also for what an earlier sync lost."""

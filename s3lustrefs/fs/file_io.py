@@ -1,7 +1,7 @@
 """FileIO: open, read, write, truncate, sync and close of files over the chunk store and the inode table.
 
 Crash windows: `begin_write` is logged before the first byte changes, so that a dirty file is never taken for a clean one;
-bytes are in the chunk store before the record that speaks of them; a truncate's record comes before its bytes go, and
+bytes are in the chunk store before the record that speaks of them; a truncate's record is durable before its bytes go, and
 start-up cuts what a crash left behind past the end.
 """
 
@@ -92,7 +92,10 @@ class FileIO:
         handle = self._handles.file(fh)
         end = offset + len(data)
         async with handle.inode.lock:
-            inode = await self._begin_change(handle.inode.ino, handle)
+            inode, was_clean = await self._begin_change(handle.inode.ino, handle)
+            if was_clean:
+                # Overwriting archived bytes in place: after a power cut they must not pass for the archived ones.
+                await self._engine.sync()
             extents = None
             if not inode.is_complete:
                 await self._hydrator.ensure(inode, offset, end)
@@ -103,22 +106,21 @@ class FileIO:
             await self._engine.end_write(inode.ino, end, extents)
         return len(data)
 
-    async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> Inode:
-        """Make it safe to change bytes: no upload reads them, and the table says dirty."""
+    async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> tuple[Inode, bool]:
+        """Make it safe to change bytes: no upload reads them, and the table says dirty. True: it said clean before, and must be
+        synced before a byte changes."""
         if self._exporter.is_uploading(ino):
             await self._exporter.interrupt(ino)
         inode = await self._engine.get(ino)
         if handle is not None and inode.content_version != handle.version:
             raise errors.StaleInode(f"inode {ino} has new content since it was opened; open it again")
-        if handle is None or not handle.has_written:
-            was_clean = inode.hsm & Hsm.EXISTS and not inode.hsm & Hsm.DIRTY
-            inode = await self._engine.begin_write(ino)
-            if handle is not None:
-                self._count_writer(handle)
-            if was_clean:
-                # Overwriting archived bytes in place: after a power cut they must not pass for the archived ones.
-                await self._engine.sync()
-        return inode
+        if handle is not None and handle.has_written:
+            return inode, False
+        was_clean = bool(inode.hsm & Hsm.EXISTS) and not inode.hsm & Hsm.DIRTY
+        inode = await self._engine.begin_write(ino)
+        if handle is not None:
+            self._count_writer(handle)
+        return inode, was_clean
 
     def _count_writer(self, handle: FileHandle) -> None:
         if not handle.has_written:
@@ -139,7 +141,7 @@ class FileIO:
             raise errors.InvalidArgument(f"size {size} is too large")
         shared = handle.inode if handle is not None else self._handles.shared(ino)
         async with shared.lock:
-            inode = await self._begin_change(ino, handle)
+            inode, was_clean = await self._begin_change(ino, handle)
             extents = None
             if not inode.is_complete:
                 inode, extents = await self._resize_partial(inode, size)
@@ -147,7 +149,11 @@ class FileIO:
             failpoint("truncate.recorded")
             if size == 0:
                 self._hydrator.forget(ino)
-            await self._chunks.truncate(ino, inode.content_version, inode.chunk_bytes, inode.size, size)
+            try:
+                if was_clean or size < inode.size:
+                    await self._engine.sync()
+            finally:
+                await self._chunks.truncate(ino, inode.content_version, inode.chunk_bytes, inode.size, size)
         if not shared.writers:
             self._exporter.wake()
         return changed
@@ -205,4 +211,4 @@ class FileIO:
             await self._exporter.interrupt(inode.ino)
             self._hydrator.forget(inode.ino)
             failpoint("delete.recorded")
-            await self._chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
+            self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)

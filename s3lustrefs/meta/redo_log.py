@@ -91,7 +91,11 @@ class Segment:
         self.append(_BARRIER.pack(_BARRIER_TAG, segment, offset))
 
     def sync(self) -> None:
-        os.fdatasync(self._fd)
+        """Raises: StorageError."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as exc:
+            raise log_error(exc, "bring to disk the log in", self.path.parent) from exc
 
     def close(self) -> None:
         os.close(self._fd)
@@ -107,12 +111,21 @@ def log_error(exc: OSError, doing: str, path: Path) -> errors.StorageError:
     return errors.StorageError(f"{message}; the file system of the state directory fails")
 
 
-def sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fdatasync(fd)
-    finally:
-        os.close(fd)
+def sync_older(directory: Path, number: int) -> None:
+    """Bring to disk the segments before `number`, which a checkpoint that failed has left. Raises: StorageError.
+
+    A barrier speaks for them, so they are on disk before it is even written: the kernel may write the later one of two files first.
+    """
+    for other, path in segments(directory):
+        if other < number:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fdatasync(fd)
+                finally:
+                    os.close(fd)
+            except OSError as exc:
+                raise log_error(exc, "bring to disk the log in", directory) from exc
 
 
 def start_segment(directory: Path, number: int) -> Segment:

@@ -5,7 +5,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 
 | table        | key                         | value                                                   | written by         |
 |--------------|-----------------------------|---------------------------------------------------------|--------------------|
-| SUPER        | name                        | format version, next ino, log position, boot id         | store, engine      |
+| SUPER        | name                        | format version, next ino, log position, boot id, flags  | store, engine      |
 | INODES       | ino u64                     | parent u64, fixed part, name, source key, target        | namespace, listing |
 | DENTRIES     | parent u64, name            | ino u64                                                 | namespace, listing |
 | LINKS        | ino u64, parent u64, name   | empty; every name of a file beside its primary one      | namespace          |
@@ -69,6 +69,7 @@ SUPER_NEXT_INO = b"next_ino"
 SUPER_NEXT_ASSOC = b"next_assoc"
 SUPER_LOG_FIRST = b"log_first"
 SUPER_BOOT_ID = b"boot_id"
+SUPER_CONTENT_AHEAD = b"content_ahead"
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")

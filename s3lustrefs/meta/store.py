@@ -17,6 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,15 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.mapping import Mapping
 from s3lustrefs.meta.overlay import MISSING, Group, Overlay, ranked
-from s3lustrefs.meta.schema import FORMAT_VERSION, GROUPED, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
+from s3lustrefs.meta.schema import (
+    FORMAT_VERSION,
+    GROUPED,
+    SUPER_BOOT_ID,
+    SUPER_CONTENT_AHEAD,
+    SUPER_FORMAT,
+    SUPER_LOG_FIRST,
+    Table,
+)
 from s3lustrefs.meta.table_file import TableFile
 
 log = logging.getLogger(__name__)
@@ -119,13 +128,18 @@ async def _no_content() -> None:
 
 
 class Store:
-    """See the module docstring. `sync_content` makes all file content written so far durable."""
+    """See the module docstring. `sync_content` makes all file content written so far durable; `on_durable` is told when every
+    transaction before its last call is durable, too (True: and every later one)."""
 
-    def __init__(self, directory: Path, *, boot_id: str, sync_content: Callable[[], Awaitable[None]] = _no_content) -> None:
+    def __init__(
+        self, directory: Path, *, boot_id: str, sync_content: Callable[[], Awaitable[None]] = _no_content,
+        on_durable: Callable[[bool], None] = lambda everything: None,
+    ) -> None:  # fmt: skip
         """Open or create, and replay the log. Blocks; call before serving. Raises: StateDirError, TableCorrupt."""
         self.directory = directory
         self._boot_id = boot_id.encode()
         self._sync_content = sync_content
+        self._on_durable = on_durable
         self._durability = trio.Lock()
         self._wake = trio.Event()
         self._synced_position = 0
@@ -159,11 +173,24 @@ class Store:
         number = max([first, *(n + 1 for n, _ in old)])
         if changes:
             log.info("log replayed changes=%d same_boot=%s", changes, same_boot)
+        if changes or not same_boot:
+            # Together with the changes: who dies before it has cut the content leaves that to the next one.
+            self.active.group(Table.SUPER, SUPER_CONTENT_AHEAD)[SUPER_CONTENT_AHEAD] = b"1"
         self.active.group(Table.SUPER, SUPER_BOOT_ID)[SUPER_BOOT_ID] = self._boot_id
         self._segment = redo_log.start_segment(self.directory, number)
         self._frozen, self.active = self.active, Overlay()
         self._commit(self._frozen, number)
         self._after_commit()
+
+    @property
+    def is_content_ahead(self) -> bool:
+        """The last daemon did not end by itself: there may be content that the table does not speak of."""
+        return self.get(Table.SUPER, SUPER_CONTENT_AHEAD) is not None
+
+    def content_is_cut(self) -> None:
+        """Nothing is left of what the table does not speak of."""
+        with self.begin() as txn:
+            txn.delete(Table.SUPER, SUPER_CONTENT_AHEAD)
 
     def check_format(self) -> bool:
         """Whether the tables exist already. Raises: StateDirError when another version of s3lustrefs wrote them."""
@@ -288,6 +315,8 @@ class Store:
         wanted = self._position
         async with self._durability:
             if self._synced_position >= wanted:
+                if self._synced_position == self._position:
+                    self._on_durable(True)
                 return
             if self._log_failed:
                 await self._checkpoint()
@@ -302,28 +331,24 @@ class Store:
             failpoint("sync.content")
             if marks == self._marks:
                 break  # else: what content was lost must be as durable as the records that speak of it
+        if self._frozen:
+            await self._sync_log(partial(redo_log.sync_older, self.directory, segment.number))
         segment.append_barrier(segment.number, offset)
         failpoint("sync.barrier")
+        await self._sync_log(segment.sync)
+        self._synced_position = position
+        self._syncs += 1
+        self._on_durable(self._synced_position == self._position)
+
+    async def _sync_log(self, deed: Callable[[], None]) -> None:
         try:
-            await trio.to_thread.run_sync(self._sync_log, segment)
+            await trio.to_thread.run_sync(deed)
         except errors.StorageError:
             # The kernel reports lost pages once and takes them for clean then: the log must not be synced again, but
             # everything in it brought into the table.
             self._log_failed = True
             self._wake.set()
             raise
-        self._synced_position = position
-        self._syncs += 1
-
-    def _sync_log(self, current: redo_log.Segment) -> None:
-        """Older segments too, which are there only after a checkpoint failed: a barrier speaks for everything before it."""
-        try:
-            for number, path in redo_log.segments(self.directory):
-                if number < current.number:
-                    redo_log.sync_file(path)
-            current.sync()
-        except OSError as exc:
-            raise redo_log.log_error(exc, "bring to disk the log in", self.directory) from exc
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -336,6 +361,7 @@ class Store:
             self._wake = trio.Event()
             self._mapping.trim()
             if not self.active and not self._frozen:
+                self._on_durable(True)
                 continue
             try:
                 await self.checkpoint()
@@ -368,6 +394,7 @@ class Store:
         self._synced_position = max(self._synced_position, position)
         self._log_failed = False
         self._checkpoints += 1
+        self._on_durable(self._synced_position == self._position)
 
     async def _commit_frozen(self, log_first: int) -> None:
         with trio.CancelScope(shield=True):

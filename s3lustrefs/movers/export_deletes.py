@@ -35,7 +35,7 @@ class DeleteExport:
         self.deleted_objects = 0
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
-        """Raises: NotYet, RepositoryError."""
+        """Raises: NotYet, RepositoryError, StorageError."""
         association = self._engine.association(record.assoc)
         if association is None or "DELETED" not in association.auto_export:
             await self._engine.finish(record)
@@ -74,12 +74,15 @@ class DeleteExport:
             return False
         if not await self._sent.wrote(assoc, key, head):
             return False
+        await self._engine.sync()
         await store.delete(key, Condition(head.version.etag))
         self.deleted_objects += 1
         return True
 
     async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
         try:
+            # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
+            await self._engine.sync()
             failpoint("delete.before")
             await store.delete(known.key, Condition(known.etag))
             failpoint("delete.answered")

@@ -17,48 +17,53 @@ log = logging.getLogger(__name__)
 _BATCH = 1000
 
 
-async def recover(engine: MetadataEngine, chunks: ChunkStore) -> None:
-    """Before serving: nobody has anything open, so dirty files are due, orphans go, and no file has bytes past its end."""
+async def recover(engine: MetadataEngine, chunks: ChunkStore, *, interrupted: bool) -> None:
+    """Before serving: nobody has anything open, so dirty files are due, and orphans go.
+
+    `interrupted`: the last daemon did not end by itself, so content may be newer than the table, which is durable by now.
+    """
     due = await engine.make_all_due()
     for inode in await engine.orphans():
         await engine.purge_orphan(inode.ino)
         failpoint("recovery.orphan")
-        await chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
-    cut = await _cut_tails(engine, chunks)
+        chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+    cut = await _cut_content(engine, chunks) if interrupted else 0
     if due or cut:
-        log.info("recovery made_due=%d looked_at_tails=%d", due, cut)
+        log.info("recovery made_due=%d cut_chunk_files=%d", due, cut)
 
 
-async def _cut_tails(engine: MetadataEngine, chunks: ChunkStore) -> int:
-    """A truncate logged just before a crash may have left its bytes: they must not come back when the file grows."""
-    after = b""
-    looked = 0
-    while True:
-        rows = await engine.due(after, _BATCH)
-        for _, record in rows:
-            if not record.ino:
-                continue
+async def _cut_content(engine: MetadataEngine, chunks: ChunkStore) -> int:
+    """Remove every byte no inode speaks of; how many chunk files had some.
+
+    Numbers and versions that a power cut took back are handed out again, and files grow again: bytes of a file that never was, or
+    past the end of one, must not be seen then.
+    """
+    cut = 0
+    async for batch in chunks.chunk_batches(_BATCH):
+        for file in batch:
+            ino, version, index = file.key
             try:
-                inode = await engine.get(record.ino)
+                inode = await engine.get(ino)
             except errors.StaleInode:
+                inode = None
+            if inode is None or inode.content_version != version or not inode.is_file:
+                await chunks.delete(ino, version, 1, None)
+            elif (end := index * inode.chunk_bytes + file.length) > inode.size:
+                await chunks.truncate(ino, version, inode.chunk_bytes, end, inode.size)
+            else:
                 continue
-            if inode.is_file:
-                looked += 1
-                await chunks.truncate(
-                    inode.ino, inode.content_version, inode.chunk_bytes, inode.size + inode.chunk_bytes, inode.size
-                )
-        if len(rows) < _BATCH:
-            return looked
-        after = rows[-1][0]
+            cut += 1
+        await trio.lowlevel.checkpoint()
+    return cut
 
 
 async def collect_garbage(engine: MetadataEngine, chunks: ChunkStore) -> None:
     """Remove chunk files that no inode speaks of. Safe while serving: inode numbers and content versions only grow."""
     removed = 0
     async for batch in chunks.chunk_batches(_BATCH):
-        for ino, version in batch:
+        for ino, version in {(file.key.ino, file.key.version) for file in batch}:
             if await _is_garbage(engine, ino, version):
-                await chunks.delete(ino, version, 1, None)
+                chunks.condemn(ino, version, 1, None)
                 removed += 1
         await trio.lowlevel.checkpoint()
     if removed:

@@ -54,7 +54,7 @@ class Refresher:
         replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
         if replaced is not None:
             failpoint("refresh.recorded")
-            await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
+            self._chunks.condemn(ino, inode.content_version, inode.chunk_bytes, inode.size)
             self._notify(InodeInvalidation(ino, content=True))
             log.info("object re-imported ino=%d key=%r", ino, source.key)
 

@@ -110,19 +110,33 @@ class Releaser:
         )
 
     async def _make_room(self, urgent: bool) -> int:
-        space = self._chunks.space()
-        need = self._budget.bytes_to_free(space)
-        if urgent and not need:
-            need = space.capacity_bytes // 20
+        """Bytes that were freed."""
+        need, freed = self._need(urgent), 0
+        if need and self._chunks.has_condemned:
+            freed = await self._remove_condemned()
+            need = self._need(urgent)
+        if not need:
+            return freed
         released = 0
-        if need <= 0:
-            return released
         for ino in choose_victims(await self._candidates(), need):
             released += await self._release(ino)
         self.released_bytes += released
+        await self._remove_condemned()
         if released:
             log.info("room made wanted_bytes=%d released_bytes=%d", need, released)
-        return released
+        return freed + released
+
+    def _need(self, urgent: bool) -> int:
+        """How many bytes should go."""
+        space = self._chunks.space()
+        return self._budget.bytes_to_free(space) or (space.capacity_bytes // 20 if urgent else 0)
+
+    async def _remove_condemned(self) -> int:
+        """Remove at once what would go with the next checkpoint; how many bytes that freed. Raises: StorageError."""
+        before = self._chunks.used_bytes()
+        await self._engine.sync()
+        await self._chunks.remove_condemned()
+        return max(0, before - self._chunks.used_bytes())
 
     async def _exports_to_come(self) -> bool:
         """Whether some export may still turn local-only bytes into archived ones."""
@@ -133,7 +147,7 @@ class Releaser:
         """Every file with local bytes."""
         found: dict[Ino, Candidate] = {}
         async for batch in self._chunks.chunk_batches(_SCAN):
-            for ino, _ in batch:
+            for ino in {file.key.ino for file in batch}:
                 if ino not in found:
                     candidate = await self._candidate(ino)
                     if candidate is not None:
@@ -172,6 +186,6 @@ class Releaser:
         await self._engine.release_content(ino)
         self._hydrator.forget(ino)
         failpoint("release.recorded")
-        await self._chunks.delete(ino, inode.content_version, inode.chunk_bytes, inode.size)
+        self._chunks.condemn(ino, inode.content_version, inode.chunk_bytes, inode.size)
         self._notify(InodeInvalidation(ino, content=False))
         return resident

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import SentObject
@@ -29,6 +30,11 @@ class SentObjects:
         """What is about to be written under a key. False: the key is no longer a name of the inode, nothing may be sent."""
         headers = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
         noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts))
+        try:
+            await self._engine.sync()  # after a power cut, too, the object must be known as ours, and its file be there
+        except errors.StorageError as exc:
+            # A disk that keeps nothing any more is the best reason to go on: the bucket will have the bytes.
+            log.warning("export of what is not durable here ino=%d error=%s", inode.ino, exc)
         failpoint("sent.noted")
         return noted
 

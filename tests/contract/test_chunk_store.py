@@ -232,9 +232,25 @@ async def test_space_is_bounded_by_the_cache_size(tmp_path: Path) -> None:
 async def test_every_chunk_file_is_listed_and_foreign_files_are_not(store: ChunkStore, targets: tuple[Path, ...]) -> None:
     await store.write(INO, V1, 1000, 0, bytes(1500))
     (targets[0] / "chunks" / "00" / "README").touch()
-    found = sorted(store.iter_chunks())
-    assert [entry[:3] for entry in found] == [(INO, V1, 0), (INO, V1, 1)]
-    assert all(Path(entry[3]).is_file() for entry in found)
+    found = sorted(store.chunk_files())
+    assert [(file.key, file.length) for file in found] == [((INO, V1, 0), 1000), ((INO, V1, 1), 500)]
+    assert all(Path(file.path).is_file() for file in found)
+
+
+async def test_condemned_content_goes_only_once_the_table_is_durable(store: ChunkStore) -> None:
+    await store.write(INO, V1, 1000, 0, bytes(1500))
+    await store.write(Ino(2), V1, 1000, 0, bytes(10))
+    store.condemn(INO, V1, 1000, 1500)
+    await store.remove_condemned()
+    assert len(list(store.chunk_files())) == 3 and store.has_condemned
+    await store.sync_dirty()
+    store.condemn(Ino(2), V1, 1000, None)  # its record came after the sync began
+    store.table_is_durable(False)
+    await store.remove_condemned()
+    assert [file.key.ino for file in store.chunk_files()] == [2]
+    store.table_is_durable(True)
+    await store.remove_condemned()
+    assert not list(store.chunk_files()) and not store.has_condemned and store.used_bytes() == 0
 
 
 @pytest.mark.parametrize("size", [100 << 10, 2 * MIB])

@@ -64,7 +64,7 @@ class Tree:
     def _nothing(self, *arguments: object) -> None:
         return
 
-    _open_old = _fsync = _close = _read = _drain = _nothing
+    _open_old = _fsync = _sync_directory = _close = _read = _drain = _nothing
 
     def _write(self, name: str, offset: int, seed: int, length: int) -> None:
         file = self._file(name)

@@ -53,6 +53,11 @@ class Job:
     def _fsync(self, name: str) -> None:
         os.fsync(self._open[name])
 
+    def _sync_directory(self, name: str) -> None:
+        descriptor = os.open(self._path(name), os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
     def _close(self, name: str) -> None:
         os.close(self._open.pop(name))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.power.disk import Machine
+from tests.power.harness import Powered
+from tests.servers import S3Server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,3 +30,23 @@ def make_machine(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
             return machine
 
         yield make
+
+
+@pytest.fixture
+def make_powered(
+    moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_machine: Callable[..., Machine]
+) -> Iterator[Callable[..., Powered]]:
+    """make_powered(disks=2, kind="xfs"): disks are on, nothing is mounted yet."""
+    with ExitStack() as stack:
+
+        def make(*, disks: int = 1, kind: str = "ext4") -> Powered:
+            here = Powered(moto_server, tmp_path, monkeypatch, make_machine(disks=disks, kind=kind))
+            stack.callback(here.clear)
+            return here
+
+        yield make
+
+
+@pytest.fixture
+def powered(make_powered: Callable[..., Powered]) -> Powered:
+    return make_powered()

@@ -110,6 +110,27 @@ async def test_content_is_synced_before_the_records_that_speak_of_it(tmp_path: P
     await store.close()
 
 
+async def test_what_is_durable_is_told(tmp_path: Path) -> None:
+    told: list[bool] = []
+    arriving: list[bytes] = []
+
+    async def content() -> None:
+        while arriving:
+            put(store, arriving.pop(), b"")
+
+    store = Store(tmp_path / "m", boot_id="b", sync_content=content, on_durable=told.append)
+    put(store, b"1", b"")
+    await store.sync()
+    assert told == [True]
+    arriving.append(b"2")
+    put(store, b"3", b"")
+    await store.sync()
+    assert told == [True, False], "a change that came during the sync is not durable"
+    await store.checkpoint()
+    assert told == [True, False, True]
+    await store.close()
+
+
 async def test_failed_checkpoint_loses_nothing_and_syncs_content_again(tmp_path: Path) -> None:
     broken = True
     calls = 0

@@ -204,5 +204,12 @@ class RepositoryRejected(RepositoryError):
     terminal = True
 
 
+class ContentLost(RepositoryError):
+    """Bytes that existed only here are gone, as `s3lustrefs fsck` found: no read and no export can have them."""
+
+    terminal = True
+    code = "ContentLost"
+
+
 class NotInRepository(S3LustreError):
     """The path belongs to no association, so there is nothing to archive, restore or export."""

@@ -24,6 +24,7 @@ from s3lustrefs import errors
 from s3lustrefs.config import Config
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.server import ControlServer
+from s3lustrefs.data import targets
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
@@ -33,6 +34,8 @@ from s3lustrefs.fs.xattrs import Xattrs
 from s3lustrefs.fuse import kernel_settings
 from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
+from s3lustrefs.meta import content_place
+from s3lustrefs.meta.content_place import ContentPlace
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
@@ -105,9 +108,11 @@ class Daemon:
         )
         try:
             self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
+            await self._find_content()
             await self._chunks.measure_used()
             await recovery.recover(self._engine, self._chunks, interrupted=self._store.is_content_ahead)
-            self._store.content_is_cut()
+            if self._store.is_content_ahead:
+                self._store.content_is_cut()
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
@@ -119,6 +124,23 @@ class Daemon:
             with trio.CancelScope(shield=True):
                 await self._chunks.remove_condemned()
             self._chunks.close()
+
+    async def _find_content(self) -> None:
+        """Make sure that the storage targets are those the table speaks of. Raises: StateDirError."""
+        paths = tuple(map(str, self._config.cache_dirs))
+        place = content_place.load(self._store) or ContentPlace(targets.new_identity(), paths, is_marked=False)
+        if not place.is_marked:
+            content_place.save(self._store, place)
+            await self._store.sync()
+            targets.claim(self._config.cache_dirs, place.identity)
+        defects = targets.defects(self._config.cache_dirs, place.identity)
+        if defects:
+            raise errors.StateDirError(
+                f"storage target {defects[0]} (cache_dir was {':'.join(place.targets)}; if the content is lost, "
+                f"`s3lustrefs fsck --repair {self._config.state_dir}` goes on without it)"
+            )
+        if not place.is_marked or place.targets != paths:
+            content_place.save(self._store, ContentPlace(place.identity, paths, is_marked=True))
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

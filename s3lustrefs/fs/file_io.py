@@ -103,7 +103,7 @@ class FileIO:
                 extents = await self._grown(inode, end)
             await self._ensure_room(len(data))
             await self._chunks.write(inode.ino, inode.content_version, inode.chunk_bytes, offset, data)
-            await self._engine.end_write(inode.ino, end, extents)
+            await self._engine.end_write(inode.ino, end, extents, start=offset)
         return len(data)
 
     async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> tuple[Inode, bool]:

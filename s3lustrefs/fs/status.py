@@ -14,6 +14,7 @@ from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 
+_LOST = "delete the file, cut it to the part that can still be read, or empty it and write it anew"
 _REMEDIES = {
     "S3AccessDenied": "grant the credentials s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload on the prefix "
     "(and the KMS key, if the bucket has one); it is tried again by itself, or at once by `s3lustrefs drain`",
@@ -22,6 +23,7 @@ _REMEDIES = {
     "S3ObjectInUnsupportedTier": "restore the object from its archive storage class, then read again",
     "PathSizeTooLong": "shorten the path: a key has at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
+    "ContentLost": _LOST,
     "InternalError": "see daemon.log in the state directory",
 }
 _RETRIED = "it is tried again by itself until the bucket answers; `s3lustrefs drain` tries at once"
@@ -95,6 +97,8 @@ def _export(record: JournalRecord) -> dict[str, Any]:
 def _advice(inode: Inode, record: JournalRecord | None, failure: errors.RepositoryError | None) -> str | None:
     if record is not None and record.error_code:
         return remedy(record.error_code)
+    if inode.flags & InodeFlag.DAMAGED:
+        return _LOST
     if inode.hsm & Hsm.LOST:
         return "the object is gone from the bucket and was not wholly local: restore it in the bucket, or delete the file"
     return remedy(failure.code) if failure is not None else None
@@ -102,6 +106,8 @@ def _advice(inode: Inode, record: JournalRecord | None, failure: errors.Reposito
 
 def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     yield f"{path.decode(errors='replace')}: {_kind(inode)}, {inode.size} bytes"
+    if inode.flags & InodeFlag.DAMAGED:
+        yield f"fsck found that bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
     if status["association"] is None:
         yield "not inside any association: local only, never exported"
         return

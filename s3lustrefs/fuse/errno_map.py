@@ -44,6 +44,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.KeyNotExportable: (errno.EINVAL, logging.WARNING),
     errors.ObjectTooLarge: (errno.EFBIG, logging.WARNING),
     errors.RepositoryRejected: (errno.EIO, logging.ERROR),
+    errors.ContentLost: (errno.EIO, logging.ERROR),
     errors.NotInRepository: (errno.EINVAL, logging.DEBUG),
     errors.TableCorrupt: (errno.EIO, logging.CRITICAL),
     errors.ConfigError: (errno.EINVAL, logging.ERROR),

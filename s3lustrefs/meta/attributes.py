@@ -86,10 +86,12 @@ def begin_write(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> Inod
     return inode
 
 
-def end_write(txn: Txn, ino: Ino, end: int, now_ns: int, extents: bytes | None) -> Inode:
-    """Bytes up to `end` (exclusive) are in the chunk store. `extents`: residency of a PARTIAL file that grew, since
+def end_write(txn: Txn, ino: Ino, end: int, now_ns: int, extents: bytes | None, *, start: int) -> Inode:
+    """Bytes `[start, end)` are in the chunk store. `extents`: residency of a PARTIAL file that grew, since
     what lies past the archived size cannot be fetched."""
     inode = records.get_inode(txn, ino)
+    if start > inode.size:
+        inode.flags |= InodeFlag.SPARSE
     inode.size = max(inode.size, end)
     _put_extents(txn, inode, extents)
     inode.mtime_ns = inode.ctime_ns = now_ns
@@ -109,10 +111,12 @@ def set_size(
     inode = records.get_inode(txn, ino)
     if inode.hsm & Hsm.EXISTS:
         inode.hsm |= Hsm.DIRTY
+    if size > inode.size:
+        inode.flags |= InodeFlag.SPARSE
     inode.size = size
     _put_extents(txn, inode, extents)
     if not size:
-        inode.flags &= ~InodeFlag.PARTIAL
+        inode.flags &= ~(InodeFlag.PARTIAL | InodeFlag.SPARSE | InodeFlag.DAMAGED)
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
     mark(txn, locations, inode, Change.CONTENT, now_ns, state=state)
     if state is JournalState.DUE:
@@ -155,7 +159,7 @@ def release_content(txn: Txn, ino: Ino) -> Inode:
     if not inode.hsm & Hsm.ARCHIVED or inode.hsm & (Hsm.DIRTY | Hsm.NORELEASE | Hsm.LOST) or not inode.source_assoc:
         raise errors.NotPermitted("only an archived, clean file can be released")
     if inode.size:
-        inode.flags |= InodeFlag.PARTIAL
+        inode.flags = (inode.flags | InodeFlag.PARTIAL) & ~InodeFlag.SPARSE
         inode.content_version = ContentVersion(inode.content_version + 1)
     txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
     records.put_inode(txn, inode)
@@ -173,7 +177,7 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.mtime_ns = seen.mtime_ns
     inode.ctime_ns = now_ns
     inode.content_version = ContentVersion(inode.content_version + 1)
-    inode.flags |= InodeFlag.HEADERS_UNKNOWN
+    inode.flags = (inode.flags | InodeFlag.HEADERS_UNKNOWN) & ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
     inode.source_assoc, inode.source_key = seen.assoc, seen.key

@@ -136,7 +136,7 @@ class _Check:
     def _source_defects(self, inode: Inode, key: bytes) -> Iterator[str]:
         if inode.source_assoc and inode.source_assoc not in self._associations:
             yield f"its source is in association {inode.source_assoc}, which does not exist"
-        if not inode.is_complete and not inode.hsm & Hsm.LOST:
+        if not inode.is_complete and not inode.hsm & Hsm.LOST and not inode.flags & InodeFlag.DAMAGED:
             raw = self._view.get(Table.OBJECTS, schema.object_key(inode.source_assoc, inode.source_key)) or b""
             if not inode.source_assoc or raw[:8] != key:
                 yield f"bytes are missing, and no object recorded as its own has them (source {inode.source_key!r})"
@@ -351,6 +351,8 @@ def _shape_defects(inode: Inode) -> Iterator[str]:
         yield "has HSM flags but is no file"
     if inode.flags & InodeFlag.PARTIAL and not (inode.is_file and inode.size):
         yield "is PARTIAL but has no bytes that could be missing"
+    if inode.flags & InodeFlag.DAMAGED and inode.is_complete:
+        yield "is DAMAGED but has no bytes that could be missing"
     if inode.flags & InodeFlag.KIND_UNKNOWN and not (inode.flags & InodeFlag.HEADERS_UNKNOWN and inode.is_file):
         yield "is of unknown kind, but its headers are known or it is no file"
     if inode.is_file and not inode.chunk_bytes:

@@ -91,8 +91,8 @@ class MetadataEngine(Protocol):
     async def begin_write(self, ino: Ino) -> Inode:
         """The first write of a handle, before any byte changes: the file is dirty and waits for its close."""
 
-    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None) -> Inode:
-        """Bytes up to `end` (exclusive) are written; `extents`: new residency of a PARTIAL file that grew."""
+    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None, *, start: int = 0) -> Inode:
+        """Bytes `[start, end)` are written; `extents`: new residency of a PARTIAL file that grew."""
 
     async def set_size(self, ino: Ino, size: int, extents: bytes | None = None, *, still_open: bool) -> Inode:
         """Truncate or extend; due at once unless some handle that wrote is `still_open`."""

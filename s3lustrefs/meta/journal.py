@@ -14,7 +14,7 @@ from s3lustrefs.meta.store import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 
 
 def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE) -> None:
@@ -129,6 +129,8 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
     records.put_object(txn, exported)
     writes.forget(txn, exported.assoc, exported.key)
     if inode is not None and inode.is_file:
+        if content:
+            inode.flags &= ~InodeFlag.DAMAGED  # cut to what was left of it, and the bucket has that now
         _settle_source(txn, inode, exported, content=content)
     held = holder(txn, locations, exported.assoc, exported.key)
     if held != ino:

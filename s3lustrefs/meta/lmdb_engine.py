@@ -182,9 +182,9 @@ class LmdbEngine:
         with self._store.begin() as txn:
             return attributes.begin_write(txn, self._locations, ino, self._now())
 
-    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None) -> Inode:
+    async def end_write(self, ino: Ino, end: int, extents: bytes | None = None, *, start: int = 0) -> Inode:
         with self._store.begin() as txn:
-            return attributes.end_write(txn, ino, end, self._now(), extents)
+            return attributes.end_write(txn, ino, end, self._now(), extents, start=start)
 
     async def set_size(self, ino: Ino, size: int, extents: bytes | None = None, *, still_open: bool) -> Inode:
         state = JournalState.OPEN if still_open else JournalState.DUE

@@ -23,7 +23,7 @@ INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus it
 INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an ino that was handed out; one that is gone is as
 good as 0, since numbers are never used again.
 INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes; or it
-is LOST.
+is LOST or DAMAGED.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
 INVARIANT 6: a dirty file inside an association has a journal record, or is EXCLUDED by policy: no crash can hide it.
 INVARIANT 7: next_ino is above every ino.
@@ -70,6 +70,7 @@ SUPER_NEXT_ASSOC = b"next_assoc"
 SUPER_LOG_FIRST = b"log_first"
 SUPER_BOOT_ID = b"boot_id"
 SUPER_CONTENT_AHEAD = b"content_ahead"
+SUPER_CONTENT_PLACE = b"content_place"
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
@@ -100,7 +101,7 @@ def inode_tail(i: Inode) -> bytes:
 
 # Enum constructors cost 0.4 us each, and every lookup decodes an inode: the few combinations that occur are kept.
 _HSM = {n: Hsm(n) for n in range(128)}
-_FLAGS = {n: InodeFlag(n) for n in range(16)}
+_FLAGS = {n: InodeFlag(n) for n in range(64)}
 
 
 def decode_inode(ino: Ino, raw: bytes) -> Inode:

@@ -23,6 +23,10 @@ class InodeFlag(IntFlag):
     """Small enough to be a symlink; only its headers can tell (implies HEADERS_UNKNOWN)."""
     EXCLUDED = 0x08
     """Changed here, and the export policy keeps the change local."""
+    SPARSE = 0x10
+    """Was made longer than what was written: bytes that no chunk file has are zeros. Without it they are missing."""
+    DAMAGED = 0x20
+    """`fsck` found that bytes which existed only here are gone: what is not resident can be read nowhere."""
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.ids import ContentVersion, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository.object_store import ObjectVersion
@@ -278,6 +278,8 @@ class Hydrator:
             fetch.done.set()
 
     async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int) -> None:
+        if inode.flags & InodeFlag.DAMAGED:
+            raise errors.ContentLost(f"inode {inode.ino}: fsck found that these bytes are gone, and the bucket never had them")
         source = await self._engine.source_of(inode)
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")

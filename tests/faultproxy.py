@@ -9,7 +9,8 @@ The Host header passes unchanged, so that signatures stay valid. Usage, inside a
 
 Actions: `slowdown` (503), `internal` (500), `denied` (403), `expired` (400 ExpiredToken), `html` (502 with an HTML body),
 `late-error` (200 with an <Error> body), `reset` (closed without an answer), `lost-reply` (carried out, answer dropped),
-`truncate:N` (closed after N body bytes), `stall:N` (silent after N body bytes), `hold` (the request waits until `release`).
+`truncate:N` (closed after N body bytes), `stall:N` (silent after N body bytes), `hold` (the request waits until `release`),
+`hold-reply` (carried out, the answer waits until `release`).
 """
 
 from __future__ import annotations
@@ -103,8 +104,9 @@ class FaultProxy:
         self.rules.append(Rule(action, method, path, times, skip))
 
     def release(self) -> None:
-        """Let held requests go on."""
+        """Let held requests go on; later ones may be held again."""
         self._released.set()
+        self._released, self.held = trio.Event(), trio.Event()
 
     async def serve(
         self, *, tls: ssl.SSLContext | None = None, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -160,6 +162,9 @@ class FaultProxy:
         reply = await server.head()
         if reply is None or action == "lost-reply":
             return False
+        if action == "hold-reply":
+            self.held.set()
+            await self._released.wait()
         await client.stream.send_all(_kept_alive(reply))
         if method != "HEAD" and not reply.split(b" ", 2)[1].startswith((b"204", b"304")):
             limit = int(argument) if action in ("truncate", "stall") else None

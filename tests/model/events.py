@@ -1,0 +1,79 @@
+"""Which of the things that happen to a mount happens next, and when: now and then between system calls."""
+
+from __future__ import annotations
+
+import random
+
+from tests.model.operations import Operation
+from tests.model.reference import Reference
+
+_SHARE = 0.035
+_FAULTS = [
+    ("slowdown", ""), ("internal", ""), ("reset", ""), ("html", ""), ("lost-reply", "PUT"), ("lost-reply", "DELETE"),
+    ("late-error", "PUT"), ("truncate:100", "GET"), ("internal", "HEAD"), ("lost-reply", ""),
+]  # fmt: skip
+_HEADERS = [{}, {"file-permissions": "0100600", "file-owner": "11", "file-group": "12", "file-mtime": "77000000001ns"}]
+
+
+class EventChooser:
+    """Depends on nothing but the seed and the reference."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._makers = [
+            (self._drain, 4), (self._compare, 4), (self._remount, 2), (self._kill, 3), (self._kill_during_export, 1),
+            (self._faults, 6), (self._replace_object, 3), (self._create_object, 1), (self._delete_object, 1),
+            (self._import_anew, 1),
+        ]  # fmt: skip
+
+    def next(self, reference: Reference) -> Operation | None:
+        """None: a system call is next."""
+        if self._rng.random() >= _SHARE:
+            return None
+        makers, weights = zip(*self._makers, strict=True)
+        operation: Operation = self._rng.choices(makers, weights)[0](reference)
+        return operation
+
+    def _seed(self) -> int:
+        return self._rng.randrange(1 << 30)
+
+    def _drain(self, reference: Reference) -> Operation:
+        return ["drain"]
+
+    def _compare(self, reference: Reference) -> Operation:
+        return ["compare", self._rng.random() < 0.3]
+
+    def _remount(self, reference: Reference) -> Operation:
+        return ["remount"]
+
+    def _kill(self, reference: Reference) -> Operation:
+        return ["kill"]
+
+    def _kill_during_export(self, reference: Reference) -> Operation:
+        return ["kill_during_export", self._rng.choice(["hold", "hold-reply"]), self._seed()]
+
+    def _faults(self, reference: Reference) -> Operation:
+        chosen = self._rng.sample(_FAULTS, self._rng.randint(1, 3))
+        faults = [[action, method, self._rng.randint(1, 3), self._rng.randint(0, 4)] for action, method in chosen]
+        return ["faults", faults]
+
+    def _import_anew(self, reference: Reference) -> Operation:
+        return ["import_anew"]
+
+    # --- by others -------------------------------------------------------------------------------------------------------
+
+    def _object(self, reference: Reference) -> str:
+        """The path of a file that has an object; of the root when there is none."""
+        linked = [path for path, inode in reference.root.walk() if inode.kind == "file" and path.startswith(("one/", "two/"))]
+        return self._rng.choice(linked) if linked else ""
+
+    def _replace_object(self, reference: Reference) -> Operation:
+        length = self._rng.choice([1, 1000, 70_000])
+        return ["replace_object", self._object(reference), self._seed(), length, self._rng.choice(_HEADERS)]
+
+    def _create_object(self, reference: Reference) -> Operation:
+        directories = [path for path, inode in reference.root.walk() if inode.is_dir]
+        return ["create_object", self._rng.choice(directories), self._seed(), self._rng.choice([10, 1000])]
+
+    def _delete_object(self, reference: Reference) -> Operation:
+        return ["delete_object", self._object(reference), self._seed()]

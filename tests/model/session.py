@@ -1,0 +1,253 @@
+"""A mount that a reference follows, and everything that can happen to it: an operation is either a system call or one of these.
+
+Faults of the network come from a proxy. Before the bucket is looked at, all files are closed (open ones are not due) and
+the proxy is calm.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+
+from s3lustrefs.meta.check import check_state_dir
+from tests.model.bucket_reference import ASSOCIATIONS, StoredObject, check_bucket, imported, read_bucket, take_headers
+from tests.model.following import Follower
+from tests.model.operations import Operation, Outcome, content
+from tests.model.reference import Reference
+from tests.model.reference_tree import Inode
+from tests.model.worker import Worker
+from tests.mount.background_proxy import BackgroundProxy
+from tests.mount.site import S3LUSTREFS, Site
+
+_CONFLICT = re.compile(r"(.*)\.conflict-\d{8}T\d{6}Z-.*")
+_DRAIN_SECONDS = "60"
+
+
+class Session:
+    """`do` raises AssertionError when the mount, its state directory or its bucket is not what the reference says."""
+
+    def __init__(self, site: Site, proxy: BackgroundProxy) -> None:
+        self.site = site
+        self._proxy = proxy
+        self._others: dict[str, bytes] = {}
+        self.trace: list[Operation] = []
+        self.happened: dict[str, int] = {}
+        self._mount_fresh()
+
+    @property
+    def reference(self) -> Reference:
+        return self._follower.reference
+
+    def do(self, operation: Operation) -> None:
+        self.trace.append(operation)
+        verb, *arguments = operation
+        event = getattr(self, f"_do_{verb}", None)
+        if event is not None:
+            event(*arguments)
+        elif not self._follower.do(operation):
+            return
+        self.happened[verb] = self.happened.get(verb, 0) + 1
+
+    def end(self) -> None:
+        """Everything once more at the end."""
+        self.do(["drain"])
+        self.do(["remount"])
+        self._follower.compare_tree(with_content=True)
+        self._worker.end()
+        self.site.unmount()
+        self._check_state_dir()
+
+    def abandon(self) -> None:
+        """After a failure: neither process nor mount stays, even if something hangs."""
+        self._proxy.clear_faults()
+        try:
+            self.site.kill_daemon()
+        finally:
+            self._worker.end()
+
+    # --- mounting --------------------------------------------------------------------------------------------------------
+
+    def _mount_fresh(self) -> None:
+        """The tree is what the bucket says, and no more."""
+        before = read_bucket(self.site)
+        self.site.mount()
+        self._worker = Worker(self.site.root)
+        self._others = {}
+        self._follower = Follower(Reference(imported(before.values())), self._worker)
+        self._adopt_directory_times()
+        self._follower.do(["mkdir", "local", 0o755])
+        self._follower.compare_tree(with_content=False)
+
+    def _adopt_directory_times(self) -> None:
+        """Those of implied and linked directories are the time of import."""
+        _, found = self._worker.do(["tree", False])
+        for path, inode in self.reference.root.walk():
+            if inode.is_dir and path in found:
+                inode.mtime_ns = found[path]["mtime_ns"]
+
+    def _mount_again(self) -> None:
+        self.site.mount()
+        self._worker = Worker(self.site.root)
+        self._follower.real = self._worker
+        self._follower.compare_tree(with_content=False)
+
+    def _close_all(self) -> None:
+        self._follower.do(["close_all"])
+
+    def _check_state_dir(self) -> None:
+        findings = check_state_dir(self.site.state_dir)
+        assert not findings, findings
+
+    # --- what may happen -------------------------------------------------------------------------------------------------
+
+    def _do_compare(self, with_content: bool) -> None:
+        self._follower.compare_tree(with_content=with_content)
+
+    def _do_remount(self) -> None:
+        """Unmounted without waiting for exports."""
+        self._close_all()
+        self._worker.end()
+        self.site.unmount()
+        self._check_state_dir()
+        self._mount_again()
+
+    def _do_kill(self) -> None:
+        """SIGKILL while files are open: everything that returned is there afterwards."""
+        self.site.kill_daemon()
+        self._after_death()
+
+    def _after_death(self) -> None:
+        self._worker.end()
+        self.reference.do(["close_all"])
+        while self.site.is_mounted():
+            subprocess.run(["umount", "-l", str(self.site.root)], check=False)
+        self._check_state_dir()
+        self._mount_again()
+
+    def _do_kill_during_export(self, action: str, seed: int) -> None:
+        """The daemon dies while the answer to a PUT is outstanding: with `hold` as action, before the server has seen the request,
+        with `hold-reply` after it has carried it out."""
+        path = self._free_name("one", "interrupted")
+        self._write_file(path, seed, 5000)
+        self._close_all()
+        self._proxy.clear_faults()
+        self._proxy.add(action, method="PUT", path=path)
+        command = [S3LUSTREFS, "drain", str(self.site.root), "--timeout", _DRAIN_SECONDS]
+        drain = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        self._proxy.wait_held()
+        self.site.kill_daemon()
+        drain.wait()
+        self._proxy.clear_faults()
+        self._after_death()
+
+    def _do_drain(self) -> None:
+        """Everything written is in the bucket, object by object."""
+        self._close_all()
+        self._proxy.clear_faults()
+        done = self.site.cli("drain", self.site.root, "--timeout", _DRAIN_SECONDS, check=False)
+        assert done.returncode == 0, f"drain: {done.returncode} {done.stderr}\n{self.site.status()['export']}"
+        check_bucket(self.site, self.reference.root, self._others)
+
+    def _do_faults(self, faults: list[tuple[str, str, int, int]]) -> None:
+        """From now on some requests fail, until the next drain."""
+        for action, method, times, skip in faults:
+            self._proxy.add(action, method=method, times=times, skip=skip)
+
+    def _do_import_anew(self) -> None:
+        """Another host mounts the bucket: what was exported comes back as it was."""
+        self._do_drain()
+        self._worker.end()
+        self.site.unmount()
+        subprocess.run(["rm", "-rf", str(self.site.state_dir)], check=True)
+        others = self._others
+        self._mount_fresh()
+        assert not others or all(key in {path for path, _ in self.reference.root.walk()} for key in others)
+
+    # --- changes by others -----------------------------------------------------------------------------------------------
+
+    def _do_replace_object(self, path: str, seed: int, length: int, headers: Mapping[str, str]) -> None:
+        """Somebody puts another version. A file not wholly local shows it when it is opened and read; one that is local
+        stays as it is, and when it is changed here too, both are kept."""
+        self._do_drain()
+        inode = dict(self.reference.root.walk()).get(path)
+        if inode is None or inode.kind != "file" or inode.nlink != 1 or not inode.data:
+            return
+        is_local = self.site.about(path)["resident_bytes"] == len(inode.data)
+        stored = self._put(path, content(seed, length), headers)
+        if is_local:
+            self._change_locally(path, seed)
+            self._expect_conflict(path, stored)
+        else:
+            self._expect_new_version(path, inode, stored)
+        self._do_drain()
+
+    def _do_create_object(self, directory: str, seed: int, length: int) -> None:
+        """Somebody puts an object under a name that is then made here too: both are kept."""
+        inode = dict(self.reference.root.walk()).get(directory)
+        if inode is None or not inode.is_dir or directory.partition("/")[0] not in ASSOCIATIONS:
+            return
+        self._do_drain()
+        path = self._free_name(directory, "theirs")
+        stored = self._put(path, content(seed, length), {})
+        self._follower.do(["stat", path])
+        self._write_file(path, seed + 1, length)
+        self._expect_conflict(path, stored)
+        self._do_drain()
+
+    def _do_delete_object(self, path: str, seed: int) -> None:
+        """Somebody deletes the object of a file that is local: it is exported again once it changes."""
+        self._do_drain()
+        inode = dict(self.reference.root.walk()).get(path)
+        if inode is None or inode.kind != "file" or self.site.about(path)["resident_bytes"] != len(inode.data):
+            return
+        self.site.s3.delete_object(Bucket=self.site.bucket, Key=path)
+        inode.foreign = {}
+        self._change_locally(path, seed)
+        self._do_drain()
+
+    def _put(self, key: str, body: bytes, headers: Mapping[str, str]) -> StoredObject:
+        self.site.put(key, body, Metadata=headers)
+        return read_bucket(self.site)[key]
+
+    def _change_locally(self, path: str, seed: int) -> None:
+        self._follower.do(["open", 0, path, 1, 0])
+        self._follower.do(["write", 0, 0, seed + 7, 123])
+        self._follower.do(["close", 0])
+
+    def _write_file(self, path: str, seed: int, length: int) -> None:
+        self._follower.do(["open", 0, path, 0o101, 0o644])
+        self._follower.do(["write", 0, 0, seed, length])
+        self._follower.do(["close", 0])
+
+    def _free_name(self, directory: str, stem: str) -> str:
+        taken = {path for path, _ in self.reference.root.walk()}
+        return next(name for number in range(100_000) if (name := f"{directory}/{stem}-{number}") not in taken)
+
+    def _expect_new_version(self, path: str, inode: Inode, stored: StoredObject) -> None:
+        """A reader in the middle of the old version may get ESTALE, a new open sees the new one."""
+        outcome: Outcome = ("", b"")
+        for _ in range(3):
+            outcome = self._worker.do(["read_file", path])
+            if outcome == ("ok", stored.body):
+                break
+        assert outcome == ("ok", stored.body), f"{path}: not the new version"
+        inode.data[:] = stored.body
+        inode.foreign = {"content-type": stored.content_type}
+        take_headers(inode, stored)
+        self._follower.compare_tree(with_content=False)
+
+    def _expect_conflict(self, path: str, stored: StoredObject) -> None:
+        """The bucket's version has the name, the local file is beside it."""
+        self.site.cli("drain", self.site.root, "--timeout", _DRAIN_SECONDS)
+        directory, _, name = path.rpartition("/")
+        parent = dict(self.reference.root.walk())[directory]
+        _, names = self._worker.do(["readdir", directory])
+        added = [each for each in names if each not in parent.children]
+        assert len(added) == 1 and (match := _CONFLICT.fullmatch(added[0])) and match[1] == name, f"{path}: no conflict: {names}"
+        ours = parent.children[added[0]] = parent.children[name]
+        ours.foreign = {}
+        theirs = parent.children[name] = Inode("file", 0o755, data=bytearray(stored.body))
+        take_headers(theirs, stored)
+        self._adopt_directory_times()
+        self._follower.compare_tree(with_content=False)

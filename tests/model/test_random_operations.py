@@ -1,0 +1,116 @@
+"""Random operations on a mount, among them remounts, SIGKILL, faults of the network and changes by others, against the reference.
+
+A failure names its seed and a file with the whole trace. `S3LUSTREFS_MODEL_SEED=N` runs that seed instead of a random one,
+`S3LUSTREFS_MODEL_SECONDS` is how long the `long` test goes on with ever new seeds (default: an hour).
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.model.choosing import Chooser
+from tests.model.events import EventChooser
+from tests.model.session import Session
+from tests.mount.background_proxy import background_proxy
+from tests.mount.conftest import fresh_bucket
+from tests.mount.site import can_mount, site
+from tests.semantics.mounted import put_objects
+from tests.servers import S3Server
+
+_STEPS = 250
+_LONG_STEPS = 2000
+_SEEDS = [1, 2, 3]
+_LONG_SECONDS = 3600.0
+OPTIONS = "options"
+"""In a trace file, beside the operations."""
+_ASSOCIATIONS = "".join(
+    f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://BUCKET/{name}/"\n\n' for name in ("one", "two")
+)
+_BIG = random.Random(0).randbytes((3 << 20) + 17)
+_OBJECTS: list[tuple[str, bytes, dict[str, str]]] = [
+    ("one/a", b"without headers", {}),
+    ("one/b", _BIG, {"file-permissions": "0100640", "file-owner": "7", "file-group": "8", "file-mtime": "1234567890123456789ns"}),
+    ("one/c/", b"", {"file-permissions": "040750", "file-owner": "1", "file-group": "2", "file-mtime": "1500000000000000000ns"}),
+    ("one/c/d.txt", b"in a directory", {"project": "theirs"}),
+    ("one/f+%/a/b", _BIG[:70_000], {}),
+    ("one/ü", b"a", {"file-permissions": "0120777", "file-owner": "0", "file-group": "0", "file-mtime": "5ns"}),
+    ("two/a", _BIG[:300_000], {}),
+    ("two/d.txt", b"", {}),
+]
+"""What the bucket holds when it is first mounted: with and without our headers, cold, large and empty."""
+
+needs_mounts = pytest.mark.skipif(not can_mount(), reason="mounting needs /dev/fuse and root")
+
+
+def run(server: S3Server, name: str, play: Callable[[Session], None], options: dict[str, str]) -> collections.Counter[str]:
+    """One mount's life; what happened in it, counted. Raises: AssertionError with how to repeat it."""
+    bucket = fresh_bucket(server)
+    put_objects(server, bucket, _OBJECTS)
+    with (
+        background_proxy(server.endpoint_url) as proxy,
+        site(server, bucket, endpoint_url=proxy.endpoint_url, options=options) as place,
+    ):
+        place.expected_log += [" WARNING ", " ERROR s3lustrefs.movers.exporter: export failed ino="]
+        toml = place.scratch / "model.toml"
+        toml.write_text(_ASSOCIATIONS.replace("BUCKET", bucket))
+        place.source = str(toml)
+        session = Session(place, proxy)
+        try:
+            play(session)
+            session.end()
+        except BaseException as exc:
+            trace = Path(tempfile.gettempdir(), f"s3lustrefs-model-{name}.json")
+            trace.write_text(json.dumps({OPTIONS: options, "trace": session.trace}))
+            exc.add_note(f"{name}, step {len(session.trace)}: {session.trace[-1]}; python -m tests.model.replay {trace} --minimise")
+            session.abandon()
+            raise
+    return collections.Counter(session.happened)
+
+
+def run_seed(server: S3Server, seed: int, steps: int) -> collections.Counter[str]:
+    rng = random.Random(seed)
+    options = {"cache_size": "40MiB"} if rng.random() < 0.5 else {}
+
+    def play(session: Session) -> None:
+        events = EventChooser(rng)
+        for _ in range(steps):
+            event = events.next(session.reference)
+            session.do(event if event is not None else Chooser(rng, session.reference).next())
+
+    return run(server, f"seed-{seed}", play, options)
+
+
+@needs_mounts
+@pytest.mark.parametrize("seed", _SEEDS)
+def test_mount_does_what_the_reference_does(moto_server: S3Server, seed: int) -> None:
+    run_seed(moto_server, seed, _STEPS)
+
+
+@needs_mounts
+def test_mount_does_what_the_reference_does_with_a_seed_of_today(moto_server: S3Server) -> None:
+    seed = int(os.environ.get("S3LUSTREFS_MODEL_SEED", secrets.randbelow(1 << 30)))
+    print(f"seed {seed}")
+    run_seed(moto_server, seed, _STEPS)
+
+
+@needs_mounts
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_mount_does_what_the_reference_does_for_an_hour(moto_server: S3Server) -> None:
+    deadline = time.monotonic() + float(os.environ.get("S3LUSTREFS_MODEL_SECONDS", _LONG_SECONDS))
+    total: collections.Counter[str] = collections.Counter()
+    lives = 0
+    while time.monotonic() < deadline:
+        total += run_seed(moto_server, secrets.randbelow(1 << 30), _LONG_STEPS)
+        lives += 1
+        print(f"{lives} mounts, {total.total()} operations: {dict(total.most_common())}", flush=True)

@@ -194,7 +194,7 @@ def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int) -> None:
 
 
 def holder(txn: Txn, locations: LocationMap, assoc: AssocId, key: bytes) -> Ino | None:
-    """The inode whose name maps to this key now, if any."""
+    """The inode whose name maps to this key now, if any. A FIFO, socket or device of that name is nobody's object."""
     association = locations.association(assoc)
     if association is None:
         return None
@@ -204,7 +204,7 @@ def holder(txn: Txn, locations: LocationMap, assoc: AssocId, key: bytes) -> Ino 
         return None
     is_dir = relative.endswith(b"/") or not relative
     inode = records.find_inode(txn, ino)
-    return ino if inode is not None and inode.is_dir == is_dir else None
+    return ino if inode is not None and inode.is_dir == is_dir and inode.is_exportable else None
 
 
 def due(txn: Txn, after: bytes, limit: int) -> list[tuple[bytes, JournalRecord]]:

@@ -506,6 +506,8 @@ async def test_holder_dependant_and_source_follow_the_object(scene: Scene) -> No
     assert known is not None and await scene.engine.source_of(file) == known
     assert await scene.engine.holder(scene.assoc, b"p/cold") == file.ino
     assert await scene.engine.holder(scene.assoc, b"p/cold/") is None
+    await scene.make(b"fifo", mode=stat.S_IFIFO | 0o600)
+    assert await scene.engine.holder(scene.assoc, b"p/fifo") is None  # never an object: what is there must go
     await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")
     assert await scene.engine.holder(scene.assoc, b"p/cold") is None
     found = await scene.engine.dependant(known, Ino(0))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 60.0
 """botocore renews temporary keys 15 minutes before they expire, but only when asked; this is how often it is asked."""
+
+RESOLVE_SECONDS = 50.0
+"""STS may take 45 s with its retries; a reader waits 60 s at most."""
 
 DEFAULT_REGION = "us-east-1"
 
@@ -72,7 +75,7 @@ class Credentials:
         """
         async with self._lock:
             if self._now is stale:
-                self._now = await trio.to_thread.run_sync(self._resolve, limiter=self._limiter)
+                self._now = await self._in_thread(self._resolve)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the snapshot fresh until cancelled. A failed renewal keeps the old keys and is tried again."""
@@ -82,9 +85,15 @@ class Credentials:
             await trio.sleep(self._check_seconds)
             async with self._lock:
                 try:
-                    self._now = await trio.to_thread.run_sync(self._renew, limiter=self._limiter)
+                    self._now = await self._in_thread(self._renew)
                 except errors.RepositoryError as error:
                     log.warning("credentials renewal failed error=%s", error)
+
+    async def _in_thread(self, resolve: Callable[[], CredentialSnapshot]) -> CredentialSnapshot:
+        """Abandoned when it takes too long: botocore waits for ever for a credential process that hangs."""
+        with trio.move_on_after(RESOLVE_SECONDS):
+            return await trio.to_thread.run_sync(resolve, abandon_on_cancel=True, limiter=self._limiter)
+        raise errors.RepositoryUnavailable(f"credentials cannot be fetched: no answer within {RESOLVE_SECONDS:.0f} s")
 
     def _resolve(self) -> CredentialSnapshot:
         with _botocore_errors(self._endpoint):

@@ -228,7 +228,10 @@ class Importer:
                     await request.done.wait()
                 finally:
                     del self._asking[kind, relative]
-                    request.done.set()
+                    if not request.done.is_set():
+                        # Whoever joined later must not take the silence for an answer.
+                        request.error = errors.RepositoryUnavailable(f"no listing in time: {self._error or 'the bucket is slow'}")
+                        request.done.set()
             else:
                 await request.done.wait()
             if request.error is not None and not self._is_listed:

@@ -9,7 +9,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.hsm import Hsm, state_text
-from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
@@ -55,7 +55,7 @@ class InodeStatus:
         location = await self._engine.locate(inode)
         source = await self._engine.source_of(inode)
         record = await self._engine.find_journal(ino)
-        failure = self._repositories.failure(location.association.assoc_id) if location else None
+        failure = self._failure(ino, location.association.assoc_id if location else None)
         return {
             "ino": ino,
             "association": location.association.association_id if location else None,
@@ -72,9 +72,14 @@ class InodeStatus:
             "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
             "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
             "export": _export(record) if record else None,
-            "last_error": record.error_text or None if record else str(failure) if failure else None,
+            "last_error": (record.error_text if record else "") or (str(failure) if failure else None),
             "remedy": _advice(inode, record, failure),
         }
+
+    def _failure(self, ino: Ino, assoc: AssocId | None) -> errors.S3LustreError | None:
+        """What keeps the association, or else this inode, from being fetched."""
+        general = self._repositories.failure(assoc) if assoc is not None else None
+        return general or self._repositories.troubles.find(ino)
 
     async def why(self, path: bytes) -> dict[str, Any]:
         """`describe` and the same in sentences. Raises: NotFound."""
@@ -94,14 +99,14 @@ def _export(record: JournalRecord) -> dict[str, Any]:
     }
 
 
-def _advice(inode: Inode, record: JournalRecord | None, failure: errors.RepositoryError | None) -> str | None:
+def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3LustreError | None) -> str | None:
     if record is not None and record.error_code:
         return remedy(record.error_code)
     if inode.flags & InodeFlag.DAMAGED:
         return _LOST
     if inode.hsm & Hsm.LOST:
         return "the object is gone from the bucket and was not wholly local: restore it in the bucket, or delete the file"
-    return remedy(failure.code) if failure is not None else None
+    return remedy(failure.code) if isinstance(failure, errors.RepositoryError) else None
 
 
 def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:

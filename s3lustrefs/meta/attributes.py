@@ -146,6 +146,7 @@ def put_residency(txn: Txn, ino: Ino, version: ContentVersion, extents: bytes, *
     key = schema.pack_u64(ino)
     if complete:
         inode.flags &= ~InodeFlag.PARTIAL
+        inode.hsm &= ~Hsm.LOST  # every byte is here: whoever said that there is no object was wrong
         txn.delete(Table.RESIDENCY, key)
         records.put_inode(txn, inode)
     else:

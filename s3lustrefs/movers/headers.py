@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -22,6 +23,7 @@ from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository import posix_headers
+from s3lustrefs.repository.object_store import ObjectHead, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class HeaderFetcher:
         self,
         engine: MetadataEngine,
         repositories: Repositories,
-        on_changed: Callable[[Ino], Awaitable[None]],
+        on_changed: Callable[[Ino], Awaitable[bool]],
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -47,7 +49,7 @@ class HeaderFetcher:
         self._repositories = repositories
         self._on_changed = on_changed
         self._patience_seconds = patience_seconds
-        self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
+        self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS))
         self._fetching: dict[Ino, trio.Event] = {}
         self._soon: deque[Inode] = deque(maxlen=20_000)
         self._wake = trio.Event()
@@ -57,12 +59,13 @@ class HeaderFetcher:
 
     async def known(self, inode: Inode) -> Inode:
         """The inode with its headers known. Raises: RepositoryError after a bounded time; StaleInode."""
-        while inode.flags & InodeFlag.HEADERS_UNKNOWN:
-            with trio.move_on_after(self._patience_seconds) as patience:
+        ino = inode.ino
+        with trio.move_on_after(self._patience_seconds):
+            while inode.flags & InodeFlag.HEADERS_UNKNOWN:
                 await self._fetch(inode, demand=True)
-            if patience.cancelled_caught:
-                raise errors.RepositoryUnavailable(f"no answer about the attributes within {self._patience_seconds:.0f} s")
-            inode = await self._engine.get(inode.ino)
+                inode = await self._engine.get(ino)
+        if inode.flags & InodeFlag.HEADERS_UNKNOWN:
+            raise self._repositories.troubles.late(ino, "no answer about the attributes", self._patience_seconds)
         return inode
 
     def prefetch(self, inodes: Iterable[Inode]) -> None:
@@ -153,20 +156,23 @@ class HeaderFetcher:
             return
         self._fetching[inode.ino] = trio.Event()
         try:
-            async with self._slots.hold(demand=demand):
-                await self._ask(inode)
+            place = await self._place(inode)
+            if place is None:
+                await self._engine.apply_headers(inode.ino, "", AttributeChange(), None)
+                return
+            async with self._slots[place[0]].hold(demand=demand):
+                await self._ask(inode, *place)
+            self._repositories.troubles.forget(inode.ino)
+        except errors.RepositoryError as exc:
+            self._repositories.troubles.note(inode.ino, exc)
+            raise
         finally:
             self._fetching.pop(inode.ino).set()
 
-    async def _ask(self, inode: Inode) -> None:
-        place = await self._place(inode)
-        if place is None:
-            await self._engine.apply_headers(inode.ino, "", AttributeChange(), None)
-            return
-        assoc, key, etag = place
+    async def _ask(self, inode: Inode, assoc: AssocId, key: bytes, etag: str) -> None:
         store = self._repositories.of(assoc)
         try:
-            head = await store.head(key)
+            head = await _head(store, key)
             if etag and head.version.etag != etag:
                 raise errors.ObjectChanged(
                     f"{key.decode(errors='replace')} changed since it was listed", key=key.decode(errors="replace")
@@ -191,6 +197,14 @@ class HeaderFetcher:
             return (source.assoc, source.key, source.etag) if source else None
         location = await self._engine.locate(inode)
         return (location.association.assoc_id, location.key + b"/", "") if location else None
+
+
+async def _head(store: ObjectStore, key: bytes) -> ObjectHead:
+    """Twice before it is believed that there is no object: default attributes would take the place of those it has."""
+    try:
+        return await store.head(key)
+    except errors.ObjectNotFound:
+        return await store.head(key)
 
 
 def _change(posix: posix_headers.PosixHeaders) -> AttributeChange:

@@ -12,7 +12,7 @@ record counts after a power cut only if the bytes reached the disk.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +27,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import BlocksChanged
-from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.slots import Slots
@@ -105,14 +105,15 @@ class HydratorStatistics:
 
 
 class Hydrator:
-    """See the module docstring. `on_changed` re-imports a file whose object is no longer the version it was pinned to."""
+    """See the module docstring. `on_changed` re-imports a file whose object is no longer the version it was pinned to; True: it
+    still is that version."""
 
     def __init__(
         self,
         engine: MetadataEngine,
         chunks: ChunkStore,
         repositories: Repositories,
-        on_changed: Callable[[Ino], Awaitable[None]],
+        on_changed: Callable[[Ino], Awaitable[bool]],
         notify: Callable[[BlocksChanged], None],
         ensure_room: Callable[[int], Awaitable[None]],
         *,
@@ -126,7 +127,8 @@ class Hydrator:
         self._ensure_room = ensure_room
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
-        self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
+        self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS))
+        """One set for each association, so that readers of a bucket that hangs do not hold up those of another."""
         self._nursery: trio.Nursery | None = None
         self._waiting = 0
         self._fetched_bytes = 0
@@ -140,7 +142,7 @@ class Hydrator:
             await trio.sleep_forever()
 
     def statistics(self) -> HydratorStatistics:
-        return HydratorStatistics(self._slots.busy, self._waiting, self._fetched_bytes, self._fetches)
+        return HydratorStatistics(sum(s.busy for s in self._slots.values()), self._waiting, self._fetched_bytes, self._fetches)
 
     # --- residency in memory ---------------------------------------------------------------------------------------------
 
@@ -250,22 +252,12 @@ class Hydrator:
         fetch, first, stop = job
         try:
             with trio.move_on_after(self._patience_seconds) as patience:
-                await self._slots.acquire(demand=demand)
-                try:
-                    await self._fetch_blocks(inode, content, first, stop)
-                finally:
-                    self._slots.release(demand=demand)
+                await self._fetch_blocks(inode, content, first, stop, demand=demand)
             if patience.cancelled_caught:
-                fetch.error = errors.RepositoryUnavailable(f"no answer from the bucket within {self._patience_seconds:.0f} s")
-        except errors.ObjectChanged as exc:
-            log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
-            await self._on_changed(inode.ino)
-            fetch.error = errors.StaleInode(f"the object changed in the bucket: {exc}")
-        except errors.ObjectNotFound as exc:
-            await self._engine.object_vanished(inode.ino)
-            fetch.error = exc
+                fetch.error = self._repositories.troubles.late(inode.ino, "no answer from the bucket", self._patience_seconds)
         except errors.S3LustreError as exc:
             fetch.error = exc
+            self._repositories.troubles.note(inode.ino, exc)
         except Exception:
             # A defect must cost one reader EIO, not everybody their mount.
             log.exception("fetch failed unexpectedly ino=%d blocks=%d-%d", inode.ino, first, stop)
@@ -277,7 +269,7 @@ class Hydrator:
                 content.fetching.pop(block, None)
             fetch.done.set()
 
-    async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int) -> None:
+    async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int, *, demand: bool) -> None:
         if inode.flags & InodeFlag.DAMAGED:
             raise errors.ContentLost(f"inode {inode.ino}: fsck found that these bytes are gone, and the bucket never had them")
         source = await self._engine.source_of(inode)
@@ -285,21 +277,40 @@ class Hydrator:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._ensure_room(max(0, end - start))
+        slots = self._slots[source.assoc]
         failures = 0
         while True:
             try:
-                await self._get(inode, source, start, end)
+                await slots.acquire(demand=demand)
+                try:
+                    await self._get(inode, source, start, end)
+                finally:
+                    slots.release(demand=demand)
                 break
             except errors.RepositoryUnavailable as exc:
                 # Bounded by the caller's patience; the client below has done its own quick retries.
                 log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
+                self._repositories.troubles.note(inode.ino, exc)
                 failures += 1
                 await trio.sleep(min(backoff_seconds(failures), _LONGEST_PAUSE_SECONDS))
+        self._repositories.troubles.forget(inode.ino)
         await self._record(inode, content, first, stop)
         self._fetches += 1
         self._fetched_bytes += max(0, end - start)
 
     async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
+        """Raises: StaleInode and ObjectNotFound only once the bucket has said so twice; other RepositoryError."""
+        try:
+            await self._get_pieces(inode, source, start, end)
+        except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
+            log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
+            if await self._on_changed(inode.ino):
+                raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
+            if isinstance(exc, errors.ObjectNotFound):
+                raise
+            raise errors.StaleInode(f"the object changed in the bucket: {exc}") from exc
+
+    async def _get_pieces(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
         store = self._repositories.of(source.assoc)
         version = ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
         while start < end:

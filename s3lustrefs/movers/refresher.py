@@ -34,29 +34,32 @@ class Refresher:
         self._notify = notify
         self.conflicts = 0
 
-    async def refresh(self, ino: Ino) -> None:
+    async def refresh(self, ino: Ino) -> bool:
         """Import the present version of a clean file's object; new opens see it. A file with local changes is left alone.
+
+        True when the object is the version known: whoever said otherwise was wrong.
 
         Raises: RepositoryError when the bucket does not say what it has.
         """
         inode = await self._engine.get(ino)
         source = await self._engine.source_of(inode)
         if source is None:
-            return
+            return False
         try:
             head = await self._repositories.of(source.assoc).head(source.key)
         except errors.ObjectNotFound:
             await self._engine.object_vanished(ino)
             self._notify(InodeInvalidation(ino, content=True))
-            return
+            return False
         if head.version.etag == source.etag:
-            return
+            return True
         replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
         if replaced is not None:
             failpoint("refresh.recorded")
             self._chunks.condemn(ino, inode.content_version, inode.chunk_bytes, inode.size)
             self._notify(InodeInvalidation(ino, content=True))
             log.info("object re-imported ino=%d key=%r", ino, source.key)
+        return False
 
     async def keep_both(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """Source: design contract `on_conflict`: the bucket's version keeps the name, ours moves beside it and is exported."""

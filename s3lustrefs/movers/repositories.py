@@ -1,11 +1,42 @@
-"""Repositories: the object store of each association, for all movers."""
+"""Repositories: the object store of each association, for all movers, and what went wrong there last."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from s3lustrefs import errors
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.repository.object_store import ObjectStore
+
+_REMEMBERED = 10_000
+
+
+class Troubles:
+    """Why content or attributes of an inode could not be fetched, until they could. In memory only: the latest few thousand."""
+
+    def __init__(self) -> None:
+        self._latest: OrderedDict[Ino, errors.S3LustreError] = OrderedDict()
+
+    def note(self, ino: Ino, error: errors.S3LustreError) -> None:
+        self._latest[ino] = error
+        self._latest.move_to_end(ino)
+        if len(self._latest) > _REMEMBERED:
+            self._latest.popitem(last=False)
+
+    def forget(self, ino: Ino) -> None:
+        self._latest.pop(ino, None)
+
+    def find(self, ino: Ino) -> errors.S3LustreError | None:
+        return self._latest.get(ino)
+
+    def late(self, ino: Ino, what: str, seconds: float) -> errors.RepositoryUnavailable:
+        """The end of somebody's patience, with the cause as far as it is known."""
+        known = self._latest.get(ino)
+        error = errors.RepositoryUnavailable(f"{what} within {seconds:.0f} s{f' ({known})' if known else ''}")
+        if known is None:
+            self.note(ino, error)
+        return error
 
 
 class Repositories:
@@ -14,6 +45,7 @@ class Repositories:
     def __init__(self) -> None:
         self._stores: dict[AssocId, ObjectStore] = {}
         self._failures: dict[AssocId, errors.RepositoryError] = {}
+        self.troubles = Troubles()
 
     def connect(self, assoc: AssocId, store: ObjectStore) -> None:
         self._stores[assoc] = store

@@ -7,10 +7,12 @@ The Host header passes unchanged, so that signatures stay valid. Usage, inside a
     proxy.add("slowdown", method="GET", path="/bucket/key", times=2)
     ... proxy.endpoint_url ...
 
-Actions: `slowdown` (503), `internal` (500), `denied` (403), `expired` (400 ExpiredToken), `html` (502 with an HTML body),
-`late-error` (200 with an <Error> body), `reset` (closed without an answer), `lost-reply` (carried out, answer dropped),
-`truncate:N` (closed after N body bytes), `stall:N` (silent after N body bytes), `hold` (the request waits until `release`),
-`hold-reply` (carried out, the answer waits until `release`).
+Actions: `slowdown` (503), `internal` (500), `denied` (403), `notfound` (404), `precondition` (412), `expired` (400 ExpiredToken),
+`skewed` (403 RequestTimeTooSkewed), `html` (502 with an HTML body), `late-error` (200 with an <Error> body), `reset` (closed
+without an answer), `lost-reply` (carried out, answer dropped), `cut-head` (closed within the headers of the answer),
+`truncate:N` (closed after N body bytes), `stall:N` (silent after N body bytes), `trickle:N` (N bytes of the body per second),
+`corrupt` (a body of the right length with one wrong byte), `hold` (the request waits until `release`), `hold-reply` (carried
+out, the answer waits until `release`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ _ANSWERS = {
     "slowdown": (503, "SlowDown", "Please reduce your request rate."),
     "internal": (500, "InternalError", "We encountered an internal error."),
     "denied": (403, "AccessDenied", "Access Denied"),
+    "notfound": (404, "NoSuchKey", "The specified key does not exist."),
+    "precondition": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "skewed": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
     "late-error": (200, "InternalError", "We encountered an internal error."),
 }
 _CHUNK = 1 << 18
@@ -33,18 +38,23 @@ _CHUNK = 1 << 18
 
 @dataclasses.dataclass
 class Rule:
-    """One fault for the requests that match, `times` times, after letting `skip` of them pass."""
+    """One fault for one in `every` of the requests that match, `times` times, after letting `skip` of them pass."""
 
     action: str
     method: str = ""
     path: str = ""
     times: int = 1
     skip: int = 0
+    every: int = 1
+    seen: int = 0
     hits: int = 0
 
     def takes(self, method: str, target: str) -> bool:
         matches = self.method in ("", method) and self.path in target
         if not matches or self.hits >= self.skip + self.times:
+            return False
+        self.seen += 1
+        if self.seen % self.every:
             return False
         self.hits += 1
         return self.hits > self.skip
@@ -100,8 +110,8 @@ class FaultProxy:
         """Set once a request is being held or has stalled."""
         self._released = trio.Event()
 
-    def add(self, action: str, *, method: str = "", path: str = "", times: int = 1, skip: int = 0) -> None:
-        self.rules.append(Rule(action, method, path, times, skip))
+    def add(self, action: str, *, method: str = "", path: str = "", times: int = 1, skip: int = 0, every: int = 1) -> None:
+        self.rules.append(Rule(action, method, path, times, skip, every))
 
     def release(self) -> None:
         """Let held requests go on; later ones may be held again."""
@@ -165,10 +175,14 @@ class FaultProxy:
         if action == "hold-reply":
             self.held.set()
             await self._released.wait()
+        if action == "cut-head":
+            await client.stream.send_all(reply[: len(reply) // 2])
+            return False
         await client.stream.send_all(_kept_alive(reply))
         if method != "HEAD" and not reply.split(b" ", 2)[1].startswith((b"204", b"304")):
             limit = int(argument) if action in ("truncate", "stall") else None
-            if not await _copy_body(server, client, reply, limit):
+            sink = _Spoiling(client.stream, action, argument) if action in ("corrupt", "trickle") else client
+            if not await _copy_body(server, sink, reply, limit):
                 if action == "stall":
                     self.held.set()
                     await trio.sleep_forever()
@@ -177,6 +191,29 @@ class FaultProxy:
             await server.stream.aclose()
             server.closed = True
         return True
+
+
+class _Spoiling:
+    """A client that gets its body with one wrong byte, or slowly."""
+
+    def __init__(self, stream: trio.abc.Stream, action: str, argument: str) -> None:
+        self._stream_below = stream
+        self._spoilt = action != "corrupt"
+        self._bytes_per_second = int(argument or 0)
+
+    @property
+    def stream(self) -> _Spoiling:
+        return self
+
+    async def send_all(self, data: bytes) -> None:
+        if not self._spoilt and data:
+            self._spoilt = True
+            data = data[:-1] + bytes([data[-1] ^ 0x20])
+        step = self._bytes_per_second // 10 or len(data)
+        for at in range(0, len(data), step):
+            await self._stream_below.send_all(data[at : at + step])
+            if self._bytes_per_second:
+                await trio.sleep(0.1)
 
 
 def _answer(action: str, *, with_body: bool) -> bytes:
@@ -208,7 +245,7 @@ def _header(head: bytes, name: bytes) -> bytes | None:
     return None
 
 
-async def _copy_body(source: _Peer, sink: _Peer | None, head: bytes, limit: int | None = None) -> bool:
+async def _copy_body(source: _Peer, sink: _Peer | _Spoiling | None, head: bytes, limit: int | None = None) -> bool:
     """Pass a body on (or drop it, without a sink); False when `limit` cut it off."""
 
     async def send(data: bytes) -> None:

@@ -80,13 +80,16 @@ class DeleteExport:
         return True
 
     async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
+        """Raises: RepositoryError; ObjectNotFound when somebody else was faster, which the next attempt finds out."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
             await self._engine.sync()
             failpoint("delete.before")
             await store.delete(known.key, Condition(known.etag))
             failpoint("delete.answered")
-        except errors.ObjectChanged:
+        except errors.ObjectChanged as exc:
+            if (await store.head(known.key)).version.etag == known.etag:
+                raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
         else:
             self.deleted_objects += 1

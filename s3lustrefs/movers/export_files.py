@@ -159,8 +159,12 @@ class FileExport:
                 failpoint("put.before")
                 written = await store.put(target.key, body, headers, condition)
                 failpoint("put.answered")
-        except errors.ObjectChanged:
-            await self._resolve(store, inode, target, await store.head(target.key))
+        except errors.ObjectChanged as exc:
+            try:
+                head = await store.head(target.key)
+            except errors.ObjectNotFound:
+                raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
+            await self._resolve(store, inode, target, head)
             return
         self.exported_bytes += inode.size
         await self._settle(inode, target, written, content=True)
@@ -233,14 +237,23 @@ class FileExport:
         elif await self._engine.find_object(source.assoc, source.key) != source:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
-            await self._engine.forget_object(source.assoc, source.key)
+            if not await self._is_there(source):
+                await self._engine.forget_object(source.assoc, source.key)
             await self._put_content(store, inode, target if there else replace(target, known=None))
+        elif await self._is_there(source):
+            raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
         else:
             await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(
                 f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
                 key=source.key.decode(),
             )
+
+    async def _is_there(self, source: ObjectRecord) -> bool:
+        try:
+            return (await self._repositories.of(source.assoc).head(source.key)).version.etag == source.etag
+        except errors.ObjectNotFound:
+            return False
 
     # --- ends ------------------------------------------------------------------------------------------------------------------
 
@@ -264,6 +277,10 @@ class FileExport:
         """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
         if await self._is_our_content(inode, head):
             await self._settle_found(inode, target, head)
+        elif target.known is not None and head.version.etag == target.known.etag:
+            raise errors.RepositoryUnavailable(
+                f"{target.key.decode()}: the endpoint says that the object changed, which it did not"
+            )
         elif await self._sent.wrote(target.association.assoc_id, target.key, head):
             await self._observe(target, head)
         else:

@@ -107,7 +107,7 @@ class BucketClient:
                 raise errors.RepositoryRejected(f"{self.where(key)}: {operation}: {error.reason}", bucket=self._bucket) from error
             except TransferFailed as error:
                 failure = error
-            if last or replies.error_code(failure.response) not in replies.EXPIRED_CODES:
+            if last or not _may_be_expired(method, failure.response):
                 break
             await self._credentials.refresh(used)
         raise self._error(failure, operation, key, meaning) from failure
@@ -147,6 +147,11 @@ class BucketClient:
             peer = Peer(self.region, self._address.tls, self._address.host)
             self._crt = CrtClient(peer, self._credentials.current, self._stall_seconds)
         return self._crt
+
+
+def _may_be_expired(method: str, response: Response) -> bool:
+    """Answers to HEAD have no body, hence no code: Amazon says just 400 there when the token has expired."""
+    return replies.error_code(response) in replies.EXPIRED_CODES or (method == "HEAD" and response.status == 400)
 
 
 def body_length(body: FileSlice | bytes) -> int:

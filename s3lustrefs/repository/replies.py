@@ -36,7 +36,13 @@ _WRONG_REGION_CODES = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
 _DENIED_CODES = frozenset({"InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "RequestTimeTooSkewed"})
-_STATUS_WORDS = {403: "access denied", 404: "not found", 412: "a condition does not hold", 503: "the endpoint is overloaded"}
+_STATUS_WORDS = {
+    400: "refused without a reason, as for credentials that have expired",
+    403: "access denied",
+    404: "not found",
+    412: "a condition does not hold",
+    503: "the endpoint is overloaded",
+}
 """For answers without a body, such as every answer to HEAD."""
 _MAX_REASON = 300
 

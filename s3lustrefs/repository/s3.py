@@ -166,9 +166,21 @@ class S3Store:
                 headers.append(self._if_match(condition))
             elif condition is not None:
                 self._compare(key, (await self.head(key)).version.etag, condition)
-            await self._client.call("DeleteObject", "DELETE", key, headers=headers)
         except errors.ObjectNotFound:
             log.debug("object delete found none bucket=%s", self.bucket)
+            return
+        try:
+            await self._client.call("DeleteObject", "DELETE", key, headers=headers)
+        except errors.ObjectNotFound:
+            await self._check_gone(key)
+
+    async def _check_gone(self, key: bytes) -> None:
+        """Few endpoints answer 404 to DELETE: Amazon says 204 whether there was an object or not."""
+        try:
+            await self.head(key)
+        except errors.ObjectNotFound:
+            return
+        raise errors.RepositoryUnavailable(f"{self._client.where(key)}: DELETE finds no object, but there is one")
 
     # --- multipart uploads -----------------------------------------------------------------------------------------------
 

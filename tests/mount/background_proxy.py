@@ -35,8 +35,12 @@ class BackgroundProxy:
         self._token = token
         self.endpoint_url = proxy.endpoint_url
 
-    def add(self, action: str, *, method: str = "", path: str = "", times: int = 1, skip: int = 0) -> None:
-        self._proxy.add(action, method=method, path=path, times=times, skip=skip)
+    def add(self, action: str, *, method: str = "", path: str = "", times: int = 1, skip: int = 0, every: int = 1) -> None:
+        self._proxy.add(action, method=method, path=path, times=times, skip=skip, every=every)
+
+    def hits(self) -> int:
+        """How many requests have met with a fault so far."""
+        return sum(1 for _, _, action in self._proxy.log if action)
 
     def clear_faults(self) -> None:
         """No more faults for new requests; held ones go on."""

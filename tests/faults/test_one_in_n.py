@@ -1,0 +1,52 @@
+"""One request in N goes wrong, whatever it asks for: every byte read is right, and what was written is in the bucket."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.faults.job import Job
+from tests.mount.background_proxy import BackgroundProxy
+from tests.mount.site import Site
+
+long = pytest.mark.long
+QUICK = ["slowdown", "reset", "lost-reply", "cut-head", "truncate:100", "expired"]
+QUICK_TOO = [pytest.param(fault, marks=long) for fault in ("internal", "html", "trickle:50000")]
+"""A retry is the cure: no application notices."""
+TERMINAL = ["denied", "notfound", "precondition", pytest.param("skewed", marks=long)]
+"""The endpoint gives a definite answer, which happens to be wrong."""
+
+
+@pytest.fixture
+def job(here: Site) -> Job:
+    here.expected_log += ["failed", "not fetched", "conflict", "errno=(EACCES|EIO)", "left behind"]
+    job = Job(here, "job")
+    job.seed()
+    return job
+
+
+def run(job: Job, proxy: BackgroundProxy) -> None:
+    job.read_everything()
+    job.change_everything()
+    job.site.cli("drain", job.site.root, "--timeout", "2", check=False)
+    assert proxy.hits()
+    proxy.clear_faults()
+    job.site.drain()
+    job.check_bucket()
+
+
+@pytest.mark.parametrize("fault", [*QUICK, *QUICK_TOO])
+def test_passing_fault_is_not_noticed(job: Job, proxy: BackgroundProxy, fault: str) -> None:
+    job.site.mount()
+    proxy.add(fault, every=5, times=10**6)
+    run(job, proxy)
+    assert job.excused == []
+
+
+@pytest.mark.parametrize("fault", TERMINAL)
+def test_wrong_refusal_harms_nothing(job: Job, proxy: BackgroundProxy, fault: str) -> None:
+    job.site.mount()
+    proxy.add(fault, every=7, times=10**6)
+    run(job, proxy)
+    assert set(job.excused) <= ({errno.EACCES} if fault in ("denied", "skewed") else set())

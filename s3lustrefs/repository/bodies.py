@@ -14,6 +14,7 @@ import re
 from s3lustrefs import errors
 from s3lustrefs.repository.object_store import FileSlice, ObjectVersion
 from s3lustrefs.repository.replies import Response, bare_etag
+from s3lustrefs.repository.verification import MOST_BYTES, Md5Etags, Verification
 
 
 def storage_error(error: OSError, doing: str) -> errors.StorageError:
@@ -70,18 +71,28 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 class RangeSink:
     """Checks that an answer is exactly `[start, end)` of one version and takes its bytes, to a file or to memory.
 
-    ETag and Content-Range are checked before the first byte is taken, so that no byte of another version lands anywhere.
+    ETag and Content-Range are checked before the first byte is taken, so that no byte of another version lands anywhere. A whole
+    object is also compared with its checksum, after its last byte.
     """
 
-    def __init__(self, where: str, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0) -> None:
+    def __init__(
+        self, where: str, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0,
+        md5: Md5Etags | None = None,
+    ) -> None:  # fmt: skip
         self._where = where
         self._version = version
         self._start = start
         self._end = end
         self._fd = fd
         self._fd_offset = fd_offset
+        self._md5 = md5 or Md5Etags(known=False)
         self._taken = 0
+        self._verification: Verification | None = None
         self.data = bytearray()
+
+    @property
+    def is_whole(self) -> bool:
+        return (self._start, self._end) == (0, self._version.size)
 
     def begin(self, response: Response) -> None:
         if response.status >= 300:
@@ -91,6 +102,16 @@ class RangeSink:
         etag = bare_etag(response.headers.get("etag", ""))
         if etag != self._version.etag:
             raise errors.ObjectChanged(f"{self._where}: has ETag {etag or 'none'} now, expected {self._version.etag}")
+        self._check_range(response)
+        if self.is_whole and self._end <= MOST_BYTES:
+            self._verification = Verification(response.headers, etag, self._md5)
+
+    def _check_range(self, response: Response) -> None:
+        length = response.headers.get("content-length", "")
+        if self.is_whole and "content-range" not in response.headers and length:
+            if int(length) != self._end:
+                raise errors.ObjectChanged(f"{self._where}: has {length} bytes now, expected {self._end}")
+            return
         stated = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
         if stated is None:
             raise errors.RepositoryRejected(f"{self._where}: the endpoint ignores Range")
@@ -104,6 +125,8 @@ class RangeSink:
         """Take the next bytes. `offset` is the CRT's own count, relative for some request types, absolute for others: not used."""
         if self._taken + len(chunk) > self._end - self._start:
             raise errors.RepositoryRejected(f"{self._where}: more bytes came than were asked for")
+        if self._verification is not None:
+            self._verification.update(chunk)
         if self._fd is None:
             self.data += chunk
             self._taken += len(chunk)
@@ -118,6 +141,8 @@ class RangeSink:
             view = view[written:]
 
     def finish(self) -> None:
-        """Raises: RepositoryUnavailable when bytes are missing."""
+        """Raises: RepositoryUnavailable when bytes are missing or wrong."""
         if self._taken != self._end - self._start:
             raise errors.RepositoryUnavailable(f"{self._where}: {self._taken} of {self._end - self._start} bytes came")
+        if self._verification is not None and (defect := self._verification.defect()):
+            raise errors.RepositoryUnavailable(f"{self._where}: {defect}")

@@ -76,6 +76,8 @@ class Capabilities:
     complete_if_match: bool = False
     copy_source_if_match: bool = False
     delete_if_match: bool = False
+    etag_is_md5: bool = False
+    """The ETag of an object written in one piece is its MD5 sum. False: not known."""
     versioning: str = "Unversioned"
     """Unversioned, Enabled or Suspended."""
 

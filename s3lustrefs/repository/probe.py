@@ -251,6 +251,7 @@ class Survey:
             complete_if_match=found.complete_if_match,
             copy_source_if_match=found.copy_source_if_match,
             delete_if_match=found.delete_if_match,
+            etag_is_md5=found.etag_is_md5,
         )
         yield from _condition_findings(found)
 

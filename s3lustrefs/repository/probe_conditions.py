@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import botocore.exceptions
 
 WRONG_ETAG = "00000000000000000000000000000000"
+_BODY = b"s3lustrefs"
 _REFUSALS = frozenset({304, 409, 412})
 
 
@@ -29,6 +31,7 @@ class Conditions:
     complete_if_match: bool = False
     copy_source_if_match: bool = False
     delete_if_match: bool = False
+    etag_is_md5: bool = False
 
 
 def probe_conditions(client: Any, bucket: str, key: str) -> Conditions:
@@ -51,6 +54,7 @@ class _Probe:
         found = Conditions()
         try:
             self._put()
+            found.etag_is_md5 = self.etag == hashlib.md5(_BODY, usedforsecurity=False).hexdigest()
             found.put_if_none_match = self._refused(lambda: self._put(IfNoneMatch="*"))
             self._probe_put_if_match(found)
             found.get_if_match = self._refused(lambda: self._get(WRONG_ETAG)) and not self._refused(lambda: self._get(self.etag))
@@ -81,7 +85,7 @@ class _Probe:
         return False
 
     def _put(self, **condition: str) -> None:
-        answer = self.client.put_object(Bucket=self.bucket, Key=self.key, Body=b"s3lustrefs", **condition)
+        answer = self.client.put_object(Bucket=self.bucket, Key=self.key, Body=_BODY, **condition)
         self._remember(answer)
         self.etag = answer.get("ETag", "").strip('"')
 

@@ -34,6 +34,7 @@ from s3lustrefs.repository.object_store import (
     UploadedPart,
 )
 from s3lustrefs.repository.replies import Response
+from s3lustrefs.repository.verification import CHECKSUM_MODE, MOST_BYTES, Md5Etags
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class S3Store:
         self.capabilities = capabilities
         self.credentials = credentials
         self._stall_seconds = stall_seconds
+        self._md5 = Md5Etags(known=capabilities.etag_is_md5)
         self._client = BucketClient(endpoint, bucket, credentials, stall_seconds)
         self.region = self._client.region
 
@@ -81,10 +83,11 @@ class S3Store:
         return _head_of(response)
 
     async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
-        await self._get(key, version, start, end, RangeSink(self._client.where(key), version, start, end, fd, fd_offset))
+        sink = RangeSink(self._client.where(key), version, start, end, fd, fd_offset, self._md5)
+        await self._get(key, version, start, end, sink)
 
     async def get_bytes(self, key: bytes, version: ObjectVersion, start: int, end: int) -> bytes:
-        sink = RangeSink(self._client.where(key), version, start, end, None)
+        sink = RangeSink(self._client.where(key), version, start, end, None, md5=self._md5)
         await self._get(key, version, start, end, sink)
         return bytes(sink.data)
 
@@ -96,7 +99,11 @@ class S3Store:
             raise errors.RepositoryRejected(f"{self._client.where(key)}: GET tagging: {error}", bucket=self.bucket) from error
 
     async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> None:
-        headers: Headers = [("range", f"bytes={start}-{end - 1}")]
+        headers: Headers = []
+        if sink.is_whole and end <= MOST_BYTES:
+            headers.append(CHECKSUM_MODE)  # Amazon states none for a range, even when that is all there is
+        else:
+            headers.append(("range", f"bytes={start}-{end - 1}"))
         query: Headers = []
         if self.capabilities.get_if_match:
             headers.append(("if-match", f'"{version.etag}"'))

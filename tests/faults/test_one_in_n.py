@@ -50,3 +50,14 @@ def test_wrong_refusal_harms_nothing(job: Job, proxy: BackgroundProxy, fault: st
     proxy.add(fault, every=7, times=10**6)
     run(job, proxy)
     assert set(job.excused) <= ({errno.EACCES} if fault in ("denied", "skewed") else set())
+
+
+def test_wrong_bytes_of_the_right_length_are_never_shown(job: Job, proxy: BackgroundProxy) -> None:
+    """Objects fetched in one piece: nothing states what a part of an object must be."""
+    job.site.mount()
+    for kind in ("s", "m"):
+        proxy.add("corrupt", method="GET", path=f"/job/{kind}", every=3, times=10**6)
+    job.read_everything()
+    assert proxy.hits() > 8
+    assert "do not have the MD5 sum" in job.site.log()
+    assert job.excused == []

@@ -193,6 +193,13 @@ _REFUSED = {
     "AWS_ERROR_HTTP_INVALID_HEADER_NAME": "a header to be sent has a name that HTTP does not allow",
 }
 
+_ANSWERED = {
+    "AWS_ERROR_S3_REQUEST_TIME_TOO_SKEWED": (403, "RequestTimeTooSkewed"),
+    "AWS_ERROR_S3_SLOW_DOWN": (503, "SlowDown"),
+    "AWS_ERROR_S3_INTERNAL_ERROR": (500, "InternalError"),
+}
+"""Errors that stand for an answer which the CRT does not hand over."""
+
 
 def _translated(error: BaseException) -> BaseException:
     """Give the CRT's error its answer, so that only this module knows awscrt's exceptions."""
@@ -200,6 +207,9 @@ def _translated(error: BaseException) -> BaseException:
         headers = {name.lower(): value for name, value in error.headers or []}
         return TransferFailed(str(error.name), Response(error.status_code or 0, headers, error.body or b""))
     name = getattr(error, "name", "")
+    if name in _ANSWERED:
+        status, code = _ANSWERED[name]
+        return TransferFailed(str(error), Response(status, {}, b"<Error><Code>%s</Code></Error>" % code.encode()))
     if name in _REFUSED:
         return Refused(_REFUSED[name], NO_RESPONSE)
     if name.startswith("AWS_"):

@@ -53,6 +53,7 @@ from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
@@ -95,7 +96,9 @@ class Daemon:
         self._invalidator = Invalidator()
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
+        self._sweepers: dict[AssocId, Sweeper] = {}
         self._credentials: dict[AssocId, Credentials] = {}
+        self._targets: dict[AssocId, ListingTarget] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
@@ -183,6 +186,7 @@ class Daemon:
         target = ListingTarget(
             association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
         )
+        self._targets[association.assoc_id] = target
         self._importers[association.assoc_id] = Importer(
             self._engine, association, target, credentials, self._invalidator.notify, self._headers
         )
@@ -195,6 +199,12 @@ class Daemon:
         self._hydrator = Hydrator(
             engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, self._ensure_room
         )
+        for association in engine.associations():
+            assoc = association.assoc_id
+            self._sweepers[assoc] = Sweeper(
+                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
+                self._headers, self._hydrator, chunks, self._refresher.refresh, self._invalidator.notify,
+            )  # fmt: skip
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(
             engine,
@@ -214,7 +224,7 @@ class Daemon:
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
-            status, self._operations.requests, self._mount_point, str(config.state_dir),
+            self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
             tuple(map(str, config.cache_dirs)), config.read_only,
         )  # fmt: skip
         self._control = ControlServer(control_path, NativeApi(parts).operations())
@@ -241,6 +251,8 @@ class Daemon:
                     await nursery.start(self._exporter.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
+                for sweeper in self._sweepers.values():
+                    await nursery.start(sweeper.run)
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)

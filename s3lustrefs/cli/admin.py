@@ -144,6 +144,7 @@ def install_helper(directory: str) -> None:
 cli.add_command(draining.drain_command)
 cli.add_command(reports.status)
 cli.add_command(reports.why)
+cli.add_command(reports.refresh)
 cli.add_command(reports.hsm)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)

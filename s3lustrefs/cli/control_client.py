@@ -26,7 +26,7 @@ def reachable_address(path: str) -> Iterator[str]:
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, socket_path: str, timeout: float) -> None:
+    def __init__(self, socket_path: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
         self._socket_path = socket_path
 
@@ -40,7 +40,7 @@ class _Connection(http.client.HTTPConnection):
 class ControlClient:
     """Operations of one mount's daemon."""
 
-    def __init__(self, socket_path: str, *, prefix: str = "S3LustreFS", timeout: float = ANSWER_SECONDS) -> None:
+    def __init__(self, socket_path: str, *, prefix: str = "S3LustreFS", timeout: float | None = ANSWER_SECONDS) -> None:
         self._socket_path = socket_path
         self._prefix = prefix
         self._timeout = timeout

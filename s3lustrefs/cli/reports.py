@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import click
@@ -77,6 +78,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo(
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
+        click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
@@ -84,6 +86,17 @@ def _print_status(answer: dict[str, Any]) -> None:
 
 def _events_text(events: list[str]) -> str:
     return "+".join(event.lower() for event in events) or "off"
+
+
+def _sweep_text(sweep: dict[str, Any] | None) -> str:
+    if sweep is None or not (sweep["at"] or sweep["error"]):
+        return "none yet"
+    if sweep["error"]:
+        return f"failed: {sweep['error']}"
+    return (
+        f"{time_text(max(0.0, time.time() - sweep['at']))} ago, {sweep['objects']:,} objects in {time_text(sweep['seconds'])}: "
+        f"{sweep['new']:,} new, {sweep['changed']:,} changed, {sweep['deleted']:,} deleted"
+    )
 
 
 def _import_text(progress: dict[str, Any]) -> str:
@@ -128,6 +141,30 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
     target, inside = find(mount, [path])
     answer: dict[str, Any] = target.client().call("Why", path=inside[0])
     click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+
+
+@click.command()
+@click.argument("path")
+@_mount_option
+@_json_option
+def refresh(path: str, mount: str | None, as_json: bool) -> None:
+    """Look at once for changes in the bucket: of PATH, or of everything below it if it is a directory.
+
+    New objects become files, changed ones are read anew, deleted ones go, whatever auto_import says. Files with changes of
+    their own stay. Returns when that is done.
+
+    \b
+    Example:  s3lustrefs refresh /mnt/run/input
+    """
+    target, inside = find(mount, [path])
+    answer: dict[str, Any] = target.client(timeout=None).call("Refresh", path=inside[0])
+    if as_json:
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(
+            f"{path}: {answer['objects']:,} objects looked at, {answer['new']:,} new, {answer['changed']:,} changed, "
+            f"{answer['deleted']:,} deleted, {time_text(answer['seconds'])}"
+        )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3lustrefs.cli.control_client import ControlClient
+from s3lustrefs.cli.control_client import ANSWER_SECONDS, ControlClient
 from s3lustrefs.cli.mount_checks import is_dead
 from s3lustrefs.cli.mountinfo import MOUNTINFO, MountEntry, holding, mounted_at, read_mounts
 from s3lustrefs.errors import DaemonUnreachable, MountPointError
@@ -22,15 +22,15 @@ class Target:
 
     mount_point: str
 
-    def client(self) -> ControlClient:
-        """Raises: DaemonUnreachable."""
+    def client(self, *, timeout: float | None = ANSWER_SECONDS) -> ControlClient:
+        """`timeout` None: for operations that take as long as they take. Raises: DaemonUnreachable."""
         if is_dead(self.mount_point):
             raise DaemonUnreachable(
                 f"{self.mount_point}: its daemon is gone; mount it again (what was not exported is exported then), "
                 f"or clear it with `umount -l {self.mount_point}`"
             )
         try:
-            return ControlClient(os.fsdecode(os.getxattr(self.mount_point, CONTROL_XATTR)))
+            return ControlClient(os.fsdecode(os.getxattr(self.mount_point, CONTROL_XATTR)), timeout=timeout)
         except OSError as exc:
             raise DaemonUnreachable(f"{self.mount_point}: the mount does not name its control socket: {exc.strerror}") from exc
 

@@ -25,6 +25,7 @@ from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sweeper import Sweeper
 
 _SCAN = 500
 _MOST_LISTED = 1000
@@ -43,6 +44,7 @@ class Parts:
     refresher: Refresher
     repositories: Repositories
     importers: Mapping[AssocId, Importer]
+    sweepers: Mapping[AssocId, Sweeper]
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -91,6 +93,7 @@ class NativeApi:
             "Why": self.why,
             "HsmState": self.hsm_state,
             "Skipped": self.skipped,
+            "Refresh": self.refresh,
         }
 
     # --- status --------------------------------------------------------------------------------------------------------
@@ -142,10 +145,15 @@ class NativeApi:
                 "skipped": len(await self._p.engine.skipped(a)),
                 "headers_pending": self._p.headers.pending if a.posix_metadata != "off" else 0,
             },
+            "sweep": self._sweep(a.assoc_id),
             "auto_import": sorted(a.auto_import),
             "auto_export": sorted(a.auto_export),
             "capabilities": a.capabilities or {},
         }
+
+    def _sweep(self, assoc: AssocId) -> dict[str, Any] | None:
+        sweeper = self._p.sweepers.get(assoc)
+        return {**asdict(sweeper.last), "error": sweeper.error or None} if sweeper else None
 
     async def _export(self) -> dict[str, Any]:
         queue = await self._count_queue()
@@ -237,6 +245,29 @@ class NativeApi:
             else:
                 states.append({"path": path, "error": "not a regular file"})
         return {"states": states}
+
+    async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Bring a file, or everything below a directory, into line with the bucket now; answers when that is done.
+
+        A path that is not there means the directory it would be in.
+        """
+        path = str(request.get("path", "/")).rstrip("/").encode()
+        try:
+            inode = await self._p.engine.resolve(path)
+        except errors.NotFound:
+            path = path.rpartition(b"/")[0]
+            inode = await self._p.engine.resolve(path)
+        location = await self._p.engine.locate(inode)
+        if location is None:
+            raise errors.NotInRepository(
+                f"{path.decode(errors='replace') or '/'} is in no association: it has nothing to refresh from"
+            )
+        sweeper = self._p.sweepers[location.association.assoc_id]
+        if inode.is_dir:
+            result = await sweeper.sweep(location.relative)
+        else:
+            result = await sweeper.look_at(inode, location.key)
+        return asdict(result)
 
     async def skipped(self, request: dict[str, Any]) -> dict[str, Any]:
         wanted = request.get("association_id")

@@ -190,13 +190,12 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
 def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
     """The bucket no longer has a clean file's object: missing bytes are lost for good, resident ones stay.
 
-    It is not exported again of itself: somebody wanted the object gone.
+    It is not exported again of itself: somebody wanted the object gone. What is known of the object stays, so that the next
+    sweep can take the name with it, and an export make a new object.
     """
     inode = records.find_inode(txn, ino)
     if inode is None or not inode.source_assoc:
         return
-    if inode.is_complete:
-        records.delete_object(txn, inode.source_assoc, inode.source_key)
     if inode.hsm & Hsm.ARCHIVED:
         inode.hsm |= Hsm.LOST
     inode.ctime_ns = now_ns

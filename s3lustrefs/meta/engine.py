@@ -11,13 +11,15 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
-from s3lustrefs.meta.listing import Applied, PreparedEntry
+from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
+from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
@@ -192,9 +194,20 @@ class MetadataEngine(Protocol):
     async def apply_listing(
         self, association: Association, groups: Sequence[tuple[bytes, Sequence[PreparedEntry]]],
         markers: Iterable[tuple[bytes, int, bytes, int, bytes]] = (), skipped: Iterable[tuple[bytes, str]] = (),
-        directories: Iterable[bytes] = (),
+        directories: Iterable[bytes] = (), sweep: Sweep | None = None,
     ) -> Applied:  # fmt: skip
-        """One batch of a listing; repeating it changes nothing."""
+        """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
+
+    def sweep(self, events: frozenset[str]) -> AbstractContextManager[Sweep]:
+        """To be entered before a listing is asked for, and held until its last batch is applied."""
+
+    async def vanished_suspects(
+        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+    ) -> list[bytes]:
+        """Known keys in `(span[0], span[1]]` (None: no limit) that are not among those listed there."""
+
+    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
+        """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         """The bucket has another version of a clean file's object; None when the file is dirty or gone."""

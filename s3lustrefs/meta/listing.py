@@ -2,7 +2,8 @@
 
 One idempotent rule for every listed object, compared with the objects table and the dentries:
 unknown object and free name: a new, cold file. Same ETag as known: nothing. Other ETag: new content of a clean file. A file
-with local changes is left alone: its export will find the difference by its condition.
+with local changes is left alone: its export will find the difference by its condition. A later listing of the same prefix (a
+sweep) follows the same rule, as far as the association's policy goes; what it no longer finds is `vanished`'s matter.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from s3lustrefs.meta import attributes, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
+from s3lustrefs.meta.location import walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.store import Txn
@@ -82,13 +84,32 @@ class Applied:
     """New directories."""
     grown: set[Ino] = field(default_factory=set)
     """Older directories whose link count went up, since they got new directories."""
+    appeared: list[tuple[Ino, bytes]] = field(default_factory=list)
+    """Of a sweep: new names, which the kernel may remember as absent."""
+    outdated: list[Inode] = field(default_factory=list)
+    """Changed files as they were before: their bytes are of no more use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is different when an association is listed again: the events to act on, and objects (by table key) that
+    changed here since the listing began, of which it may tell an old story."""
+
+    events: frozenset[str]
+    touched: set[bytes]
 
 
 class ListingApplier:
     """Applies prepared groups of one association. `allocate` hands out an inode number inside the transaction."""
 
     def __init__(
-        self, txn: Txn, association: Association, now_ns: int, allocate: Callable[[], Ino], in_use: Callable[[Ino], bool]
+        self,
+        txn: Txn,
+        association: Association,
+        now_ns: int,
+        allocate: Callable[[], Ino],
+        in_use: Callable[[Ino], bool],
+        sweep: Sweep | None = None,
     ) -> None:
         self._txn = txn
         self._association = association
@@ -96,6 +117,9 @@ class ListingApplier:
         self._now_ns = now_ns
         self._allocate = allocate
         self._in_use = in_use
+        self._sweep = sweep
+        self._takes_new = sweep is None or "NEW" in sweep.events
+        self._takes_changed = sweep is None or "CHANGED" in sweep.events
         self.applied = Applied()
 
     def group(self, directory: bytes, entries: Sequence[PreparedEntry]) -> None:
@@ -104,29 +128,47 @@ class ListingApplier:
             return
         if len({entry[0] for entry in entries}) < len(entries):
             entries = list({entry[0]: entry for entry in entries}.values())
-        parent = self.directory(directory)
+        base = self._prefix + (directory + b"/" if directory else b"")
+        objects = [self._object_key(base + entry[0]) for entry in entries]
+        known = self._txn.get_many(Table.OBJECTS, objects)
+        differing = [
+            (object_key, known.get(object_key), entry)
+            for object_key, entry in zip(objects, entries, strict=True)
+            if not self._is_known(object_key, known.get(object_key), entry[2])
+        ]
+        # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
+        if not differing:
+            return
+        parent = self._directory_for_new(directory)
         if parent is None:
-            for name, _, _ in entries:
-                self.skip(directory + b"/" + name, FILE_IN_THE_WAY)
+            if self._takes_new:
+                for _, _, (name, _, _) in differing:
+                    self.skip(directory + b"/" + name, FILE_IN_THE_WAY)
             return
         parent_key = schema.pack_u64(parent)
-        base = self._prefix + (directory + b"/" if directory else b"")
-        dentries = [parent_key + entry[0] for entry in entries]
-        objects = [self._object_key(base + entry[0]) for entry in entries]
-        taken = self._txn.get_many(Table.DENTRIES, dentries)
-        known = self._txn.get_many(Table.OBJECTS, objects)
+        taken = self._txn.get_many(Table.DENTRIES, [parent_key + entry[0] for _, _, entry in differing])
         fresh = []
-        for dentry, object_key, entry in zip(dentries, objects, entries, strict=True):
-            seen = known.get(object_key)
-            if seen is not None and _same_version(seen, entry[2]):
-                continue
+        for object_key, seen, entry in differing:
+            dentry = parent_key + entry[0]
             if dentry in taken:
-                self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
-            else:
+                if seen is None or self._takes_changed:
+                    self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
+            elif self._takes_new:
                 if seen is not None and seen[:8] != _NOBODY:
                     self._take_from(object_key, seen)
                 fresh.append((dentry, object_key, schema.pack_u64(self._allocate()), entry))
         self._insert(parent_key, fresh)
+
+    def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
+        """Whether there is nothing to do about a listed object."""
+        if seen is not None and _same_version(seen, listed):
+            return True
+        return self._sweep is not None and object_key in self._sweep.touched
+
+    def _directory_for_new(self, path: bytes) -> Ino | None:
+        if not self._takes_new:
+            return walk(self._txn, Ino(self._association.root_ino), path)
+        return self.directory(path)
 
     def _take_from(self, object_key: bytes, seen: bytes) -> None:
         """The object of a file that was renamed here, and not yet there, has new content: that is a new file."""
@@ -141,10 +183,20 @@ class ListingApplier:
     def _insert(self, parent_key: bytes, fresh: list[tuple[bytes, bytes, bytes, PreparedEntry]]) -> None:
         """New files of one directory: (dentry key, object key, ino key, entry)."""
         if fresh:
+            if self._sweep is not None:
+                self._announce(schema.decode_u64(parent_key), [entry[0] for _, _, _, entry in fresh])
             self._txn.put_many(Table.INODES, [(ino, parent_key + entry[1]) for _, _, ino, entry in fresh])
             self._txn.put_many(Table.DENTRIES, [(dentry, ino) for dentry, _, ino, _ in fresh])
             self._txn.put_many(Table.OBJECTS, [(key, ino + entry[2]) for _, key, ino, entry in fresh])
             self.applied.new += len(fresh)
+
+    def _announce(self, parent: Ino, names: list[bytes]) -> None:
+        """A directory that somebody may have listed gets these names."""
+        inode = records.get_inode(self._txn, parent)
+        inode.mtime_ns = inode.ctime_ns = self._now_ns
+        records.put_inode(self._txn, inode)
+        self.applied.grown.add(parent)
+        self.applied.appeared += [(parent, name) for name in names]
 
     def _observe_changed(self, taken: bytes, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> None:
         ino = schema.decode_u64(taken)
@@ -156,6 +208,8 @@ class ListingApplier:
         if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
             if attributes.replace_content(self._txn, ino, seen, self._now_ns) is not None:
                 self.applied.changed.append(ino)
+                if inode is not None:
+                    self.applied.outdated.append(inode)
 
     def directory(self, path: bytes) -> Ino | None:
         """The directory at a relative path, made with its parents where missing; None: a changed file is in the way."""
@@ -191,23 +245,23 @@ class ListingApplier:
     def _make_directory(self, parent: Ino, name: bytes) -> Ino:
         ino = make_directory(self._txn, parent, name, self._association, self._now_ns, self._allocate())
         self.applied.made.add(ino)
+        if self._sweep is not None:
+            self._announce(parent, [name])
         if parent not in self.applied.made:
             self.applied.grown.add(parent)
         return ino
 
     def marker(self, path: bytes, size: int, etag: bytes, mtime_ns: int, storage_class: bytes) -> None:
         """A `dir/` object: the directory exists, and its headers are still to be asked for."""
-        ino = self.directory(path)
-        if ino is None:
-            self.skip(path + b"/", FILE_IN_THE_WAY)
-            return
         key = self._prefix[2:] + path + b"/" if path else self._prefix[2:]
-        if not key:
-            return
         table_key = schema.object_key(self._association.assoc_id, key)
         tail = schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
-        known = self._txn.get(Table.OBJECTS, table_key)
-        if known is not None and _same_version(known, tail):
+        if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail):
+            return
+        ino = self._directory_for_new(path)
+        if ino is None:
+            if self._takes_new:
+                self.skip(path + b"/", FILE_IN_THE_WAY)
             return
         self._txn.put(Table.OBJECTS, table_key, schema.pack_u64(ino) + tail)
         inode = records.get_inode(self._txn, ino)

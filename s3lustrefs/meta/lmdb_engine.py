@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from s3lustrefs import errors
@@ -22,11 +23,12 @@ from s3lustrefs.meta import (
     namespace,
     records,
     schema,
+    vanished,
     writes,
 )
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.export_targets import ExportView
-from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry
+from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location, LocationMap
 from s3lustrefs.meta.schema import (
     SUPER_NEXT_INO,
@@ -37,6 +39,7 @@ from s3lustrefs.meta.schema import (
     Table,
 )
 from s3lustrefs.meta.store import Store, Txn
+from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
@@ -307,11 +310,12 @@ class LmdbEngine:
         markers: Iterable[tuple[bytes, int, bytes, int, bytes]] = (),
         skipped: Iterable[tuple[bytes, str]] = (),
         directories: Iterable[bytes] = (),
+        sweep: Sweep | None = None,
     ) -> Applied:
         """One prepared batch; `directories` are relative paths known only by what is below them."""
         first = self._next_ino
         with self._store.begin() as txn:
-            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use)
+            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use, sweep)
             for path in directories:
                 applier.directory(path)
             for marker in markers:
@@ -323,6 +327,27 @@ class LmdbEngine:
             self._save_next_ino(txn)
         self._inodes += self._next_ino - first - len(applier.applied.replaced)
         return applier.applied
+
+    @contextmanager
+    def sweep(self, events: frozenset[str]) -> Iterator[Sweep]:
+        touched: set[bytes] = set()
+        self._store.object_watchers.append(touched)
+        try:
+            yield Sweep(events, touched)
+        finally:
+            self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
+
+    async def vanished_suspects(
+        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+    ) -> list[bytes]:
+        keys = {schema.object_key(association.assoc_id, key) for key in listed}
+        return vanished.suspects(self._txn(), association, span, keys, sweep)
+
+    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
+        with self._store.begin() as txn:
+            removed = vanished.remove(txn, self._locations, association, key, self._now(), self._in_use, sweep)
+        self._inodes -= removed is not None and not removed.inode.nlink
+        return removed
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         with self._store.begin() as txn:

@@ -52,7 +52,7 @@ def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: In
         inode.chunk_bytes = location.association.chunk_bytes if location else _SCRATCH_CHUNK_BYTES
     records.put_inode(txn, inode)
     records.put_dentry(txn, parent, name, inode.ino)
-    _touch_dir(txn, directory, inode.ctime_ns, links=1 if inode.is_dir else 0)
+    touch_dir(txn, directory, inode.ctime_ns, links=1 if inode.is_dir else 0)
     if location is not None and inode.is_exportable:
         state = JournalState.OPEN if open_for_write else JournalState.DUE
         journal.mark(txn, inode.ino, Change.CONTENT | Change.NAME, inode.ctime_ns, state=state)
@@ -79,7 +79,7 @@ def link(txn: Txn, locations: LocationMap, ino: Ino, parent: Ino, name: bytes, n
     inode.nlink += 1
     inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
-    _touch_dir(txn, directory, now_ns)
+    touch_dir(txn, directory, now_ns)
     if locations.of_directory(txn, parent) is not None and inode.is_exportable:
         journal.mark(txn, ino, Change.NAME, now_ns)
     return inode
@@ -94,8 +94,8 @@ def unlink(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, now_ns: i
     if inode.is_dir:
         raise errors.IsADirectory(f"{name!r} is a directory")
     _lose_name(txn, locations, inode, parent, name, now_ns)
-    _drop_link(txn, inode, parent, name, now_ns, in_use)
-    _touch_dir(txn, records.get_dir(txn, parent), now_ns)
+    drop_link(txn, inode, parent, name, now_ns, in_use)
+    touch_dir(txn, records.get_dir(txn, parent), now_ns)
     return inode
 
 
@@ -104,8 +104,8 @@ def rmdir(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, now_ns: in
     inode = records.get_child(txn, parent, name)
     _check_removable_dir(txn, locations, inode)
     _lose_name(txn, locations, inode, parent, name, now_ns)
-    _drop_link(txn, inode, parent, name, now_ns, in_use)
-    _touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1)
+    drop_link(txn, inode, parent, name, now_ns, in_use)
+    touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1)
     return inode
 
 
@@ -129,7 +129,7 @@ def _lose_name(
     journal.mark_key_lost(txn, location.association, key, now_ns, subtree=subtree)
 
 
-def _drop_link(txn: Txn, inode: Inode, parent: Ino, name: bytes, now_ns: int, in_use: Callable[[Ino], bool]) -> None:
+def drop_link(txn: Txn, inode: Inode, parent: Ino, name: bytes, now_ns: int, in_use: Callable[[Ino], bool]) -> None:
     """Remove one dentry and account for it in the inode; `inode` is updated in place."""
     records.delete_dentry(txn, parent, name)
     inode.ctime_ns = now_ns
@@ -211,8 +211,8 @@ def rename(
     records.delete_dentry(txn, parent, name)
     _take_name(txn, locations, inode, (parent, name), new_parent, new_name, now_ns)
     moved_dir = 1 if inode.is_dir else 0
-    _touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-moved_dir)
-    _touch_dir(txn, records.get_dir(txn, new_parent), now_ns, links=moved_dir)
+    touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-moved_dir)
+    touch_dir(txn, records.get_dir(txn, new_parent), now_ns, links=moved_dir)
     return victim
 
 
@@ -240,12 +240,12 @@ def _replace_victim(
 ) -> None:
     if inode.is_dir:
         _check_removable_dir(txn, locations, victim)
-        _touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1)
+        touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1)
     elif victim.is_dir:
         raise errors.IsADirectory(f"{name!r} is a directory")
     if victim.is_exportable and not (inode.is_exportable and inode.is_dir == victim.is_dir):
         _lose_name(txn, locations, victim, parent, name, now_ns)
-    _drop_link(txn, victim, parent, name, now_ns, in_use)
+    drop_link(txn, victim, parent, name, now_ns, in_use)
 
 
 def _take_name(
@@ -292,12 +292,12 @@ def _exchange(
     _take_name(txn, locations, a, (a_parent, a_name), b_parent, b_name, now_ns)
     _take_name(txn, locations, b, (b_parent, b_name), a_parent, a_name, now_ns)
     shift = (1 if b.is_dir else 0) - (1 if a.is_dir else 0)
-    _touch_dir(txn, records.get_dir(txn, a_parent), now_ns, links=shift if a_parent != b_parent else 0)
+    touch_dir(txn, records.get_dir(txn, a_parent), now_ns, links=shift if a_parent != b_parent else 0)
     if a_parent != b_parent:
-        _touch_dir(txn, records.get_dir(txn, b_parent), now_ns, links=-shift)
+        touch_dir(txn, records.get_dir(txn, b_parent), now_ns, links=-shift)
 
 
-def _touch_dir(txn: Txn, directory: Inode, now_ns: int, *, links: int = 0) -> None:
+def touch_dir(txn: Txn, directory: Inode, now_ns: int, *, links: int = 0) -> None:
     directory.mtime_ns = directory.ctime_ns = now_ns
     directory.nlink += links
     records.put_inode(txn, directory)

@@ -86,6 +86,9 @@ class Txn:
         self._changes += [(table, key, value) for key, value in items]
 
     def _change(self, table: Table, key: bytes, value: bytes | None) -> None:
+        if table is Table.OBJECTS:
+            for touched in self._store.object_watchers:
+                touched.add(key)
         group = self._store.active.group(table, key)
         self._undo.append((group, key, group.get(key, MISSING)))
         group[key] = value
@@ -150,6 +153,8 @@ class Store:
         self._room.set()
         self.active = Overlay()
         self._frozen = Overlay()
+        self.object_watchers: list[set[bytes]] = []
+        """Each is given the table keys of objects that change one by one, not those that `put_many` puts."""
         self._marks = 0
         self._log_failed = False
         self._failure = ""

@@ -211,6 +211,11 @@ class Importer:
         if not self._is_listed and parent not in self._listed:
             await self._ask("probe", relative)
 
+    async def wait_for_end(self) -> None:
+        """Return once everything has been imported, however long that takes."""
+        if not self.is_done:
+            await self._done.wait()
+
     async def wait_done(self, seconds: float) -> None:
         """Raises: RepositoryUnavailable when the import is not complete by then."""
         with trio.move_on_after(seconds):

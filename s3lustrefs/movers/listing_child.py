@@ -87,9 +87,8 @@ class ListingService:
         self._send(Batch(BatchKind.END, done=True, progress=self._bulk.progress()), urgent=False)
 
     def _emit(self, page: Page) -> None:
-        if page.keys:
-            batch = Batch(BatchKind.BULK, progress=self._bulk.progress())
-            self._send(self._fill(batch, page), urgent=False)
+        batch = Batch(BatchKind.BULK, span=page.span, progress=self._bulk.progress())
+        self._send(self._fill(batch, page), urgent=False)
 
     def _fill(self, batch: Batch, page: Page) -> Batch:
         """One thread at a time, since preparers keep state; the GIL would not let more than one work here anyway."""

@@ -71,6 +71,8 @@ class Batch:
     """Keys that cannot be files: (relative key, reason)."""
     common_prefixes: list[bytes] = field(default_factory=list)
     """Subdirectories: of a directory listing its direct ones, of a probe the name itself if keys are below it."""
+    span: tuple[bytes, bytes | None] | None = None
+    """Of a BULK batch: whole keys in `(span[0], span[1]]` are in this batch or not in the bucket; None at the end: no limit."""
     done: bool = False
     progress: Progress = field(default_factory=Progress)
     error: errors.RepositoryError | None = None
@@ -146,7 +148,8 @@ def encode_batch(batch: Batch) -> bytes:
     progress = batch.progress
     body = marshal.dumps(
         (
-            int(batch.kind), batch.request_id, batch.groups, batch.markers, batch.skipped, batch.common_prefixes, batch.done,
+            int(batch.kind), batch.request_id, batch.groups, batch.markers, batch.skipped, batch.common_prefixes, batch.span,
+            batch.done,
             (progress.keys, progress.requests, progress.pages), (_error_name(error), str(error), error.bucket) if error else None,
         )
     )  # fmt: skip
@@ -155,7 +158,7 @@ def encode_batch(batch: Batch) -> bytes:
 
 def decode_batch(body: bytes) -> Batch:
     """One frame without its length."""
-    kind, request_id, groups, markers, skipped, common_prefixes, done, progress, error = marshal.loads(body)
+    kind, request_id, groups, markers, skipped, common_prefixes, span, done, progress, error = marshal.loads(body)
     return Batch(
         BatchKind(kind),
         request_id,
@@ -163,6 +166,7 @@ def decode_batch(body: bytes) -> Batch:
         markers,
         skipped,
         common_prefixes,
+        span,
         done,
         Progress(*progress),
         _error(*error) if error else None,

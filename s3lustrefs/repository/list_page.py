@@ -35,6 +35,8 @@ class Page:
     common_prefixes: list[bytes] = field(default_factory=list)
     token: str | None = None
     """Continuation token, None on the last page."""
+    span: tuple[bytes, bytes | None] | None = None
+    """Of a bulk listing: the keys in `(span[0], span[1]]` are these and no others; None at the end: no limit."""
 
     def objects(self) -> Iterable[tuple[bytes, int, bytes, int, bytes]]:
         """The columns as one tuple per object, (key, size, etag, mtime_ns, storage class)."""

@@ -131,7 +131,9 @@ class BulkListing:
 
     def _take(self, part: KeyRange, page: Page) -> None:
         self._requests += 1
+        after = part.position
         part.take(page)
+        page.span = after, part.end if part.finished else part.position
         self._pages += 1
         self._keys += len(page.keys)
         self._state.notify_all()

@@ -636,7 +636,7 @@ async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: 
     assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST
     left = await scene.engine.get(whole.ino)
     assert left.is_complete and left.hsm & Hsm.LOST and await scene.change(whole) is Change.NONE
-    assert await scene.engine.find_object(scene.assoc, b"p/whole") is None
+    assert await scene.engine.find_object(scene.assoc, b"p/whole") is not None  # for the next sweep
     await scene.engine.begin_write(whole.ino)
     await scene.export(whole)
     assert (await scene.engine.get(whole.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED

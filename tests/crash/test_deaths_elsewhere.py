@@ -11,6 +11,7 @@ from s3lustrefs.errors import UsageError
 from s3lustrefs.meta.check import check_state_dir
 from tests.crash.harness import Crashing
 from tests.crash.test_failpoints import STEPS
+from tests.crash.tree import look
 from tests.crash.workload import content
 
 MIB = 1 << 20
@@ -140,3 +141,28 @@ def test_a_conflict_cut_short_keeps_both_sides_once(crashing: Crashing) -> None:
     for key, data in (("p/old/a.txt", theirs), (f"p/old/{kept[0].name}", ours)):
         assert crashing.s3.get_object(Bucket=crashing.bucket, Key=key)["Body"].read() == data
     assert crashing.end_cleanly() == 0
+
+
+@pytest.mark.parametrize("failpoint", ["sweep.batch", "sweep.removed:1", "sweep.removed:2"])
+def test_a_sweep_cut_short_is_finished_by_the_next(crashing: Crashing, failpoint: str) -> None:
+    tree = crashing.fill()
+    crashing.mount(failpoint)
+    crashing.wait_import()
+    body = content(90, 3000)
+    crashing.s3.put_object(Bucket=crashing.bucket, Key="p/new/file", Body=body)
+    crashing.s3.put_object(Bucket=crashing.bucket, Key="p/old/a.txt", Body=body)
+    for key in ("p/old/b.bin", "p/old/gone.txt", "p/deep/er/x.txt", "p/deep/er/", "p/deep/"):
+        crashing.s3.delete_object(Bucket=crashing.bucket, Key=key)
+    with dying():
+        crashing.client().call("Refresh", path="/")
+    assert crashing.wait_death() == -9
+    crashing.clear()
+    assert check_state_dir(crashing.state_dir) == []
+    crashing.mount()
+    crashing.client().call("Refresh", path="/")
+    expected = {name for name in tree.nodes if not name.startswith("deep") and name not in ("old/b.bin", "old/gone.txt")}
+    found = look(crashing.root)
+    assert set(found) == expected | {"new", "new/file"}
+    assert found["old/a.txt"][2] == found["new/file"][2] == body
+    assert crashing.end_cleanly() == 0
+    assert check_state_dir(crashing.state_dir) == []

@@ -188,6 +188,7 @@ def test_second_mount_is_warm(here: Place) -> None:
     promise("After unmounting and mounting again nothing is imported or downloaded twice.")
     (here.mount_point / "d/b.bin").read_bytes()
     here.unmount()
+    here.options["auto_import"] = "none"
     for key in ("p/a.txt", "p/d/b.bin"):
         here.server.client().delete_object(Bucket=here.bucket, Key=key)
     here.mount()
@@ -196,6 +197,18 @@ def test_second_mount_is_warm(here: Place) -> None:
     assert here.status()["hydration"]["bytes"] == 0
     here.unmount()
     assert here.s3lustrefs("fsck", str(here.state_dir)).returncode == 0
+
+
+def test_changes_in_the_bucket_show(here: Place) -> None:
+    promise("What others add, change or delete in the bucket shows at the next sweep, or at once with `s3lustrefs refresh`.")
+    assert sorted(os.listdir(here.mount_point)) == ["a.txt", "d"]
+    bucket = here.server.client()
+    bucket.put_object(Bucket=here.bucket, Key="p/new.txt", Body=b"new")
+    bucket.put_object(Bucket=here.bucket, Key="p/d/b.bin", Body=b"changed")
+    bucket.delete_object(Bucket=here.bucket, Key="p/a.txt")
+    here.s3lustrefs("refresh", str(here.mount_point))
+    assert sorted(os.listdir(here.mount_point)) == ["d", "new.txt"]
+    assert (here.mount_point / "d/b.bin").read_bytes() == b"changed"
 
 
 def test_killed_daemon_loses_nothing(here: Place) -> None:

@@ -1,0 +1,113 @@
+"""Transaction functions about objects that a later listing no longer finds, and the names they take with them.
+
+A listing tells which keys a span of the bucket holds; what the table knows there beyond them is only suspected, and removed
+once a HEAD has confirmed it. A change made here survives the loss of its object: the export makes a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta.listing import Sweep
+from s3lustrefs.meta.location import LocationMap, walk
+from s3lustrefs.meta.namespace import drop_link, touch_dir
+from s3lustrefs.meta.schema import Table
+from s3lustrefs.meta.store import Txn
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import NO_INO, Ino
+from s3lustrefs.model.inode import Inode
+
+_SCAN = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A name that went with its object; `inode` as it is afterwards (nlink 0: that was its last name)."""
+
+    parent: Ino
+    name: bytes
+    inode: Inode
+    is_open: bool
+    """Somebody still reads it: its bytes go with the last handle."""
+
+
+def suspects(
+    txn: Txn, association: Association, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep
+) -> list[bytes]:
+    """Keys in `(span[0], span[1]]` below the association's prefix that the table knows and the listing does not.
+
+    `listed` are table keys. Cut table keys (over 500 bytes) sort by their first bytes only, hence the comparison with the
+    whole key.
+    """
+    after, up_to = span
+    prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()[: schema.CUT]
+    start = schema.pack_u16(association.assoc_id) + after[: schema.CUT]
+    end = None if up_to is None else schema.pack_u16(association.assoc_id) + up_to[: schema.CUT] + b"\xff"
+    found: list[bytes] = []
+    while rows := txn.scan(Table.OBJECTS, prefix, after=start, limit=_SCAN):
+        start = rows[-1][0]
+        for table_key, raw in rows:
+            if end is not None and table_key > end:
+                return found
+            if table_key in listed or table_key in sweep.touched:
+                continue
+            key = schema.decode_object(table_key, raw).key
+            if key > after and (up_to is None or key <= up_to):
+                found.append(key)
+        if len(rows) < _SCAN:
+            break
+    return found
+
+
+def remove(
+    txn: Txn,
+    locations: LocationMap,
+    association: Association,
+    key: bytes,
+    now_ns: int,
+    in_use: Callable[[Ino], bool],
+    sweep: Sweep,
+) -> Removed | None:
+    """The bucket has no object under this key. None when no name goes with it, because there is none or it was changed here."""
+    known = records.find_object(txn, association.assoc_id, key)
+    if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
+        records.delete_object(txn, known.assoc, key)
+    relative = key[len(association.prefix.encode()) :]
+    ino = walk(txn, Ino(association.root_ino), relative)
+    inode = records.find_inode(txn, ino) if ino is not None else None
+    if known is None or inode is None or known.ino != inode.ino:
+        return None  # renamed, removed or replaced here: its export brings the rest into line
+    if schema.object_key(association.assoc_id, key) in sweep.touched:
+        return None  # written by us since it was looked for
+    if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
+        return None
+    if inode.is_dir:
+        records.delete_object(txn, association.assoc_id, key)
+        if locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
+            return None
+    elif inode.is_dirty:
+        return None
+    else:
+        records.delete_object(txn, association.assoc_id, key)
+    directory, _, name = relative.rstrip(b"/").rpartition(b"/")
+    parent = walk(txn, Ino(association.root_ino), directory)
+    assert parent is not None  # it was on the way
+    drop_link(txn, inode, parent, name, now_ns, in_use)
+    touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1 if inode.is_dir else 0)
+    if inode.nlink and inode.source_key == key:
+        _find_other_source(txn, locations, inode, now_ns)
+    return Removed(parent, name, inode, in_use(inode.ino))
+
+
+def _find_other_source(txn: Txn, locations: LocationMap, inode: Inode, now_ns: int) -> None:
+    """A hard link is left whose object holds the same content."""
+    for parent, name in records.names_of(txn, inode):
+        location = locations.of_name(txn, parent, name)
+        other = records.find_object(txn, location.association.assoc_id, location.key) if location else None
+        if other is not None and other.ino == inode.ino:
+            inode.source_assoc, inode.source_key = other.assoc, other.key
+            records.put_inode(txn, inode)
+            return
+    journal.detach_source(txn, inode.ino, inode.source_assoc, inode.source_key, now_ns)

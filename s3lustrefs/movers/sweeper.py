@@ -1,0 +1,266 @@
+"""Sweeper: lists an association again and brings the table into line with it, as far as the import policy goes.
+
+Every `import_interval`, and at a mount that had imported everything before, so that what others did in the bucket
+meanwhile shows here: new, changed and deleted objects. The listing runs in its own process and arrives in batches, each of which
+tells for a span of keys what is there; what the table knows beyond that is looked for with a HEAD before its name goes.
+
+INVARIANT: an object that this mount wrote, removed or asked for since the listing began is left alone: the listing may
+tell of the time before (`meta.listing.Sweep.touched`). The next sweep sees it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer_options
+from s3lustrefs.model.association import EVENTS, Association
+from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.importer import Importer, slices
+from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
+from s3lustrefs.movers.listing_process import ListingProcess, open_listing
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository.credentials import Credentials
+from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.retry import backoff_seconds
+
+log = logging.getLogger(__name__)
+
+_HEADS_AT_ONCE = 16
+_CREDENTIALS_SECONDS = 60.0
+
+Groups = list[tuple[bytes, list[PreparedEntry]]]
+
+
+@dataclass(slots=True)
+class SweepResult:
+    """What one sweep found; objects looked at, and names that came, changed and went. `at` is unix time of its end."""
+
+    objects: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    seconds: float = 0.0
+    at: float = 0.0
+
+
+class Sweeper:
+    """Sweeps one association, once its first import is complete."""
+
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        association: Association,
+        target: ListingTarget,
+        credentials: Credentials,
+        importer: Importer,
+        repositories: Repositories,
+        headers: HeaderFetcher,
+        hydrator: Hydrator,
+        chunks: ChunkStore,
+        refresh: Callable[[Ino], Awaitable[None]],
+        notify: Callable[[Invalidation], None],
+    ) -> None:
+        self._engine = engine
+        self._assoc: AssocId = association.assoc_id
+        self._target = target
+        self._credentials = credentials
+        self._importer = importer
+        self._repositories = repositories
+        self._headers = headers
+        self._hydrator = hydrator
+        self._chunks = chunks
+        self._refresh = refresh
+        self._notify = notify
+        self._one_at_a_time = trio.Lock()
+        self._gone_markers: list[bytes] = []
+        """Of the sweep under way: directories go last and deepest first, once nothing is left in them."""
+        self._is_due = association.import_state == "DONE"
+        self.last = SweepResult()
+        self.error = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sweep at once if the import was complete before this mount, then every `import_interval`. Ends by cancellation."""
+        task_status.started()
+        await self._importer.wait_for_end()
+        failures = 0
+        while True:
+            if not self._is_due:
+                await trio.sleep(self._association().import_interval_seconds)
+            self._is_due = False
+            events = self._association().auto_import
+            if not events:
+                continue
+            try:
+                await self.sweep(b"", events)
+                failures = 0
+            except errors.S3LustreError as exc:
+                failures += 1
+                self._is_due = True
+                delay = backoff_seconds(failures)
+                log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
+                await trio.sleep(delay)
+
+    async def sweep(self, directory: bytes, events: frozenset[str] = frozenset(EVENTS)) -> SweepResult:
+        """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.
+
+        Raises: RepositoryError, StorageError: what was found until then is in the table.
+        """
+        await self._importer.wait_for_end()
+        async with self._one_at_a_time:
+            started, result = time.monotonic(), SweepResult()
+            try:
+                with self._engine.sweep(events) as sweep:
+                    await self._list(directory, sweep, result)
+            except errors.S3LustreError as exc:
+                self.error = str(exc)
+                raise
+            self.error = ""
+            result.seconds, result.at = time.monotonic() - started, time.time()
+            self.last = result
+        log.info(
+            "sweep complete association=%d below=%r objects=%d new=%d changed=%d deleted=%d seconds=%.1f",
+            self._assoc, directory, result.objects, result.new, result.changed, result.deleted, result.seconds,
+        )  # fmt: skip
+        return result
+
+    async def look_at(self, inode: Inode, key: bytes) -> SweepResult:
+        """Bring one file into line with its object. Raises: RepositoryError."""
+        result = SweepResult(objects=1)
+        with self._engine.sweep(frozenset(EVENTS)) as sweep:
+            try:
+                await self._repositories.of(self._assoc).head(key)
+            except errors.ObjectNotFound:
+                await self._remove(key, sweep, result)
+            else:
+                await self._refresh(inode.ino)
+                result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
+        return result
+
+    async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
+        association = self._association()
+        below = directory + b"/" if directory else b""
+        target = replace(self._target, prefix=self._target.prefix + below)
+        options = preparer_options(association)
+        options["prefix"] = target.prefix.decode()
+        request = ListingRequest(
+            target, await self._credentials.snapshot(), preparer="s3lustrefs.meta.listing:preparer", preparer_options=options
+        )
+        self._gone_markers.clear()
+        try:
+            async with open_listing(request) as process, trio.open_nursery() as nursery:
+                nursery.start_soon(self._refresh_credentials, process)
+                async for batch in process.batches():
+                    if batch.kind is BatchKind.BULK:
+                        await self._apply(batch, directory, sweep, result)
+                nursery.cancel_scope.cancel()
+        except* errors.S3LustreError as group:
+            raise group.exceptions[0] from None
+        for key in sorted(self._gone_markers, reverse=True):
+            await self._remove(key, sweep, result)
+
+    async def _refresh_credentials(self, process: ListingProcess) -> None:
+        while True:
+            await trio.sleep(_CREDENTIALS_SECONDS)
+            await process.replace_credentials(await self._credentials.snapshot())
+
+    async def _apply(self, batch: Batch, below: bytes, sweep: Sweep, result: SweepResult) -> None:
+        groups = [(_joined(below, directory), entries) for directory, entries in batch.groups]
+        markers = [(_joined(below, marker[0]), *marker[1:]) for marker in batch.markers]
+        skipped = [(_joined(below, key), reason) for key, reason in batch.skipped]
+        first = True
+        for part in slices(groups):
+            applied = await self._engine.apply_listing(
+                self._association(), part, markers if first else (), skipped if first else (), sweep=sweep
+            )
+            failpoint("sweep.batch")
+            first = False
+            result.new += len(applied.appeared)
+            result.changed += len(applied.changed)
+            for inode in applied.outdated:
+                await self._drop(inode)
+            for ino in applied.changed:
+                self._notify(InodeInvalidation(ino, content=True))
+            for ino in applied.grown:
+                self._notify(InodeInvalidation(ino, content=False))
+            for parent, name in (*applied.replaced, *applied.appeared):
+                self._notify(DentryInvalidation(parent, name))
+            await trio.lowlevel.checkpoint()
+        result.objects += sum(len(entries) for _, entries in groups) + len(markers)
+        if batch.span is not None and "DELETED" in sweep.events:
+            await self._look_for_vanished(batch.span, _keys(self._association(), groups, markers), sweep, result)
+        if self._association().posix_metadata != "off":
+            self._headers.expect()
+        await self._engine.wait_room()
+
+    async def _drop(self, inode: Inode) -> None:
+        """The bytes of a version that is no longer the file's."""
+        self._hydrator.forget(inode.ino)
+        await self._chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+
+    async def _look_for_vanished(
+        self, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
+    ) -> None:
+        suspects = await self._engine.vanished_suspects(self._association(), span, listed, sweep)
+        limit = trio.Semaphore(_HEADS_AT_ONCE)
+
+        async def check(key: bytes) -> None:
+            try:
+                await self._repositories.of(self._assoc).head(key)
+            except errors.ObjectNotFound:
+                if key.endswith(b"/"):
+                    self._gone_markers.append(key)
+                else:
+                    await self._remove(key, sweep, result)
+            finally:
+                limit.release()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for key in suspects:
+                    await limit.acquire()
+                    nursery.start_soon(check, key)
+        except* errors.S3LustreError as group:
+            raise group.exceptions[0] from None
+
+    async def _remove(self, key: bytes, sweep: Sweep, result: SweepResult) -> None:
+        removed = await self._engine.remove_vanished(self._association(), key, sweep)
+        failpoint("sweep.removed")
+        if removed is None:
+            return
+        result.deleted += 1
+        self._notify(DentryInvalidation(removed.parent, removed.name))
+        self._notify(InodeInvalidation(removed.parent, content=False))
+        if removed.inode.nlink:
+            self._notify(InodeInvalidation(removed.inode.ino, content=False))
+        elif removed.inode.is_file and not removed.is_open:
+            await self._drop(removed.inode)
+
+    def _association(self) -> Association:
+        association = self._engine.association(self._assoc)
+        if association is None:
+            raise errors.NotInRepository(f"association {self._assoc} is gone")
+        return association
+
+
+def _joined(below: bytes, relative: bytes) -> bytes:
+    return below + b"/" + relative if below and relative else below or relative
+
+
+def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
+    """Every key of a batch, whole."""
+    prefix = association.prefix.encode()
+    found = [prefix + (directory + b"/" if directory else b"") + entry[0] for directory, entries in groups for entry in entries]
+    return found + [prefix + (marker[0] + b"/" if marker[0] else b"") for marker in markers]

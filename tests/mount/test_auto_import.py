@@ -1,0 +1,219 @@
+"""What others do in the bucket shows in the mount: by sweeps, at a mount, on `refresh`, as the import policy says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mount.site import Site
+from tests.servers import S3Server
+
+OBJECTS = {
+    "p/a": b"content of a",
+    "p/d/b": b"content of b",
+    "p/d/e/c": b"content of c",
+    "p/m/": b"",
+    "p/m/x": b"content of x",
+    "p/gone/y": b"content of y",
+}
+
+
+@pytest.fixture(params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+def here(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
+    """`OBJECTS`, mounted and looked at: the kernel remembers all of it."""
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    place = make_site(server=server)
+    for key, body in OBJECTS.items():
+        place.put(key, body)
+    place.mount()
+    tree(place.root)
+    return place
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file with its content, read; directories as `name/`."""
+    found = {}
+    for path in root.rglob("*"):
+        relative = str(path.relative_to(root))
+        if path.is_dir():
+            found[relative + "/"] = b""
+        else:
+            found[relative] = path.read_bytes()
+    return found
+
+
+def refresh(place: Site, path: str = "") -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(place.cli("refresh", place.root / path, "--json").stdout)
+    return {name: answer[name] for name in ("new", "changed", "deleted")}
+
+
+def test_new_changed_and_deleted_objects_show_after_a_refresh(here: Site) -> None:
+    before = tree(here.root)
+    absent = here.root / "d" / "new"
+    assert not absent.exists()  # remembered by the kernel
+    listed = here.root / "d"
+    mtime = listed.stat().st_mtime_ns
+    here.put("p/d/new", b"new")
+    here.put("p/n/e/w", b"in new directories")
+    here.put("p/a", b"another content of a")
+    for key in ("p/d/e/c", "p/gone/y", "p/m/x", "p/m/"):
+        here.s3.delete_object(Bucket=here.bucket, Key=key)
+    found = refresh(here)
+    assert (found["changed"], found["deleted"]) == (1, 4)
+    after = {name: body for name, body in before.items() if name not in ("d/e/c", "gone/y", "m/x", "m/")}
+    after |= {"d/new": b"new", "n/": b"", "n/e/": b"", "n/e/w": b"in new directories", "a": b"another content of a"}
+    # `gone` and `d/e` had no object of their own: as local directories they stay when they become empty.
+    assert tree(here.root) == after
+    assert listed.stat().st_mtime_ns > mtime
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
+    here.unmount()
+    assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def test_own_writes_renames_and_deletes_are_never_imported_back(here: Site) -> None:
+    (here.root / "mine").write_bytes(b"mine")
+    (here.root / "a").write_bytes(b"a of mine")
+    (here.root / "d").rename(here.root / "moved")
+    (here.root / "m/x").unlink()
+    expected = tree(here.root)
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}  # some of it not exported yet
+    here.drain()
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
+    assert tree(here.root) == expected
+
+
+def test_sweeps_beside_a_busy_job_never_touch_what_it_writes(here: Site) -> None:
+    stop = threading.Event()
+    failures: list[str] = []
+
+    def job() -> None:
+        for number in range(150):
+            path = here.root / f"d/f{number % 20}"
+            path.write_bytes(f"{number}".encode())
+            if path.read_bytes() != f"{number}".encode():
+                failures.append(f"{path} has another content")
+            if number % 3 == 0:
+                path.unlink()
+            elif number % 7 == 0:
+                path.rename(here.root / f"m/g{number}")
+        stop.set()
+
+    worker = threading.Thread(target=job)
+    worker.start()
+    while not stop.is_set():
+        found = refresh(here)
+        assert found == {"new": 0, "changed": 0, "deleted": 0}
+    worker.join()
+    assert not failures
+    here.drain()
+    assert {key[2:]: body for key, body in here.objects().items() if not key.endswith("/")} == {
+        name: body for name, body in tree(here.root).items() if not name.endswith("/")
+    }
+
+
+def test_a_change_made_here_survives_the_loss_of_its_object(make_site: Callable[..., Site]) -> None:
+    place = make_site(auto_export="none")
+    place.put("p/f", b"theirs")
+    place.mount()
+    (place.root / "f").write_bytes(b"ours")
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f")
+    assert refresh(place)["deleted"] == 0
+    assert (place.root / "f").read_bytes() == b"ours"
+
+
+def test_open_files_of_objects_that_go_or_change(here: Site) -> None:
+    with (here.root / "a").open("rb", buffering=0) as gone, (here.root / "d/b").open("rb", buffering=0) as changed:
+        here.s3.delete_object(Bucket=here.bucket, Key="p/a")
+        here.put("p/d/b", b"another content of b")
+        assert refresh(here) == {"new": 0, "changed": 1, "deleted": 1}
+        assert gone.read() == OBJECTS["p/a"]  # resident, and kept by the handle
+        with pytest.raises(OSError) as caught:
+            changed.read()
+        assert caught.value.errno == errno.ESTALE
+    assert (here.root / "d/b").read_bytes() == b"another content of b"
+    assert not (here.root / "a").exists()
+
+
+@pytest.mark.parametrize("policy", ["new", "changed", "deleted", "none"])
+def test_sweeps_follow_the_policy_and_refresh_does_not(make_site: Callable[..., Site], policy: str) -> None:
+    place = make_site(auto_import=policy)
+    for key in ("p/old", "p/gone"):
+        place.put(key, b"content")
+    place.mount()
+    place.unmount()
+    place.put("p/new", b"new")
+    place.put("p/old", b"changed")
+    place.s3.delete_object(Bucket=place.bucket, Key="p/gone")
+    place.mount()  # everything was imported before: a sweep comes first
+    if policy != "none":
+        wait_for_sweep(place)
+    names = {"old"} | ({"new"} if policy == "new" else set()) | (set() if policy == "deleted" else {"gone"})
+    assert set(os.listdir(place.root)) == names
+    assert os.stat(place.root / "old").st_size == (7 if policy == "changed" else len("content"))
+    refresh(place)
+    assert tree(place.root) == {"old": b"changed", "new": b"new"}
+
+
+def wait_for_sweep(place: Site) -> dict[str, Any]:
+    while True:
+        (association,) = place.status()["associations"]
+        if association["sweep"]["at"]:
+            return dict(association["sweep"])
+        assert not association["sweep"]["error"], association
+
+
+def test_sweeps_come_by_themselves(make_site: Callable[..., Site]) -> None:
+    place = make_site(import_interval="1").mount()
+    assert os.listdir(place.root) == []
+    place.put("p/new", b"new")
+    while not (place.root / "new").exists():
+        pass
+    place.s3.delete_object(Bucket=place.bucket, Key="p/new")
+    while (place.root / "new").exists():
+        pass
+    assert "1 deleted" in place.cli("status", place.root).stdout or refresh(place)["deleted"] == 0
+
+
+def test_a_refresh_of_one_subtree_or_file_leaves_the_rest(here: Site) -> None:
+    for key in ("p/d/b", "p/d/e/c", "p/a"):
+        here.put(key, b"changed")
+    here.put("p/d/e/new", b"new")
+    here.put("p/x", b"new")
+    assert refresh(here, "d/e") == {"new": 1, "changed": 1, "deleted": 0}
+    assert tree(here.root / "d/e") == {"c": b"changed", "new": b"new"}
+    assert os.stat(here.root / "a").st_size == len(OBJECTS["p/a"])
+    assert refresh(here, "a")["changed"] == 1
+    assert (here.root / "a").read_bytes() == b"changed"
+    assert sorted(os.listdir(here.root)) == ["a", "d", "gone", "m"]
+    here.s3.delete_object(Bucket=here.bucket, Key="p/a")
+    assert refresh(here, "a")["deleted"] == 1
+    assert not (here.root / "a").exists()
+    done = here.cli("refresh", here.root / "d/e/not/there", check=False)
+    assert done.returncode == 1 and "no such path" in done.stderr
+
+
+def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -> None:
+    """Deleted objects are found also where whole pages, or the whole prefix, are gone; long keys too."""
+    place = make_site()
+    long = "/".join(["x" * 200] * 4)
+    keys = [f"p/{number:05d}" for number in range(2500)] + [f"p/{long}/f{number}" for number in range(3)]
+    for key in keys:
+        place.put(key, b"")
+    place.mount()
+    gone = [*keys[300:2300], keys[-2]]
+    for at in range(0, len(gone), 1000):
+        place.s3.delete_objects(Bucket=place.bucket, Delete={"Objects": [{"Key": key} for key in gone[at : at + 1000]]})
+    assert refresh(place)["deleted"] == len(gone)
+    assert len(os.listdir(place.root)) == 501
+    assert sorted(os.listdir(place.root / long)) == ["f0", "f2"]
+    for key in set(keys) - set(gone):
+        place.s3.delete_object(Bucket=place.bucket, Key=key)
+    assert refresh(place)["deleted"] == 502
+    assert sorted(os.listdir(place.root)) == ["x" * 200]

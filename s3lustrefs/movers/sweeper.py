@@ -190,7 +190,7 @@ class Sweeper:
             result.new += len(applied.appeared)
             result.changed += len(applied.changed)
             for inode in applied.outdated:
-                await self._drop(inode)
+                self._drop(inode)
             for ino in applied.changed:
                 self._notify(InodeInvalidation(ino, content=True))
             for ino in applied.grown:
@@ -205,10 +205,10 @@ class Sweeper:
             self._headers.expect()
         await self._engine.wait_room()
 
-    async def _drop(self, inode: Inode) -> None:
+    def _drop(self, inode: Inode) -> None:
         """The bytes of a version that is no longer the file's."""
         self._hydrator.forget(inode.ino)
-        await self._chunks.delete(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
 
     async def _look_for_vanished(
         self, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
@@ -246,7 +246,7 @@ class Sweeper:
         if removed.inode.nlink:
             self._notify(InodeInvalidation(removed.inode.ino, content=False))
         elif removed.inode.is_file and not removed.is_open:
-            await self._drop(removed.inode)
+            self._drop(removed.inode)
 
     def _association(self) -> Association:
         association = self._engine.association(self._assoc)

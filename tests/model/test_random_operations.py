@@ -34,7 +34,8 @@ _LONG_SECONDS = 3600.0
 OPTIONS = "options"
 """In a trace file, beside the operations."""
 _ASSOCIATIONS = "".join(
-    f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://BUCKET/{name}/"\n\n' for name in ("one", "two")
+    f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://BUCKET/{name}/"\nauto_import = []\n\n'
+    for name in ("one", "two")
 )
 _BIG = random.Random(0).randbytes((3 << 20) + 17)
 _OBJECTS: list[tuple[str, bytes, dict[str, str]]] = [

@@ -109,6 +109,10 @@ class NoAttribute(MetadataError):
     """No extended attribute of this name."""
 
 
+class TooManyAttributes(MetadataError):
+    """The extended attributes of an inode could not be listed any more."""
+
+
 class TableCorrupt(S3LustreError):
     """The inode table or its log breaks an invariant; `s3lustrefs fsck` says which."""
 

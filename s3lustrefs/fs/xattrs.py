@@ -20,7 +20,6 @@ HSM = _VIRTUAL + b"hsm"
 STATUS = _VIRTUAL + b"status"
 CONTROL = _VIRTUAL + b"control"
 _ALLOWED = (b"user.", b"trusted.", b"security.")
-_CAPABILITY = b"security.capability"
 
 
 class Xattrs:
@@ -34,9 +33,6 @@ class Xattrs:
 
     async def get(self, ino: Ino, name: bytes) -> bytes:
         """Raises: NoAttribute, NotSupported."""
-        if name == _CAPABILITY:
-            # The kernel asks for this one before every write.
-            raise errors.NoAttribute("no file capabilities")
         if name.startswith(_VIRTUAL):
             if name == CONTROL and ino == ROOT_INO:
                 return self._control_path
@@ -72,3 +68,5 @@ class Xattrs:
 def _check(name: bytes) -> None:
     if not name.startswith(_ALLOWED):
         raise errors.NotSupported(f"attribute {name!r} cannot be kept here")
+    if name in _ALLOWED:
+        raise errors.InvalidArgument(f"{name!r} names no attribute")

@@ -32,6 +32,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.NotSupported: (errno.EOPNOTSUPP, logging.DEBUG),
     errors.ReadOnly: (errno.EROFS, logging.DEBUG),
     errors.NoAttribute: (errno.ENODATA, logging.DEBUG),
+    errors.TooManyAttributes: (errno.ENOSPC, logging.DEBUG),
     errors.OutOfSpace: (errno.ENOSPC, logging.ERROR),
     errors.ReadOnlyStorage: (errno.EROFS, logging.ERROR),
     errors.StorageError: (errno.EIO, logging.ERROR),

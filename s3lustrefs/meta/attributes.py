@@ -15,7 +15,8 @@ from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _MAX_XATTR_BYTES = 65_536
-_MAX_XATTRS = 1_000
+_MAX_XATTR_NAMES = 65_536
+"""Bytes of all names of an inode: listxattr(2) returns no more, and the kernel shows none at all of a longer list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,13 +248,16 @@ def list_xattrs(txn: Txn, ino: Ino) -> list[bytes]:
 
 
 def set_xattr(txn: Txn, ino: Ino, name: bytes, value: bytes, now_ns: int) -> None:
-    """Raises: InvalidArgument beyond the limits of xattr(7)."""
+    """Raises: InvalidArgument, TooManyAttributes beyond the limits of xattr(7)."""
     inode = records.get_inode(txn, ino)
     if len(value) > _MAX_XATTR_BYTES or len(name) > 255:
         raise errors.InvalidArgument(f"attribute {name[:40]!r} is too large")
-    if len(txn.scan(Table.XATTRS, schema.pack_u64(ino), limit=_MAX_XATTRS)) >= _MAX_XATTRS:
-        raise errors.OutOfSpace(f"inode {ino} has {_MAX_XATTRS} attributes already")
-    txn.put(Table.XATTRS, schema.pack_u64(ino) + name, value)
+    key = schema.pack_u64(ino) + name
+    if txn.get(Table.XATTRS, key) is None:
+        listed = sum(len(other) + 1 for other in [*list_xattrs(txn, ino), name])
+        if listed > _MAX_XATTR_NAMES:
+            raise errors.TooManyAttributes(f"the names of all attributes of inode {ino} would take {listed} bytes")
+    txn.put(Table.XATTRS, key, value)
     inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
 

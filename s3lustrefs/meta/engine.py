@@ -109,7 +109,7 @@ class MetadataEngine(Protocol):
         """Names in order; none for an inode that is gone."""
 
     async def set_xattr(self, ino: Ino, name: bytes, value: bytes) -> None:
-        """Raises: InvalidArgument (too large), OutOfSpace (too many)."""
+        """Raises: InvalidArgument (too large), TooManyAttributes."""
 
     async def remove_xattr(self, ino: Ino, name: bytes) -> None:
         """Raises: NoAttribute."""

@@ -190,7 +190,7 @@ class NativeApi:
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
         """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before;
         `again`: also what failed a moment ago."""
-        paths = [str(p).rstrip("/").encode() for p in request.get("paths") or ["/"]]
+        paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
         for path in paths:
             await self._p.engine.resolve(path)
         if request.get("urgent"):
@@ -229,13 +229,13 @@ class NativeApi:
     # --- single files --------------------------------------------------------------------------------------------------
 
     async def why(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await self._p.status.why(str(request.get("path", "/")).encode())
+        return await self._p.status.why(os.fsencode(str(request.get("path", "/"))))
 
     async def hsm_state(self, request: dict[str, Any]) -> dict[str, Any]:
         states: list[dict[str, Any]] = []
         for path in request.get("paths", []):
             try:
-                inode = await self._p.engine.resolve(str(path).encode())
+                inode = await self._p.engine.resolve(os.fsencode(str(path)))
             except errors.MetadataError as exc:
                 states.append({"path": path, "error": str(exc)})
                 continue

@@ -21,7 +21,7 @@ _REMEDIES = {
     "S3ObjectNotFound": "the object was removed in the bucket; write the file anew or delete it",
     "S3FileDeleted": "the object changed in the bucket meanwhile; it is looked at again by itself",
     "S3ObjectInUnsupportedTier": "restore the object from its archive storage class, then read again",
-    "PathSizeTooLong": "shorten the path: a key has at most 1,024 bytes of UTF-8",
+    "PathSizeTooLong": "shorten the path, or rename it: a key is at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
     "ContentLost": _LOST,
     "InternalError": "see daemon.log in the state directory",

@@ -110,7 +110,7 @@ class Daemon:
             on_durable=self._chunks.table_is_durable,
         )
         try:
-            self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
+            self._engine = LmdbEngine(self._store, in_use=self._handles.is_open, keep_nameless=True)
             await self._find_content()
             await self._chunks.measure_used()
             await recovery.recover(self._engine, self._chunks, interrupted=self._store.is_content_ahead)
@@ -215,7 +215,15 @@ class Daemon:
         self._releaser = Releaser(
             engine, chunks, self._hydrator, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
-        io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, self._ensure_room, noatime=config.noatime)
+        io = FileIO(
+            engine,
+            chunks,
+            self._hydrator,
+            self._exporter,
+            self._handles,
+            self._ensure_room,
+            noatime=config.noatime or config.read_only,
+        )
         fs = FileSystem(
             engine, chunks, io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )

@@ -52,7 +52,8 @@ class FileIO:
     async def open(self, inode: Inode, flags: int) -> FileHandle:
         """Raises: whatever `truncate` raises, for O_TRUNC."""
         handle = self._handles.open_file(inode.ino, inode.content_version)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+        handle.leaves_atime = self._noatime or bool(flags & os.O_NOATIME)
+        if flags & os.O_TRUNC:  # even with O_RDONLY; the kernel has asked for write permission
             try:
                 await self.truncate(inode.ino, 0, handle)
             except BaseException:
@@ -63,6 +64,7 @@ class FileIO:
     def opened_new(self, inode: Inode) -> FileHandle:
         """A handle of a file that was just created: it counts as written, since the new name is to be exported."""
         handle = self._handles.open_file(inode.ino, inode.content_version)
+        handle.leaves_atime = self._noatime
         self._count_writer(handle)
         return handle
 
@@ -73,7 +75,8 @@ class FileIO:
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""
-        handle.has_read = True
+        if not handle.leaves_atime:
+            await self.touch_atime(inode)
         if not inode.is_complete:
             await self._hydrator.ensure(inode, offset, end, handle.window)
             inode = await self._current(handle)
@@ -184,22 +187,18 @@ class FileIO:
             shared.writers -= 1
             if not shared.writers and await self._engine.make_due(shared.ino):
                 self._exporter.wake()
-        elif handle.has_read and not self._noatime:
-            await self._touch_atime(shared.ino)
-        if not shared.handles:
+        if not shared.handles and self._handles.ended(shared.ino):
             await self.bury(shared.ino)
 
-    async def _touch_atime(self, ino: Ino) -> None:
-        """As relatime: once a day, or after a change. Source: mount(8), "relatime"."""
-        try:
-            inode = await self._engine.get(ino)
-        except errors.StaleInode:
+    async def touch_atime(self, inode: Inode) -> None:
+        """An inode of any kind was read. As relatime: once a day, or after a change. Source: mount(8), "relatime"."""
+        if self._noatime:
             return
         if inode.atime_ns <= max(inode.mtime_ns, inode.ctime_ns) or time.time_ns() - inode.atime_ns > _RELATIME_NS:
-            await self._engine.touch_atime(ino)
+            await self._engine.touch_atime(inode.ino)
 
     async def bury(self, ino: Ino) -> None:
-        """Remove an orphan nobody has open any more."""
+        """Remove an orphan nobody has any use for."""
         gone = await self._engine.purge_orphan(ino)
         if gone is not None:
             await self.drop_content(gone)

@@ -26,6 +26,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.importer import Importer
 
 _READDIR_BATCH = 512
+_DOTS = (b".", b"..")
 _IMPORT_SECONDS = 300.0
 """How long a rename of a directory, or the removal of one, waits for a running import."""
 
@@ -100,6 +101,7 @@ class FileSystem:
         inode = await self.getattr(ino)
         if not inode.is_symlink:
             raise errors.InvalidArgument(f"inode {ino} is not a symbolic link")
+        await self.io.touch_atime(inode)
         return inode.target
 
     async def opendir(self, ino: Ino) -> DirHandle:
@@ -122,25 +124,43 @@ class FileSystem:
     def dir_handle(self, fh: FileHandleId) -> DirHandle:
         return self._handles.dir(fh)
 
-    async def readdir(self, handle: DirHandle, offset: int) -> list[tuple[bytes, Inode]]:
-        """The next entries after position `offset`; positions are indexes into `handle.names`, which grows here.
+    async def readdir(self, handle: DirHandle, position: int) -> list[tuple[bytes, Inode, int]]:
+        """The next entries after a position (0: from the first), each with the position after it; `.` and `..` come first.
 
         Attributes of entries whose headers are unknown are not to be shown; they are being asked for.
         """
-        if offset > len(handle.names):
-            raise errors.InvalidArgument(f"directory position {offset} was never handed out")
-        if offset < len(handle.names):
-            del handle.names[offset:]
-        after = handle.names[-1] if handle.names else b""
+        if not position:
+            handle.rewind()
+        if position < len(_DOTS):
+            return (await self._dots(handle))[position:]
+        after = handle.name_at(position) if position > len(_DOTS) else b""
         entries = await self._engine.readdir(handle.ino, after, min(handle.taken + 2, _READDIR_BATCH))
-        handle.names.extend(name for name, _ in entries)
         self._headers.prefetch(inode for _, inode in entries)
-        return entries
+        found = []
+        for name, inode in entries:
+            position = handle.position_of(name, position)
+            found.append((name, inode, position))
+        return found
+
+    async def _dots(self, handle: DirHandle) -> list[tuple[bytes, Inode, int]]:
+        """A removed directory shows nothing at all."""
+        directory = await self._engine.get(handle.ino)
+        await self.io.touch_atime(directory)
+        if not directory.nlink:
+            return []
+        above = await self._engine.get(directory.parent or ROOT_INO)
+        dots = zip(_DOTS, (directory, above), strict=True)
+        return [(name, inode, handle.position_of(name, index)) for index, (name, inode) in enumerate(dots)]
 
     async def closedir(self, fh: FileHandleId) -> None:
         ino = self._handles.close_dir(fh)
-        if not self._handles.is_open(ino):
-            await self._engine.purge_orphan(ino)
+        if self._handles.ended(ino):
+            await self.io.bury(ino)
+
+    async def forget(self, ino: Ino) -> None:
+        """The kernel has dropped an inode: one without names ends here, unless its close is still to come."""
+        if self._handles.note_forgotten(ino):
+            await self.io.bury(ino)
 
     # --- names -----------------------------------------------------------------------------------------------------------
 
@@ -173,7 +193,7 @@ class FileSystem:
 
     async def unlink(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
-        await self._bury(await self._engine.unlink(parent, name))
+        self._lost_name(await self._engine.unlink(parent, name))
 
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
@@ -181,7 +201,7 @@ class FileSystem:
         location = await self._importing(directory.ino) if directory.is_dir else None
         if location is not None:
             await self._importers[location.association.assoc_id].ensure_directory(location.relative)
-        await self._bury(await self._engine.rmdir(parent, name))
+        self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
         """A directory moves only once its association is wholly imported: what was not listed yet must move too."""
@@ -193,12 +213,13 @@ class FileSystem:
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:
-            await self._bury(gone)
+            self._lost_name(gone)
 
-    async def _bury(self, inode: Inode) -> None:
+    def _lost_name(self, inode: Inode) -> None:
+        """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""
         self._exporter.wake()
-        if not inode.nlink and not self._handles.is_open(inode.ino):
-            await self.io.drop_content(inode)
+        if not inode.nlink:
+            self._handles.note_nameless(inode.ino)
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -218,13 +239,22 @@ class FileSystem:
             self._exporter.wake()
         return inode
 
-    async def open(self, ino: Ino, flags: int) -> FileHandle:
+    async def open(self, ino: Ino, flags: int, caller: Caller) -> tuple[FileHandle, bool]:
+        """Also returns whether the mode has changed: truncating takes the set-ID bits away, unless root does it.
+
+        For other changes the kernel sees to that; a truncating open it leaves to us. Source: open(2), linux fs/fuse/file.c.
+        """
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._check_writable()
         inode = await self.getattr(ino)
         if inode.is_dir:
             raise errors.IsADirectory(f"inode {ino} is a directory")
-        return await self.io.open(inode, flags)
+        handle = await self.io.open(inode, flags)
+        mode = _without_set_id(inode.mode)
+        if not flags & os.O_TRUNC or caller.uid == 0 or mode == inode.mode:
+            return handle, False
+        await self._engine.set_attributes(ino, AttributeChange(mode=mode))
+        return handle, True
 
     async def sync(self) -> None:
         await self._engine.sync()
@@ -235,3 +265,10 @@ class FileSystem:
     @property
     def inode_count(self) -> int:
         return self._engine.inode_count
+
+
+def _without_set_id(mode: int) -> int:
+    """Without group execution the set-group-ID bit asks for mandatory locks and is no privilege. Source: inode(7)."""
+    if mode & stat.S_IXGRP:
+        mode &= ~stat.S_ISGID
+    return mode & ~stat.S_ISUID

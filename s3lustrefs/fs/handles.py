@@ -10,6 +10,8 @@ from s3lustrefs import errors
 from s3lustrefs.model.ids import ContentVersion, FileHandleId, Ino
 from s3lustrefs.movers.hydrator import ReadWindow
 
+_SPARE_POSITIONS = 1000
+
 
 @dataclass(slots=True)
 class OpenInode:
@@ -31,18 +33,44 @@ class FileHandle:
     version: ContentVersion
     window: ReadWindow = field(default_factory=ReadWindow)
     has_written: bool = False
-    has_read: bool = False
+    leaves_atime: bool = False
+    """Reading does not change the access time (O_NOATIME)."""
 
 
 @dataclass(slots=True)
 class DirHandle:
-    """One opendir(). Position n of the stream is after `names[n - 1]`, so that an offset stays right whatever changes."""
+    """One opendir(). Position n of the stream is after `names[n - 1]`, so that it stays right whatever comes or goes.
+
+    A position that was handed out is not given another meaning. Only where a stream is rewound and read again and again while
+    names come and go are the positions of earlier passes dropped some time, as rewinddir(3) allows.
+    """
 
     fh: FileHandleId
     ino: Ino
     names: list[bytes] = field(default_factory=list)
     taken: int = 30
     """Entries the kernel took last time: reading many more at once would be for nothing."""
+    passed: int = 0
+    """Entries read since the stream was rewound."""
+
+    def rewind(self) -> None:
+        if len(self.names) > 2 * self.passed + _SPARE_POSITIONS:
+            self.names.clear()
+        self.passed = 0
+
+    def name_at(self, position: int) -> bytes:
+        """The name that a position is after. Raises: InvalidArgument for one that was never handed out."""
+        if position > len(self.names):
+            raise errors.InvalidArgument(f"directory position {position} was never handed out")
+        return self.names[position - 1]
+
+    def position_of(self, name: bytes, before: int) -> int:
+        """The position after `name`, which follows the one at position `before`: its old one, when it was read there before."""
+        self.passed += 1
+        if before < len(self.names) and self.names[before] == name:
+            return before + 1
+        self.names.append(name)
+        return len(self.names)
 
 
 class Handles:
@@ -54,6 +82,8 @@ class Handles:
         self._dirs: dict[FileHandleId, DirHandle] = {}
         self._inodes: dict[Ino, OpenInode] = {}
         self._open_dirs: dict[Ino, int] = {}
+        self._nameless: dict[Ino, bool] = {}
+        """Inodes that lost their last name, and whether the kernel has forgotten them already."""
 
     def _number(self) -> FileHandleId:
         self._next += 1
@@ -110,8 +140,28 @@ class Handles:
         return handle.ino
 
     def is_open(self, ino: Ino) -> bool:
-        """Whether an unlinked inode must be kept for now."""
         return ino in self._inodes or ino in self._open_dirs
+
+    def note_nameless(self, ino: Ino) -> None:
+        """The inode lost its last name, and the kernel knows it: it may be open, a working directory, a pipe in use."""
+        self._nameless.setdefault(ino, False)
+
+    def note_forgotten(self, ino: Ino) -> bool:
+        """The kernel has no use for the inode any more. Returns whether it is to be buried now, see `ended`."""
+        if ino not in self._nameless:
+            return False
+        self._nameless[ino] = True
+        return self.ended(ino)
+
+    def ended(self, ino: Ino) -> bool:
+        """Whether a nameless inode is neither open nor known to the kernel: true once, for who then buries it.
+
+        Both count, since the kernel's word of a close may come after its word that it has forgotten the inode.
+        """
+        if not self._nameless.get(ino, False) or self.is_open(ino):
+            return False
+        del self._nameless[ino]
+        return True
 
     def writers(self, ino: Ino) -> int:
         shared = self._inodes.get(ino)

@@ -7,6 +7,7 @@ Source: pyfuse3 documentation of invalidate_entry and invalidate_inode.
 
 from __future__ import annotations
 
+import errno
 import logging
 
 import pyfuse3
@@ -69,4 +70,6 @@ def _send_all(batch: list[Invalidation]) -> None:
         except FileNotFoundError:
             continue  # the kernel does not know it: nothing to forget
         except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                return  # libfuse: the session has ended
             log.warning("invalidation failed order=%s error=%s", order, exc)

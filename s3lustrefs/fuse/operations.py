@@ -8,7 +8,7 @@ enforces them, and without a type where only the headers can tell.
 from __future__ import annotations
 
 import errno
-import os
+import logging
 import stat
 from collections import Counter
 from typing import Any
@@ -23,6 +23,8 @@ from s3lustrefs.fuse.errno_map import guarded
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.model.ids import FileHandleId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+
+log = logging.getLogger(__name__)
 
 FOREVER = 365 * 86400.0
 BLOCK_SIZE = 1 << 20
@@ -61,8 +63,13 @@ class Operations(pyfuse3.Operations):
         return absent
 
     async def forget(self, inode_list: Any) -> None:
-        # Nothing hangs on the kernel's lookup counts: numbers are never reused, and an unlinked inode is kept by its handles.
-        return
+        # The kernel's lookup counts need not be kept: numbers are never reused, and an inode without names cannot be looked up
+        # again, so that the first word of it is the last.
+        for ino, _ in inode_list:
+            try:
+                await self._fs.forget(Ino(ino))
+            except errors.S3LustreError as exc:  # this handler may raise nothing; the next mount sweeps what is left
+                log.warning("orphan left for the next mount ino=%d error=%s", ino, exc)
 
     async def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
         return entry(await self._fs.getattr(Ino(ino)))
@@ -114,8 +121,11 @@ class Operations(pyfuse3.Operations):
         return FileInfo(fh=handle.fh, keep_cache=True), entry(inode)
 
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
-        handle = await self._fs.open(Ino(ino), flags)
-        return FileInfo(fh=handle.fh, direct_io=bool(flags & os.O_DIRECT), keep_cache=True)
+        handle, mode_changed = await self._fs.open(Ino(ino), flags, _caller(ctx))
+        if mode_changed:  # the reply has no room for attributes; this waits for nothing
+            pyfuse3.invalidate_inode(ino, attr_only=True)
+        # O_DIRECT needs no word from us: the kernel passes its cache by, and yet lets such a file be mapped.
+        return FileInfo(fh=handle.fh, keep_cache=True)
 
     async def read(self, fh: int, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]  # any buffer will do
         return await self._fs.io.read(FileHandleId(fh), off, size)
@@ -141,14 +151,15 @@ class Operations(pyfuse3.Operations):
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         handle = self._fs.dir_handle(FileHandleId(fh))
-        position = start_id
+        position, taken = start_id, 0
         while True:
             found = await self._fs.readdir(handle, position)
-            for name, inode in found:
-                if not pyfuse3.readdir_reply(token, name, entry(inode), position + 1):
-                    handle.taken = position - start_id
+            for name, inode, after in found:
+                if not pyfuse3.readdir_reply(token, name, entry(inode), after):
+                    handle.taken = taken
                     return
-                position += 1
+                position = after
+                taken += 1
             if not found:
                 return
 

@@ -49,13 +49,28 @@ def nobody(ino: Ino) -> bool:
     return False
 
 
-class LmdbEngine:
-    """See `engine.MetadataEngine` for the contract. `in_use` tells whether the kernel or a handle still needs an inode."""
+def everybody(ino: Ino) -> bool:
+    return True
 
-    def __init__(self, store: Store, *, in_use: Callable[[Ino], bool] = nobody, clock_ns: Callable[[], int] = time.time_ns) -> None:
+
+class LmdbEngine:
+    """See `engine.MetadataEngine` for the contract. `in_use` tells whether a handle still needs an inode.
+
+    `keep_nameless`: whoever takes a last name away also purges the orphan, since only the kernel knows when that may be.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        in_use: Callable[[Ino], bool] = nobody,
+        keep_nameless: bool = False,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         """Raises: StateDirError for an unknown format."""
         self._store = store
         self._in_use = in_use
+        self._keeps = everybody if keep_nameless else in_use
         self._now = clock_ns
         self._locations = LocationMap()
         self._next_ino = int(store.get(Table.SUPER, SUPER_NEXT_INO) or b"2")
@@ -135,18 +150,18 @@ class LmdbEngine:
 
     async def unlink(self, parent: Ino, name: bytes) -> Inode:
         with self._store.begin() as txn:
-            gone = namespace.unlink(txn, self._locations, parent, name, self._now(), self._in_use)
+            gone = namespace.unlink(txn, self._locations, parent, name, self._now(), self._keeps)
         return self._count_gone(gone)
 
     async def rmdir(self, parent: Ino, name: bytes) -> Inode:
         with self._store.begin() as txn:
-            gone = namespace.rmdir(txn, self._locations, parent, name, self._now(), self._in_use)
+            gone = namespace.rmdir(txn, self._locations, parent, name, self._now(), self._keeps)
         return self._count_gone(gone)
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0) -> Inode | None:
         try:
             with self._store.begin() as txn:
-                gone = namespace.rename(txn, self._locations, parent, name, new_parent, new_name, self._now(), self._in_use, flags)
+                gone = namespace.rename(txn, self._locations, parent, name, new_parent, new_name, self._now(), self._keeps, flags)
         except BaseException:
             self._locations.forget_paths()
             raise

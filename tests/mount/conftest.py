@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.mount.background_proxy import BackgroundProxy, background_proxy
-from tests.mount.site import Site, can_mount, site
+from tests.mount.site import Site, can_mount, site, two_associations
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
@@ -117,16 +117,6 @@ BIG = bytes(range(256)) * (3 * 4096) + b"tail!"
 COLD = {"a": b"content of a", "b": b"content of b", "c": b"content of c", "big": BIG, "d/x": b"x in d", "d/sub/y": b"y in sub"}
 
 
-def _shared_toml(bucket: str, folder: Path) -> Path:
-    """Two associations, and room outside of them."""
-    text = "".join(
-        f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://{bucket}/{name}/"\n\n' for name in ("one", "two")
-    )
-    path = folder / "shared.toml"
-    path.write_text(text)
-    return path
-
-
 @pytest.fixture(scope="module", params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
 def shared_site(request: pytest.FixtureRequest) -> Iterator[tuple[Site, BackgroundProxy]]:
     """One mount for the tests of a module, on each server; the bucket holds `COLD` in a directory per test."""
@@ -136,7 +126,7 @@ def shared_site(request: pytest.FixtureRequest) -> Iterator[tuple[Site, Backgrou
     seeds = [(f"one/{name}/{path}", body, {}) for name in names for path, body in COLD.items()]
     put_objects(server, bucket, seeds)
     with background_proxy(server.endpoint_url) as proxy, site(server, bucket, endpoint_url=proxy.endpoint_url) as place:
-        place.source = str(_shared_toml(bucket, place.scratch))
+        place.source = str(two_associations(bucket, place.scratch))
         place.mount()
         yield place, proxy
         place.drain()

@@ -212,3 +212,13 @@ def site(
             here.clear()
         unexpected = here.unexpected_log()
         assert not unexpected, "unexpected in daemon.log:\n" + "\n".join(unexpected)
+
+
+def two_associations(bucket: str, folder: Path, top: str = "") -> Path:
+    """A configuration that links `one` and `two` with prefixes of these names, and leaves room outside of them."""
+    text = "".join(
+        f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://{bucket}/{name}/"\n\n' for name in ("one", "two")
+    )
+    path = folder / "shared.toml"
+    path.write_text(f"{top}\n{text}")
+    return path

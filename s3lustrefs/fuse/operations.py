@@ -63,8 +63,8 @@ class Operations(pyfuse3.Operations):
         return absent
 
     async def forget(self, inode_list: Any) -> None:
-        # The kernel's lookup counts need not be kept: numbers are never reused, and an inode without names cannot be looked up
-        # again, so that the first word of it is the last.
+        # The kernel's counts need not be kept: numbers are never reused, and an inode without names is not looked up again. Only
+        # a word from before it lost its name may come late, and then costs what has it neither open nor named an ESTALE.
         for ino, _ in inode_list:
             try:
                 await self._fs.forget(Ino(ino))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,11 +79,20 @@ def listxattr_into(path: AnyPath, room: int) -> int:
     return _checked(libc.listxattr(os.fsencode(path), ctypes.create_string_buffer(room), ctypes.c_size_t(room)))
 
 
+def _statx(path: AnyPath, mask: int) -> bytes:
+    buffer = ctypes.create_string_buffer(256)
+    _checked(libc.statx(AT_FDCWD, os.fsencode(path), 0, ctypes.c_uint(mask), buffer))
+    return buffer.raw
+
+
 def statx_blocks(path: AnyPath) -> int:
     """st_blocks alone, which lets the kernel answer out of its cache whatever it knows of the times."""
-    buffer = ctypes.create_string_buffer(256)
-    _checked(libc.statx(AT_FDCWD, os.fsencode(path), 0, ctypes.c_uint(STATX_BLOCKS), buffer))
-    return int.from_bytes(buffer.raw[48:56], "little")
+    return int.from_bytes(_statx(path, STATX_BLOCKS)[48:56], sys.byteorder)
+
+
+def statx_mask(path: AnyPath) -> int:
+    """Which fields the file system can tell, as STATX_ bits."""
+    return int.from_bytes(_statx(path, 0xFFF)[:4], sys.byteorder)
 
 
 # --- directory streams -----------------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def test_posix_fallocate_makes_the_file_longer(file: FileCase) -> None:
     with opened(file.path, os.O_RDWR) as descriptor:
         os.posix_fallocate(descriptor, 0, SIZE - 5)
         assert os.fstat(descriptor).st_size == SIZE
+        if file.setting == COLD:
+            assert file.resident_bytes() == SIZE, "a fallback that has to read"
         os.posix_fallocate(descriptor, SIZE - 10, 50_000)
         assert os.fstat(descriptor).st_size == SIZE - 10 + 50_000
     assert file.path.read_bytes() == CONTENT + bytes(50_000 - 10)

@@ -70,7 +70,7 @@ class Sweeper:
         headers: HeaderFetcher,
         hydrator: Hydrator,
         chunks: ChunkStore,
-        refresh: Callable[[Ino], Awaitable[None]],
+        refresh: Callable[[Ino], Awaitable[object]],
         notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine

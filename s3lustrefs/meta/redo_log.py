@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from s3lustrefs import errors
@@ -62,21 +63,29 @@ class Segment:
         self.path = path
         self.number = number
         self.size = 0
+        self._torn = False
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
     def append(self, payload: bytes) -> None:
-        """Write one record. Raises: OutOfSpace, StorageError; the segment is then as it was before."""
+        """Write one record. Raises: OutOfSpace, ReadOnlyStorage, StorageError; the segment is then as it was before."""
         record = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
         try:
+            if self._torn:
+                self._cut()
             written = os.write(self._fd, record)
             while written < len(record):
                 written += os.write(self._fd, record[written:])
         except OSError as exc:
-            os.ftruncate(self._fd, self.size)
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise errors.OutOfSpace(f"cannot append to {self.path}: {exc.strerror}; free space on this file system") from exc
-            raise errors.StorageError(f"cannot append to {self.path}: {exc.strerror}") from exc
+            # Reading a log ends at a half record: nothing may come after it.
+            self._torn = True
+            with suppress(OSError):
+                self._cut()
+            raise log_error(exc, "append to", self.path) from exc
         self.size += len(record)
+
+    def _cut(self) -> None:
+        os.ftruncate(self._fd, self.size)
+        self._torn = False
 
     def append_barrier(self, segment: int, offset: int) -> None:
         self.append(_BARRIER.pack(_BARRIER_TAG, segment, offset))
@@ -88,12 +97,50 @@ class Segment:
         os.close(self._fd)
 
 
+def log_error(exc: OSError, doing: str, path: Path) -> errors.StorageError:
+    """Our error for what the file system of the state directory answered."""
+    message = f"cannot {doing} {path}: {exc.strerror}"
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return errors.OutOfSpace(f"{message}; free space on the file system of the state directory")
+    if exc.errno == errno.EROFS:
+        return errors.ReadOnlyStorage(f"{message}; make the file system of the state directory writable again")
+    return errors.StorageError(f"{message}; the file system of the state directory fails")
+
+
 def sync_file(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fdatasync(fd)
     finally:
         os.close(fd)
+
+
+def start_segment(directory: Path, number: int) -> Segment:
+    """An empty segment whose name is on disk. Raises: OutOfSpace, ReadOnlyStorage, StorageError."""
+    try:
+        segment = Segment(segment_path(directory, number), number)
+        try:
+            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            segment.close()
+            raise
+    except OSError as exc:
+        raise log_error(exc, "start a log segment in", directory) from exc
+    return segment
+
+
+def remove_segments(directory: Path, before: int) -> None:
+    """Drop the segments whose records are in the table. Raises: ReadOnlyStorage, StorageError."""
+    for number, path in segments(directory):
+        if number < before:
+            try:
+                path.unlink()
+            except OSError as exc:
+                raise log_error(exc, "remove", path) from exc
 
 
 def segment_path(directory: Path, number: int) -> Path:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import heapq
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,14 +31,12 @@ from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.mapping import Mapping
 from s3lustrefs.meta.overlay import MISSING, Group, Overlay, ranked
 from s3lustrefs.meta.schema import FORMAT_VERSION, GROUPED, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
+from s3lustrefs.meta.table_file import TableFile
 
 log = logging.getLogger(__name__)
 
-_MAP_BYTES = 1 << 40
-"""Address space only: the file grows as it is written."""
 _CHECKPOINT_LOG_BYTES = 16 << 20
 _CHECKPOINT_SECONDS = 5.0
-_COMMIT_SLICE = 1000
 
 
 class Txn:
@@ -112,6 +110,8 @@ class StoreStatistics:
     log_bytes: int
     checkpoints: int
     syncs: int
+    failure: str
+    """Why the last checkpoint failed; empty once one has succeeded."""
 
 
 async def _no_content() -> None:
@@ -136,16 +136,15 @@ class Store:
         self._room.set()
         self.active = Overlay()
         self._frozen = Overlay()
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._env = _open_environment(directory)
-            with self._env.begin(write=True) as txn:
-                self._tables = [self._env.open_db(t.name.lower().encode(), txn=txn) for t in Table]
-        except (lmdb.Error, OSError) as exc:
-            raise errors.StateDirError(f"cannot open the inode table in {directory}: {exc}") from exc
+        self._marks = 0
+        self._log_failed = False
+        self._failure = ""
+        self._file = TableFile(directory)
         self._mapping = Mapping(directory / "data.mdb")
-        self._read = self._env.begin()
-        self._recover()
+        try:
+            self._recover()
+        except errors.StorageError as exc:
+            raise errors.StateDirError(f"state directory {directory.parent}: {exc}") from exc
 
     def _recover(self) -> None:
         # Before the log is read: another version may write it differently.
@@ -161,7 +160,7 @@ class Store:
         if changes:
             log.info("log replayed changes=%d same_boot=%s", changes, same_boot)
         self.active.group(Table.SUPER, SUPER_BOOT_ID)[SUPER_BOOT_ID] = self._boot_id
-        self._segment = self._new_segment(number)
+        self._segment = redo_log.start_segment(self.directory, number)
         self._frozen, self.active = self.active, Overlay()
         self._commit(self._frozen, number)
         self._after_commit()
@@ -183,7 +182,7 @@ class Store:
         if value is MISSING:
             value = self._frozen.find(table, key)
             if value is MISSING:
-                return self._read.get(key, db=self._tables[table])
+                return self._file.read.get(key, db=self._file.databases[table])
         return value  # type: ignore[return-value]
 
     def get_many(self, table: Table, keys: list[bytes]) -> dict[bytes, bytes]:
@@ -196,7 +195,7 @@ class Store:
                 if hits:
                     found.update((key, value) for key, value in hits.items() if value is not None)
                     keys = [key for key in keys if key not in hits]
-        found.update(self._read.cursor(db=self._tables[table]).getmulti(keys))
+        found.update(self._file.read.cursor(db=self._file.databases[table]).getmulti(keys))
         return found
 
     def scan(self, table: Table, prefix: bytes, *, after: bytes = b"", limit: int = 0) -> list[tuple[bytes, bytes]]:
@@ -225,7 +224,7 @@ class Store:
         yield ranked(len(changed), self._stored(table, start, prefix))
 
     def _stored(self, table: Table, start: bytes, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        cursor = self._read.cursor(db=self._tables[table])
+        cursor = self._file.read.cursor(db=self._file.databases[table])
         try:
             if not cursor.set_range(start):
                 return
@@ -238,11 +237,11 @@ class Store:
 
     def layers(self) -> tuple[lmdb.Transaction, list[Any], tuple[Overlay, Overlay]]:
         """What a look at whole tables needs: LMDB's snapshot, its databases by table number, newer changes, the oldest first."""
-        return self._read, self._tables, (self._frozen, self.active)
+        return self._file.read, self._file.databases, (self._frozen, self.active)
 
     def count(self, table: Table) -> int:
         """Records in LMDB; changes of the last seconds are not in it."""
-        return int(self._read.stat(self._tables[table])["entries"])
+        return int(self._file.read.stat(self._file.databases[table])["entries"])
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -252,11 +251,27 @@ class Store:
     def append(self, changes: list[redo_log.Change]) -> None:
         payload = redo_log.encode_changes(changes)
         failpoint("log.append.before")
-        self._segment.append(payload)
+        try:
+            self._segment.append(payload)
+        except errors.StorageError:
+            # A checkpoint empties the log, which may be what fills the disk.
+            self._wake.set()
+            raise
         failpoint("log.append.after")
         self._position += len(payload)
         if self._segment.size > _CHECKPOINT_LOG_BYTES:
             self._wake.set()
+
+    def put_through(self, table: Table, key: bytes, value: bytes) -> None:
+        """A change that also joins the commit or sync under way, because it qualifies what that is about to make durable.
+
+        For `sync_content` only, which runs before anything is committed. Raises: OutOfSpace, StorageError.
+        """
+        with self.begin() as txn:
+            txn.put(table, key, value)
+        if self._frozen:
+            self._frozen.group(table, key)[key] = value
+        self._marks += 1
 
     @property
     def is_behind(self) -> bool:
@@ -274,12 +289,29 @@ class Store:
         async with self._durability:
             if self._synced_position >= wanted:
                 return
+            if self._log_failed:
+                await self._checkpoint()
+                return
+            await self._sync_to_barrier()
+
+    async def _sync_to_barrier(self) -> None:
+        while True:
+            marks = self._marks
             position, segment, offset = self._position, self._segment, self._segment.size
             await self._sync_content()
-            segment.append_barrier(segment.number, offset)
+            if marks == self._marks:
+                break  # else: what content was lost must be as durable as the records that speak of it
+        segment.append_barrier(segment.number, offset)
+        try:
             await trio.to_thread.run_sync(self._sync_log, segment)
-            self._synced_position = position
-            self._syncs += 1
+        except errors.StorageError:
+            # The kernel reports lost pages once and takes them for clean then: the log must not be synced again, but
+            # everything in it brought into the table.
+            self._log_failed = True
+            self._wake.set()
+            raise
+        self._synced_position = position
+        self._syncs += 1
 
     def _sync_log(self, current: redo_log.Segment) -> None:
         """Older segments too, which are there only after a checkpoint failed: a barrier speaks for everything before it."""
@@ -289,7 +321,7 @@ class Store:
                     redo_log.sync_file(path)
             current.sync()
         except OSError as exc:
-            raise errors.StorageError(f"cannot bring the log in {self.directory} to disk: {exc.strerror}") from exc
+            raise redo_log.log_error(exc, "bring to disk the log in", self.directory) from exc
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -305,92 +337,63 @@ class Store:
                 continue
             try:
                 await self.checkpoint()
+                self._failure = ""
             except errors.StorageError as exc:
                 # The log keeps everything; the next round tries again.
+                self._failure = str(exc)
                 log.error("checkpoint failed error=%s", exc)
                 await trio.sleep(1)
 
     async def checkpoint(self) -> None:
         """Move everything so far into LMDB, durably. Raises: StorageError; nothing is lost then."""
         async with self._durability:
-            if self._frozen:  # its commit failed
-                with trio.CancelScope(shield=True):
-                    await self._sync_content()
-                    await trio.to_thread.run_sync(self._commit, self._frozen, self._segment.number)
-                self._after_commit()
-            if not self.active:
-                return
-            number = self._segment.number + 1
-            fresh = await trio.to_thread.run_sync(self._new_segment, number)
-            position = self._position
-            self._frozen, self.active = self.active, Overlay()
-            self._segment, old = fresh, self._segment
-            old.close()
-            with trio.CancelScope(shield=True):
-                await self._sync_content()
-                await trio.to_thread.run_sync(self._commit, self._frozen, number)
-            self._after_commit()
-            self._synced_position = max(self._synced_position, position)
-            self._checkpoints += 1
+            await self._checkpoint()
 
-    def _new_segment(self, number: int) -> redo_log.Segment:
-        try:
-            segment = redo_log.Segment(redo_log.segment_path(self.directory, number), number)
-            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as exc:
-            raise errors.StorageError(f"cannot start a log segment in {self.directory}: {exc.strerror}") from exc
-        return segment
+    async def _checkpoint(self) -> None:
+        if self._frozen:  # its commit failed
+            await self._commit_frozen(self._segment.number)
+        if not self.active and not self._log_failed:
+            return
+        number = self._segment.number + 1
+        fresh = await trio.to_thread.run_sync(redo_log.start_segment, self.directory, number)
+        position = self._position
+        self._frozen, self.active = self.active, Overlay()
+        self._segment, old = fresh, self._segment
+        with suppress(OSError):  # an error of what was written matters to syncs alone, which open the file again
+            old.close()
+        await self._commit_frozen(number)
+        self._synced_position = max(self._synced_position, position)
+        self._log_failed = False
+        self._checkpoints += 1
+
+    async def _commit_frozen(self, log_first: int) -> None:
+        with trio.CancelScope(shield=True):
+            await self._sync_content()
+            self._file.recover()
+            await trio.to_thread.run_sync(self._commit, self._frozen, log_first)
+        self._after_commit()
 
     def _commit(self, overlay: Overlay, log_first: int) -> None:
-        """Write a frozen overlay to LMDB with fsync. Runs in a thread: nobody changes a frozen overlay."""
-        try:
-            with self._env.begin(write=True) as txn:
-                for table in Table:
-                    for prefix in sorted(overlay.groups[table]):
-                        self._commit_group(txn, table, overlay.groups[table][prefix])
-                txn.put(SUPER_LOG_FIRST, str(log_first).encode(), db=self._tables[Table.SUPER])
-                failpoint("checkpoint.commit.before")
-        except lmdb.Error as exc:
-            raise errors.StorageError(f"cannot commit the inode table in {self.directory}: {exc}") from exc
+        self._file.commit(overlay, log_first)
         failpoint("checkpoint.commit.after")
-        for number, path in redo_log.segments(self.directory):
-            if number < log_first:
-                path.unlink()
-
-    def _commit_group(self, txn: lmdb.Transaction, table: Table, group: Group) -> None:
-        """In slices: sorting and building lists hold the GIL, and every request with it."""
-        cursor = txn.cursor(db=self._tables[table])
-        keys = sorted(group)  # a list of its own: the group's is the trio thread's
-        for at in range(0, len(keys), _COMMIT_SLICE):
-            part = [(key, group[key]) for key in keys[at : at + _COMMIT_SLICE]]
-            cursor.putmulti([(key, value) for key, value in part if value is not None])
-            for key, value in part:
-                if value is None:
-                    txn.delete(key, db=self._tables[table])
+        redo_log.remove_segments(self.directory, log_first)
 
     def _after_commit(self) -> None:
-        self._read.abort()
-        self._read = self._env.begin()
+        self._file.refresh()
         self._frozen = Overlay()
         self._mapping.trim()
         self._room.set()
 
     async def close(self) -> None:
-        """Checkpoint and close; afterwards the log is empty."""
+        """Checkpoint and close; afterwards the log is empty, or, on a disk that fails, kept for the next start."""
         with trio.CancelScope(shield=True):
-            await self.checkpoint()
-        self._segment.close()
-        self._read.abort()
-        self._env.close()
+            try:
+                await self.checkpoint()
+            except errors.StorageError as exc:
+                log.error("last checkpoint failed, the log is read at the next mount error=%s", exc)
+        with suppress(OSError):
+            self._segment.close()
+        self._file.close()
 
     def statistics(self) -> StoreStatistics:
-        return StoreStatistics(self._segment.size, self._checkpoints, self._syncs)
-
-
-def _open_environment(directory: Path) -> lmdb.Environment:
-    # No readahead: look-ups are random, and pages read ahead would count as resident memory of the daemon.
-    return lmdb.open(str(directory), map_size=_MAP_BYTES, max_dbs=len(Table), readahead=False, mode=0o600)
+        return StoreStatistics(self._segment.size, self._checkpoints, self._syncs, self._failure)

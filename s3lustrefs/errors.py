@@ -8,7 +8,14 @@ from __future__ import annotations
 
 
 class S3LustreError(Exception):
-    """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy."""
+    """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy.
+
+    `terminal` says that trying again cannot help until somebody changes something; `code` is the FSx failure code
+    (fsx-spec section 9.5), or our own where FSx has none, recorded per file that cannot be exported.
+    """
+
+    terminal = False
+    code = "InternalError"
 
 
 # --- configuration and start: told to the person at the terminal, exit status 1 ----------------------------------------
@@ -119,6 +126,8 @@ class TableCorrupt(S3LustreError):
 class StorageError(S3LustreError):
     """A storage target failed (EIO)."""
 
+    code = "LocalStorageError"
+
 
 class OutOfSpace(StorageError):
     """A storage target or the byte budget is full of content that must not be dropped."""
@@ -128,17 +137,19 @@ class ReadOnlyStorage(StorageError):
     """A storage target is mounted read-only."""
 
 
+class ContentLost(StorageError):
+    """Bytes of a file never reached the disk; none of it is served or exported until the file is emptied or deleted."""
+
+    terminal = True
+    code = "LocalContentLost"
+
+
 # --- the repository (S3) -----------------------------------------------------------------------------------------------------
 
 
 class RepositoryError(S3LustreError):
-    """Base of what the bucket answered; carries bucket and key.
+    """Base of what the bucket answered; carries bucket and key."""
 
-    `terminal` says that trying again cannot help until somebody changes something; `code` is the FSx failure code
-    (fsx-spec section 9.5) recorded per file.
-    """
-
-    terminal = False
     code = "S3Error"
 
     def __init__(self, message: str, *, bucket: str = "", key: str = "") -> None:

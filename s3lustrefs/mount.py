@@ -33,6 +33,7 @@ from s3lustrefs.fs.xattrs import Xattrs
 from s3lustrefs.fuse import kernel_settings
 from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
+from s3lustrefs.meta.damage import Damage
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
@@ -47,9 +48,11 @@ from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.room import Room
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
@@ -93,11 +96,13 @@ class Daemon:
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
         self._credentials: dict[AssocId, Credentials] = {}
+        self._losses: Losses | None = None
 
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
         self._chunks.open_()
-        self._store = Store(self._config.state_dir / "meta", boot_id=current_boot_id(), sync_content=self._chunks.sync_dirty)
+        self._store = Store(self._config.state_dir / "meta", boot_id=current_boot_id(), sync_content=self._sync_content)
+        self._damage = Damage(self._store)
         try:
             self._engine = LmdbEngine(self._store, in_use=self._handles.is_open)
             await self._chunks.measure_used()
@@ -105,7 +110,7 @@ class Daemon:
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
-            self._build()
+            await self._build().resume()
             await self._serve(ready)
         finally:
             self._state_dir.stopping()
@@ -159,12 +164,11 @@ class Daemon:
 
     # --- components --------------------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self) -> Losses:
         engine, chunks, repositories = self._engine, self._chunks, self._repositories
         config = self._config
-        self._hydrator = Hydrator(
-            engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, self._ensure_room
-        )
+        room = Room(chunks)
+        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(
             engine,
@@ -173,11 +177,12 @@ class Daemon:
             lambda: self._operations.requests.total(),
         )
         self._releaser = Releaser(
-            engine, chunks, self._hydrator, self._handles.is_open, self._invalidator.notify, self._exporter.urge
+            engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
-        io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, self._ensure_room, noatime=config.noatime)
+        self._losses = Losses(engine, chunks, self._damage, self._hydrator, self._exporter.cancel, self._invalidator.notify)
+        self._io = FileIO(engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room, noatime=config.noatime)
         fs = FileSystem(
-            engine, chunks, io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
+            engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
         status = InodeStatus(engine, self._hydrator, repositories)
         control_path = config.state_dir / "control.sock"
@@ -185,12 +190,16 @@ class Daemon:
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
             status, self._operations.requests, self._mount_point, str(config.state_dir),
-            tuple(map(str, config.cache_dirs)), config.read_only,
+            lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
         self._control = ControlServer(control_path, NativeApi(parts).operations())
+        return self._losses
 
-    async def _ensure_room(self, size: int) -> None:
-        await self._releaser.ensure_room(size)
+    async def _sync_content(self) -> None:
+        if self._losses is not None:
+            await self._losses.sync_content()
+        else:  # what is lost now is told again once somebody can deal with it
+            await self._chunks.sync_dirty()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         try:
@@ -204,6 +213,7 @@ class Daemon:
                 await nursery.start(self._store.run)
                 await nursery.start(self._hydrator.run)
                 await nursery.start(self._releaser.run)
+                await nursery.start(self._io.run)
                 await nursery.start(self._invalidator.run)
                 await nursery.start(self._headers.run)
                 if not self._config.read_only:

@@ -22,6 +22,9 @@ _REMEDIES = {
     "S3ObjectInUnsupportedTier": "restore the object from its archive storage class, then read again",
     "PathSizeTooLong": "shorten the path: a key has at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
+    "LocalStorageError": "free space on the storage target or state directory, or repair its disk (`s3lustrefs status` names it); "
+    "it is tried again by itself",
+    "LocalContentLost": "a local disk failed before the file was on it: write the file anew, or delete it",
     "InternalError": "see daemon.log in the state directory",
 }
 _RETRIED = "it is tried again by itself until the bucket answers; `s3lustrefs drain` tries at once"

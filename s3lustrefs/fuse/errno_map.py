@@ -34,6 +34,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.NoAttribute: (errno.ENODATA, logging.DEBUG),
     errors.OutOfSpace: (errno.ENOSPC, logging.ERROR),
     errors.ReadOnlyStorage: (errno.EROFS, logging.ERROR),
+    errors.ContentLost: (errno.EIO, logging.ERROR),
     errors.StorageError: (errno.EIO, logging.ERROR),
     errors.RepositoryUnavailable: (errno.EIO, logging.WARNING),
     errors.RepositoryDenied: (errno.EACCES, logging.WARNING),

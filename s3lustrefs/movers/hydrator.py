@@ -30,6 +30,7 @@ from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository.object_store import ObjectVersion
 from s3lustrefs.repository.retry import backoff_seconds
@@ -114,7 +115,7 @@ class Hydrator:
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[None]],
         notify: Callable[[BlocksChanged], None],
-        ensure_room: Callable[[int], Awaitable[None]],
+        room: Room,
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -123,7 +124,7 @@ class Hydrator:
         self._repositories = repositories
         self._on_changed = on_changed
         self._notify = notify
-        self._ensure_room = ensure_room
+        self._room = room
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
         self._slots = Slots(_SLOTS, _BACKGROUND_SLOTS)
@@ -257,13 +258,8 @@ class Hydrator:
                     self._slots.release(demand=demand)
             if patience.cancelled_caught:
                 fetch.error = errors.RepositoryUnavailable(f"no answer from the bucket within {self._patience_seconds:.0f} s")
-        except errors.ObjectChanged as exc:
-            log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
-            await self._on_changed(inode.ino)
-            fetch.error = errors.StaleInode(f"the object changed in the bucket: {exc}")
-        except errors.ObjectNotFound as exc:
-            await self._engine.object_vanished(inode.ino)
-            fetch.error = exc
+        except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
+            fetch.error = await self._lost_source(inode, exc)
         except errors.S3LustreError as exc:
             fetch.error = exc
         except Exception:
@@ -277,17 +273,34 @@ class Hydrator:
                 content.fetching.pop(block, None)
             fetch.done.set()
 
+    async def _lost_source(self, inode: Inode, exc: errors.RepositoryError) -> errors.S3LustreError:
+        """The object is not there any more, or another one: what readers are told once the table knows."""
+        try:
+            if isinstance(exc, errors.ObjectNotFound):
+                await self._engine.object_vanished(inode.ino)
+                return exc
+            log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
+            await self._on_changed(inode.ino)
+            return errors.StaleInode(f"the object changed in the bucket: {exc}")
+        except errors.S3LustreError as unknown:  # the next reader finds out anew
+            return unknown
+
     async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int) -> None:
         source = await self._engine.source_of(inode)
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
-        await self._ensure_room(max(0, end - start))
+        await self._room.ensure(max(0, end - start))
+        patience = self._room.patience()
         failures = 0
         while True:
             try:
                 await self._get(inode, source, start, end)
                 break
+            except errors.OutOfSpace:
+                # One target is full while there is room in all.
+                if not await patience.make_way():
+                    raise
             except errors.RepositoryUnavailable as exc:
                 # Bounded by the caller's patience; the client below has done its own quick retries.
                 log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
@@ -315,9 +328,14 @@ class Hydrator:
         residency.add(first, stop)
         complete = residency.complete(current.size)
         failpoint("residency.before")
-        await self._engine.put_residency(
-            inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
-        )
+        try:
+            await self._engine.put_residency(
+                inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
+            )
+        except errors.StorageError:
+            # Not recorded, so they will be fetched again: whatever is written to them until then would be overwritten.
+            residency.remove(first, stop)
+            raise
         failpoint("residency.after")
         if complete:
             self._contents.pop(inode.ino, None)

@@ -156,6 +156,7 @@ class ChunkStore:
         for index, chunk_offset, length in split(chunk_bytes, offset, offset + len(view)):
             chunk = self._find_or_create(ChunkKey(ino, version, index))
             part, view = view[:length], view[length:]
+            before = chunk.written_bytes
             try:
                 if inline:
                     _write_all(chunk, part, chunk_offset)
@@ -167,7 +168,9 @@ class ChunkStore:
                 self._health.failed(self._layout.target_of(chunk.key), WRITE, exc)
                 raise
             finally:
-                self._written(chunk)
+                # What could not even begin to be written is not lost when a sync fails as well.
+                if chunk.written_bytes != before:
+                    self._written(chunk)
         failpoint("chunk.write.after")
 
     @contextmanager
@@ -401,6 +404,7 @@ def _write_all(chunk: OpenChunk, data: memoryview, offset: int) -> None:
     with storage_errors("write", chunk.path):
         while data:
             count = os.pwrite(chunk.fd, data, offset)
+            chunk.written_bytes += count
             data, offset = data[count:], offset + count
 
 

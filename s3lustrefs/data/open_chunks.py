@@ -24,7 +24,7 @@ STAT_BLOCK_BYTES = 512
 class OpenChunk:
     """One open chunk file."""
 
-    __slots__ = ("accounted_bytes", "deleted", "fd", "in_memory", "key", "path", "pins", "read_position")
+    __slots__ = ("accounted_bytes", "deleted", "fd", "in_memory", "key", "path", "pins", "read_position", "written_bytes")
 
     def __init__(self, key: ChunkKey, path: str, fd: int, *, in_memory: bool) -> None:
         self.in_memory = in_memory
@@ -34,6 +34,8 @@ class OpenChunk:
         self.pins = 0
         self.deleted = False
         self.accounted_bytes = 0
+        self.written_bytes = 0
+        """Since it was opened; only ever compared with an earlier value."""
         self.read_position: int | None = None
 
 

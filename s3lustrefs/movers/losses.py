@@ -47,6 +47,7 @@ class Losses:
             self._damage.note(lost.ino, lost.version, lost.reason)
             await self._take(lost)
             self._chunks.settle_lost(lost.ino, lost.version)
+            self._notify(InodeInvalidation(lost.ino, content=True))
 
     async def resume(self) -> None:
         """At start: what was noted before is still lost."""
@@ -66,7 +67,6 @@ class Losses:
             await self._drop(inode, lost)
         else:
             log.error("content lost ino=%d path=%s error=%s", inode.ino, await self._path(inode.ino), lost.reason)
-        self._notify(InodeInvalidation(inode.ino, content=True))
 
     async def _can_fetch_again(self, inode: Inode) -> bool:
         return not inode.is_dirty and await self._engine.source_of(inode) is not None

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 
 class S3LustreError(Exception):
-    """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy."""
+    """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy.
+
+    `terminal` says that trying again cannot help until somebody changes something; `code` is the FSx failure code
+    (fsx-spec section 9.5), or our own where FSx has none, recorded per file that cannot be exported.
+    """
+
+    terminal = False
+    code = "InternalError"
 
 
 # --- configuration and start: told to the person at the terminal, exit status 1 ----------------------------------------
@@ -123,6 +130,8 @@ class TableCorrupt(S3LustreError):
 class StorageError(S3LustreError):
     """A storage target failed (EIO)."""
 
+    code = "LocalStorageError"
+
 
 class OutOfSpace(StorageError):
     """A storage target or the byte budget is full of content that must not be dropped."""
@@ -132,17 +141,20 @@ class ReadOnlyStorage(StorageError):
     """A storage target is mounted read-only."""
 
 
+class ContentLost(StorageError):
+    """Bytes that existed only here are gone: a disk failed under them, or fsck found them missing. Nobody is served or sent
+    anything in their place."""
+
+    terminal = True
+    code = "ContentLost"
+
+
 # --- the repository (S3) -----------------------------------------------------------------------------------------------------
 
 
 class RepositoryError(S3LustreError):
-    """Base of what the bucket answered; carries bucket and key.
+    """Base of what the bucket answered; carries bucket and key."""
 
-    `terminal` says that trying again cannot help until somebody changes something; `code` is the FSx failure code
-    (fsx-spec section 9.5) recorded per file.
-    """
-
-    terminal = False
     code = "S3Error"
 
     def __init__(self, message: str, *, bucket: str = "", key: str = "") -> None:
@@ -206,13 +218,6 @@ class RepositoryRejected(RepositoryError):
     """The endpoint refused the request as wrong (400, 501): the message has its own words."""
 
     terminal = True
-
-
-class ContentLost(RepositoryError):
-    """Bytes that existed only here are gone, as `s3lustrefs fsck` found: no read and no export can have them."""
-
-    terminal = True
-    code = "ContentLost"
 
 
 class NotInRepository(S3LustreError):

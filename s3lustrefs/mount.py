@@ -36,6 +36,7 @@ from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
 from s3lustrefs.meta import content_place
 from s3lustrefs.meta.content_place import ContentPlace
+from s3lustrefs.meta.damage import Damage
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
@@ -50,9 +51,11 @@ from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
@@ -98,6 +101,7 @@ class Daemon:
         self._importers: dict[AssocId, Importer] = {}
         self._sweepers: dict[AssocId, Sweeper] = {}
         self._credentials: dict[AssocId, Credentials] = {}
+        self._losses: Losses | None = None
         self._targets: dict[AssocId, ListingTarget] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -106,9 +110,10 @@ class Daemon:
         self._store = Store(
             self._config.state_dir / "meta",
             boot_id=current_boot_id(),
-            sync_content=self._chunks.sync_dirty,
+            sync_content=self._sync_content,
             on_durable=self._chunks.table_is_durable,
         )
+        self._damage = Damage(self._store)
         try:
             self._engine = LmdbEngine(self._store, in_use=self._handles.is_open, keep_nameless=True)
             await self._find_content()
@@ -119,7 +124,7 @@ class Daemon:
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
-            self._build()
+            await self._build().resume()
             await self._serve(ready)
         finally:
             self._state_dir.stopping()
@@ -193,12 +198,11 @@ class Daemon:
 
     # --- components --------------------------------------------------------------------------------------------------------
 
-    def _build(self) -> None:
+    def _build(self) -> Losses:
         engine, chunks, repositories = self._engine, self._chunks, self._repositories
         config = self._config
-        self._hydrator = Hydrator(
-            engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, self._ensure_room
-        )
+        room = Room(chunks)
+        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
         for association in engine.associations():
             assoc = association.assoc_id
             self._sweepers[assoc] = Sweeper(
@@ -213,19 +217,15 @@ class Daemon:
             lambda: self._operations.requests.total(),
         )
         self._releaser = Releaser(
-            engine, chunks, self._hydrator, self._handles.is_open, self._invalidator.notify, self._exporter.urge
+            engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
-        io = FileIO(
-            engine,
-            chunks,
-            self._hydrator,
-            self._exporter,
-            self._handles,
-            self._ensure_room,
+        self._losses = Losses(engine, chunks, self._damage, self._hydrator, self._exporter.cancel, self._invalidator.notify)
+        self._io = FileIO(
+            engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
             noatime=config.noatime or config.read_only,
-        )
+        )  # fmt: skip
         fs = FileSystem(
-            engine, chunks, io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
+            engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
         status = InodeStatus(engine, self._hydrator, repositories)
         control_path = config.state_dir / "control.sock"
@@ -233,12 +233,16 @@ class Daemon:
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
             self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
-            tuple(map(str, config.cache_dirs)), config.read_only,
+            lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
         self._control = ControlServer(control_path, NativeApi(parts).operations())
+        return self._losses
 
-    async def _ensure_room(self, size: int) -> None:
-        await self._releaser.ensure_room(size)
+    async def _sync_content(self) -> None:
+        if self._losses is not None:
+            await self._losses.sync_content()
+        else:  # what is lost now is told again once somebody can deal with it
+            await self._chunks.sync_dirty()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
         try:
@@ -253,6 +257,7 @@ class Daemon:
                 await nursery.start(self._chunks.run)
                 await nursery.start(self._hydrator.run)
                 await nursery.start(self._releaser.run)
+                await nursery.start(self._io.run)
                 await nursery.start(self._invalidator.run)
                 await nursery.start(self._headers.run)
                 if not self._config.read_only:

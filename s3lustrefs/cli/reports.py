@@ -124,8 +124,14 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
-        *(f"           {target['path']}: {size_text(target['free_bytes'])} free" for target in cache["targets"]),
+        *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
+        *([f"state      FAILING: {answer['state_failure']}"] if answer.get("state_failure") else []),
     ]
+
+
+def _target_text(target: dict[str, Any]) -> str:
+    free = f"{size_text(target['free_bytes'])} free"
+    return f"{free}, FAILING: {target['failure']}" if target.get("failure") else free
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,7 +49,8 @@ class Parts:
     requests: Counter[str]
     mount_point: str
     state_dir: str
-    targets: tuple[str, ...]
+    store_failure: Callable[[], str]
+    """Why the inode table cannot be brought to disk; empty when it can."""
     read_only: bool
 
 
@@ -121,8 +122,9 @@ class NativeApi:
             "cache": {
                 "used_bytes": space.used_bytes,
                 "capacity_bytes": space.capacity_bytes,
-                "targets": [{"path": t, "free_bytes": _free(t)} for t in p.targets],
+                "targets": [target._asdict() for target in p.chunks.targets()],
             },
+            "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
         }
 
@@ -286,8 +288,3 @@ def _failure(path: bytes, record: JournalRecord) -> dict[str, Any]:
         "code": record.error_code,
         "remedy": remedy(record.error_code),
     }
-
-
-def _free(target: str) -> int:
-    status = os.statvfs(target)
-    return status.f_bavail * status.f_frsize

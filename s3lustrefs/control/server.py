@@ -85,6 +85,8 @@ class ControlServer:
                 self._path.unlink()
         except FileNotFoundError:
             return  # the state directory was cleared while we ran; nothing is left to remove
+        except OSError as exc:  # a read-only or failing disk: the next mount replaces it
+            log.warning("control socket not removed path=%s error=%s", self._path, exc)
 
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
         connection = h11.Connection(h11.SERVER)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,10 +31,12 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.durability import Durability
 from s3lustrefs.data.fence import storage_errors
+from s3lustrefs.data.health import READ, WRITE, Health
 from s3lustrefs.data.layout import ChunkKey, Layout, split
-from s3lustrefs.data.open_chunks import STAT_BLOCK_BYTES, Doomed, OpenChunk, OpenChunks
+from s3lustrefs.data.open_chunks import STAT_BLOCK_BYTES, Doomed, Failure, OpenChunk, OpenChunks, remove_all
 from s3lustrefs.data.reading import Reading
 from s3lustrefs.data.space import Space
+from s3lustrefs.data.target_space import TargetSpace, TargetStatus
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.model.ids import ContentVersion, Ino
 
@@ -93,14 +95,27 @@ class ChunkStoreStatistics:
     thread_reads: int
 
 
+@dataclass(frozen=True, slots=True)
+class LostContent:
+    """A content version some of whose bytes may never have reached the disk, and why."""
+
+    ino: Ino
+    version: ContentVersion
+    reason: str
+
+
 class ChunkStore:
     """The bytes of all files, over one or several storage targets."""
 
     def __init__(self, targets: Sequence[Path], *, cache_bytes: int | None = None, open_files: int = 512) -> None:
         self._layout = Layout(targets)
         self._cache_bytes = cache_bytes
-        self._durability = Durability(self._layout)
-        self._chunks = OpenChunks(self._layout, open_files, on_create=self._durability.created, on_close=self._durability.closed)
+        self._health = Health(self._layout.targets)
+        self._target_space = TargetSpace(self._layout, self._health)
+        self._durability = Durability(self._layout, self._health)
+        self._chunks = OpenChunks(self._layout, open_files, on_create=self._durability.created, keep=self._durability.keep)
+        self._leftovers: list[Doomed] = []
+        self._refused: dict[tuple[Ino, ContentVersion], str] = {}
         self._limiter = trio.CapacityLimiter(_THREADS)
         self._inline_reads = 0
         self._thread_reads = 0
@@ -112,12 +127,12 @@ class ChunkStore:
     def open_(self) -> None:
         """Create what is missing on the targets and check that they can be written. Raises: StateDirError."""
         self._layout.prepare()
-        self._durability.open_()
 
     def close(self) -> None:
         """Close every file; writes need no sync for this, only for power loss."""
         self._chunks.close()
         self._durability.close()
+        self._layout.close()
 
     def statistics(self) -> ChunkStoreStatistics:
         return ChunkStoreStatistics(self._chunks.used_bytes, self._inline_reads, self._thread_reads)
@@ -125,27 +140,30 @@ class ChunkStore:
     # --- bytes ---------------------------------------------------------------------------------------------------------
 
     def read_nowait(self, ino: Ino, version: ContentVersion, chunk_bytes: int, start: int, end: int) -> bytearray | None:
-        """Bytes `[start, end)` if all of them are in the page cache, else None. Raises: StorageError."""
+        """Bytes `[start, end)` if all of them are in the page cache, else None. Raises: ContentLost, StorageError."""
+        self._check_whole(ino, version)
         buffer = bytearray(end - start)
         for reading in self._readings(ino, version, chunk_bytes, start, end, buffer):
-            if not reading.fill_nowait():
+            if not self._try(reading):
                 return None
         self._inline_reads += 1
         return buffer
 
     async def read(self, ino: Ino, version: ContentVersion, chunk_bytes: int, start: int, end: int) -> bytearray:
-        """Bytes `[start, end)`, from a thread as soon as the disk is needed. Raises: StorageError."""
+        """Bytes `[start, end)`, from a thread as soon as the disk is needed. Raises: ContentLost, StorageError."""
+        self._check_whole(ino, version)
         buffer = bytearray(end - start)
         cold = []
         with ExitStack() as pins:
             for reading in self._readings(ino, version, chunk_bytes, start, end, buffer):
-                if not reading.fill_nowait():
+                if not self._try(reading):
                     # Pinned at once: opening the next chunk may close this one.
                     pins.enter_context(self._chunks.pinned(reading.chunk))
                     cold.append(reading)
             if cold:
                 self._thread_reads += 1
-                await self._in_thread(partial(_fill_all, cold))
+                for reading in cold:
+                    await self._fill(reading)
             else:
                 self._inline_reads += 1
         return buffer
@@ -153,21 +171,32 @@ class ChunkStore:
     async def write(
         self, ino: Ino, version: ContentVersion, chunk_bytes: int, offset: int, data: bytes | bytearray | memoryview
     ) -> None:
-        """Write `data` at `offset`. On an error some of it may be written. Raises: OutOfSpace, ReadOnlyStorage, StorageError."""
+        """Write `data` at `offset`. On an error some of it may be written.
+
+        Raises: OutOfSpace, ReadOnlyStorage, ContentLost, StorageError.
+        """
+        self._check_whole(ino, version)
         failpoint("chunk.write.before")
         view = memoryview(data)
         inline = len(view) <= _INLINE_WRITE_BYTES
         for index, chunk_offset, length in split(chunk_bytes, offset, offset + len(view)):
-            chunk = self._chunks.find_or_create(ChunkKey(ino, version, index))
+            chunk = self._find_or_create(ChunkKey(ino, version, index))
             part, view = view[:length], view[length:]
+            before = chunk.written_bytes
             try:
                 if inline:
                     _write_all(chunk, part, chunk_offset)
                 else:
                     with self._chunks.pinned(chunk):
                         await self._in_thread(partial(_write_all, chunk, part, chunk_offset))
+                self._health.works(self._layout.target_of(chunk.key), WRITE)
+            except errors.StorageError as exc:
+                self._health.failed(self._layout.target_of(chunk.key), WRITE, exc)
+                raise
             finally:
-                self._written(chunk)
+                # What could not even begin to be written is not lost when a sync fails as well.
+                if chunk.written_bytes != before:
+                    self._written(chunk)
         failpoint("chunk.write.after")
 
     @contextmanager
@@ -175,37 +204,55 @@ class ChunkStore:
         """Descriptor and offset in it for writing content from byte `start` on, at most to the end of that chunk.
 
         For native threads that write fetched bytes: the descriptor stays open inside the block, and the chunk counts as
-        written afterwards. Raises: OutOfSpace, ReadOnlyStorage, StorageError.
+        written afterwards. Raises: OutOfSpace, ReadOnlyStorage, ContentLost, StorageError.
         """
+        self._check_whole(ino, version)
         index, offset = divmod(start, chunk_bytes)
-        chunk = self._chunks.find_or_create(ChunkKey(ino, version, index))
+        chunk = self._find_or_create(ChunkKey(ino, version, index))
         with self._chunks.pinned(chunk) as fd:
             try:
                 yield fd, offset
+                self._health.works(self._layout.target_of(chunk.key), WRITE)
+            except errors.StorageError as exc:
+                self._health.failed(self._layout.target_of(chunk.key), WRITE, exc)
+                raise
             finally:
                 self._written(chunk)
 
     def slices(self, ino: Ino, version: ContentVersion, chunk_bytes: int, start: int, end: int) -> list[ChunkSlice]:
-        """The files that hold bytes `[start, end)`, ascending, for uploads; files of holes are created. Raises: StorageError."""
+        """The files that hold bytes `[start, end)`, ascending, for uploads; that of a hole is empty.
+
+        Raises: ContentLost, StorageError.
+        """
+        self._check_whole(ino, version)
         found = []
         for index, offset, length in split(chunk_bytes, start, end):
-            chunk = self._chunks.find_or_create(ChunkKey(ino, version, index))
-            found.append(ChunkSlice(chunk.path, offset, length))
+            key = ChunkKey(ino, version, index)
+            path = self._layout.place(key) if self._chunks.find(key) else os.devnull
+            found.append(ChunkSlice(path, offset, length))
         return found
 
     async def truncate(self, ino: Ino, version: ContentVersion, chunk_bytes: int, old_size: int, new_size: int) -> None:
-        """Drop bytes `[new_size, old_size)`, so that they read as zeros from now on; growing is free. Raises: StorageError.
+        """Drop bytes `[new_size, old_size)`, so that they read as zeros from now on; growing is free.
 
         The table's record of the new size is durable before: a power cut must not bring the old size back without its bytes.
+        Raises: StorageError; ContentLost, but emptying makes lost content whole.
         """
+        if new_size:
+            self._check_whole(ino, version)
         if new_size >= old_size:
             return
         boundary, offset = divmod(new_size, chunk_bytes)
         if offset:
             await self._cut(ChunkKey(ino, version, boundary), offset)
         first = boundary + 1 if offset else boundary
-        for key in await self._remove(ino, version, range(first, -(-old_size // chunk_bytes)), old_size - new_size):
+        removed, failed = await self._remove(ino, version, range(first, -(-old_size // chunk_bytes)), old_size - new_size)
+        for key in removed:
             self._durability.removed(key)
+        if failed:
+            raise failed[0][1]
+        if not new_size:
+            self._refused.pop((ino, version), None)
 
     # --- content that is no longer needed --------------------------------------------------------------------------------
 
@@ -214,6 +261,7 @@ class ChunkStore:
 
         Its files are removed once that record is durable: before that, a power cut brings the file back, and its bytes with it.
         """
+        self._refused.pop((ino, version), None)
         self._condemned.append(Condemned(ino, version, chunk_bytes, size))
         if size is None or size > _SCAN_CHUNKS * chunk_bytes:
             self._durability.forget_version(ino, version)
@@ -241,13 +289,10 @@ class ChunkStore:
         task_status.started()
         while True:
             await self._may_remove.wait()
-            try:
-                await self.remove_condemned()
-            except errors.StorageError as exc:
-                log.error("condemned content not removed error=%s", exc)
+            await self.remove_condemned()
 
     async def remove_condemned(self) -> None:
-        """Remove what may go by now; what fails is left to the garbage collection of the next start. Raises: StorageError."""
+        """Remove what may go by now."""
         self._may_remove = trio.Event()
         while self._removable:
             for _ in range(min(_REMOVED_PER_TURN, len(self._removable))):
@@ -255,23 +300,60 @@ class ChunkStore:
             await trio.lowlevel.checkpoint()
 
     async def delete(self, ino: Ino, version: ContentVersion, chunk_bytes: int, size: int | None) -> None:
-        """Drop every byte of a content version at once: no durable record speaks of it. Raises: StorageError."""
-        if size is None:
-            await self._remove(ino, version, None, _INLINE_DELETE_BYTES + 1)
-        else:
-            await self._remove(ino, version, range(-(-size // chunk_bytes)), size)
+        """Drop every byte of a content version at once: no durable record speaks of it.
+
+        Nobody asks for these bytes any more, so that a file that cannot be removed is no failure: `sweep` tries again.
+        """
+        self._refused.pop((ino, version), None)
+        try:
+            if size is None:
+                _, failed = await self._remove(ino, version, None, _INLINE_DELETE_BYTES + 1)
+            else:
+                _, failed = await self._remove(ino, version, range(-(-size // chunk_bytes)), size)
+        except errors.StorageError as exc:  # not even the list could be had: the next start finds what is left
+            log.error("deleted content keeps its space for now ino=%d error=%s", ino, exc)
+            return
+        self._leftovers += (file for file, _ in failed)
+        if failed:
+            log.error("deleted content keeps its space for now ino=%d error=%s", ino, failed[0][1])
+
+    async def sweep(self) -> None:
+        """Remove what could not be removed before."""
+        if self._leftovers:
+            doomed, self._leftovers = self._leftovers, []
+            _, failed = await self._remove_files(doomed, in_thread=True)
+            self._leftovers += (file for file, _ in failed)
 
     # --- durability ----------------------------------------------------------------------------------------------------
 
-    async def sync_dirty(self) -> None:
-        """Bring to disk every byte whose write ended before the call. Raises: StorageError.
-
-        A chunk that could not be synced fails this and every later call until it is deleted. What is condemned by now may go
-        at the next `table_is_durable`.
-        """
+    async def sync_dirty(self) -> list[LostContent]:
+        """Try to bring to disk every byte whose write ended before the call; what of it (and of what earlier calls
+        tried) is lost and not settled yet. The rest is on disk, whatever is lost. What is condemned by now may go at the
+        next `table_is_durable`."""
         self._sealed += self._condemned
         self._condemned = []
         await self._durability.sync(self._chunks, self._limiter)
+        return [LostContent(key.ino, key.version, str(error)) for key, error in self._durability.lost().items()]
+
+    def settle_lost(self, ino: Ino, version: ContentVersion) -> None:
+        """Whoever asks for this content is told that it is lost: later syncs need not say so."""
+        for key in self._durability.lost():
+            if (key.ino, key.version) == (ino, version):
+                self._durability.settle(key)
+
+    def refuse(self, ino: Ino, version: ContentVersion, reason: str) -> None:
+        """Bytes of this content are lost: from now on it can only be deleted, or truncated to nothing."""
+        self._refused[ino, version] = reason
+
+    def loss_of(self, ino: Ino, version: ContentVersion) -> str | None:
+        """Why this content is refused, if it is."""
+        return self._refused.get((ino, version)) if self._refused else None
+
+    def _check_whole(self, ino: Ino, version: ContentVersion) -> None:
+        if self._refused and (ino, version) in self._refused:
+            raise errors.ContentLost(
+                f"content of inode {ino} was lost ({self._refused[ino, version]}): write the file anew, or delete it"
+            )
 
     # --- space and inventory -------------------------------------------------------------------------------------------
 
@@ -284,39 +366,50 @@ class ChunkStore:
         self._chunks.used_bytes = await self._in_thread(lambda: sum(map(_allocated, self._layout.entries())))
 
     def space(self) -> Space:
-        """Capacity, use and room, in bytes; targets on one file system count once. Raises: StorageError."""
-        capacity = available = 0
-        seen = set()
-        for target in self._layout.targets:
-            with storage_errors("ask for the free space of", str(target)):
-                device, status = os.stat(target).st_dev, os.statvfs(target)
-            if device not in seen:
-                seen.add(device)
-                capacity += status.f_blocks * status.f_frsize
-                available += status.f_bavail * status.f_frsize
+        """Capacity, use and room, in bytes; targets on one file system count once."""
+        capacity, available = self._target_space.capacity_and_room()
         used = self.used_bytes()
         if self._cache_bytes is not None:
             capacity = self._cache_bytes
             available = max(0, min(available, capacity - used))
         return Space(capacity, used, available)
 
+    def targets(self) -> list[TargetStatus]:
+        """How each target is, for people."""
+        return self._target_space.statuses()
+
+    def full_targets(self) -> set[int]:
+        """The targets whose last write found no room."""
+        return self._health.full(WRITE)
+
     def chunk_files(self) -> Iterator[ChunkFile]:
         """Every chunk file, in no order. Slow: for threads and fsck. Raises: StorageError."""
-        for key, entry in self._layout.entries():
+        for target in range(len(self._layout.targets)):
+            yield from self._files_of(target)
+
+    def _files_of(self, target: int) -> Iterator[ChunkFile]:
+        for key, entry in self._layout.entries_of(target):
             try:
-                yield ChunkFile(key, entry.stat(follow_symlinks=False).st_size, entry.path)
+                yield ChunkFile(key, entry.stat(follow_symlinks=False).st_size, self._layout.path(key))
             except FileNotFoundError:
                 continue
 
-    async def chunk_batches(self, size: int) -> AsyncIterator[list[ChunkFile]]:
-        """Every chunk file, a batch at a time, looked up in a thread. Raises: StorageError."""
-        files = self.chunk_files()
-        while True:
-            batch = await self._in_thread(lambda: list(islice(files, size)))
-            if batch:
-                yield batch
-            if len(batch) < size:
-                return
+    async def chunk_batches(self, size: int, targets: Collection[int] = ()) -> AsyncIterator[list[ChunkFile]]:
+        """Every chunk file of these targets (none given: of all), a batch at a time, looked up in a thread. A target that
+        cannot be listed is left out: nobody may take its files for gone."""
+        for target in targets or range(len(self._layout.targets)):
+            files = self._files_of(target)
+            while True:
+                try:
+                    batch = await self._in_thread(lambda: list(islice(files, size)))  # noqa: B023  # awaited within the turn
+                except errors.StorageError as exc:
+                    self._health.failed(target, "list", exc)
+                    break
+                if batch:
+                    yield batch
+                if len(batch) < size:
+                    self._health.works(target, "list")
+                    break
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
@@ -329,6 +422,29 @@ class ChunkStore:
             chunk = self._chunks.find(ChunkKey(ino, version, piece.chunk_index))
             if chunk:
                 yield Reading(chunk, piece, part)
+
+    def _find_or_create(self, key: ChunkKey) -> OpenChunk:
+        try:
+            return self._chunks.find_or_create(key)
+        except errors.StorageError as exc:
+            self._health.failed(self._layout.target_of(key), WRITE, exc)
+            raise
+
+    def _try(self, reading: Reading) -> bool:
+        try:
+            return reading.fill_nowait()
+        except errors.StorageError as exc:
+            self._health.failed(self._layout.target_of(reading.chunk.key), READ, exc)
+            raise
+
+    async def _fill(self, reading: Reading) -> None:
+        target = self._layout.target_of(reading.chunk.key)
+        try:
+            await self._in_thread(reading.fill)
+        except errors.StorageError as exc:
+            self._health.failed(target, READ, exc)
+            raise
+        self._health.works(target, READ)
 
     def _written(self, chunk: OpenChunk) -> None:
         if not chunk.deleted:
@@ -347,8 +463,11 @@ class ChunkStore:
                 os.ftruncate(fd, size)
         self._written(chunk)
 
-    async def _remove(self, ino: Ino, version: ContentVersion, indices: range | None, size: int) -> list[ChunkKey]:
-        """Remove the chunk files of these indices (None: all), which hold at most `size` bytes; keys that may have had one."""
+    async def _remove(
+        self, ino: Ino, version: ContentVersion, indices: range | None, size: int
+    ) -> tuple[list[ChunkKey], list[Failure]]:
+        """Remove the chunk files of these indices (None: all), which hold at most `size` bytes: the keys that may have had
+        one, and what could not be removed."""
         if indices is None or len(indices) > _SCAN_CHUNKS:
             found = await self._in_thread(lambda: self._layout.keys_of(ino, version))
             keys = [key for key in found if indices is None or key.chunk_index in indices]
@@ -357,40 +476,25 @@ class ChunkStore:
         doomed = [self._chunks.take_out(key) for key in keys]
         for key in keys:
             self._durability.forget(key)
-        if size > _INLINE_DELETE_BYTES or len(doomed) > _INLINE_DELETES:
-            freed = await self._in_thread(partial(_remove_all, doomed))
-        else:
-            freed = _remove_all(doomed)
+        in_thread = size > _INLINE_DELETE_BYTES or len(doomed) > _INLINE_DELETES
+        freed, failed = await self._remove_files(doomed, in_thread=in_thread)
+        return keys if freed else [], failed
+
+    async def _remove_files(self, doomed: list[Doomed], *, in_thread: bool) -> tuple[int, list[Failure]]:
+        freed, failed = await self._in_thread(partial(remove_all, doomed)) if in_thread else remove_all(doomed)
         self._chunks.used_bytes -= freed
-        return keys if freed else []
+        return freed, failed
 
     async def _in_thread(self, deed: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(deed, limiter=self._limiter)
-
-
-def _fill_all(readings: Sequence[Reading]) -> None:
-    for reading in readings:
-        reading.fill()
 
 
 def _write_all(chunk: OpenChunk, data: memoryview, offset: int) -> None:
     with storage_errors("write", chunk.path):
         while data:
             count = os.pwrite(chunk.fd, data, offset)
+            chunk.written_bytes += count
             data, offset = data[count:], offset + count
-
-
-def _remove_all(doomed: Sequence[Doomed]) -> int:
-    """Remove all, whatever fails, then raise the first failure: no descriptor may leak."""
-    freed, failures = 0, []
-    for file in doomed:
-        try:
-            freed += file.remove()
-        except errors.StorageError as exc:
-            failures.append(exc)
-    if failures:
-        raise failures[0]
-    return freed
 
 
 def _allocated(entry: tuple[ChunkKey, os.DirEntry[str]]) -> int:

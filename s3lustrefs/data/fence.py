@@ -32,10 +32,10 @@ class storage_errors:
 
 
 def translated(exc: OSError, doing: str, path: str) -> errors.StorageError:
-    """Our error for an OSError."""
+    """Our error for an OSError, with what to do about it."""
     message = f"cannot {doing} {path}: {exc.strerror or exc}"
     if exc.errno in _FULL:
-        return errors.OutOfSpace(message)
+        return errors.OutOfSpace(f"{message}; free space on its file system")
     if exc.errno == errno.EROFS:
-        return errors.ReadOnlyStorage(message)
-    return errors.StorageError(message)
+        return errors.ReadOnlyStorage(f"{message}; make its file system writable again")
+    return errors.StorageError(f"{message}; look after that disk (dmesg)" if exc.errno == errno.EIO else message)

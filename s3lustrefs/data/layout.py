@@ -18,6 +18,7 @@ from s3lustrefs import errors
 from s3lustrefs.data.fence import storage_errors
 from s3lustrefs.model.ids import ContentVersion, Ino
 
+_CHUNKS = "chunks"
 _DIRECTORIES = 256
 _WITHOUT_DISK = frozenset({"tmpfs", "ramfs"})
 _NEIGHBOURS_BITS = 12
@@ -60,7 +61,8 @@ class Layout:
         if not targets:
             raise errors.StateDirError("no storage target: cache_dir is empty")
         self.targets = tuple(targets)
-        self._roots = [os.path.join(target, "chunks") for target in targets]
+        self._roots = [os.path.join(target, _CHUNKS) for target in targets]
+        self._fds: list[int] = []
         self._in_memory: list[bool] = []
 
     def prepare(self) -> None:
@@ -77,12 +79,33 @@ class Layout:
                 os.unlink(probe)
             except OSError as exc:
                 raise errors.StateDirError(f"storage target {target} cannot be written: {exc.strerror}") from exc
+        self._open_targets()
+
+    def _open_targets(self) -> None:
+        if self._fds:
+            return
+        for target in self.targets:
+            try:
+                self._fds.append(os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            except OSError as exc:
+                raise errors.StateDirError(f"storage target {target} cannot be opened: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def target_fd(self, target: int) -> int:
+        """The target's directory, open since the start: its file system stays ours, whatever is mounted there meanwhile."""
+        if not self._fds:
+            self._open_targets()
+        return self._fds[target]
 
     def in_memory(self, key: ChunkKey) -> bool:
         """Whether the chunk's file is on a file system without a disk, so that reading it never waits."""
         if not self._in_memory:
             kinds = _file_system_kinds()
-            self._in_memory = [kinds.get(os.stat(target).st_dev) in _WITHOUT_DISK for target in self.targets]
+            devices = [os.fstat(self.target_fd(number)).st_dev for number in range(len(self.targets))]
+            self._in_memory = [kinds.get(device) in _WITHOUT_DISK for device in devices]
         return self._in_memory[self.target_of(key)]
 
     def target_of(self, key: ChunkKey) -> int:
@@ -92,18 +115,45 @@ class Layout:
         return f"{self._roots[self.target_of(key)]}/{_bucket(key.ino)}"
 
     def path(self, key: ChunkKey) -> str:
-        return f"{self.directory(key)}/{key.ino:x}.{key.version:x}.{key.chunk_index:x}"
+        """For people."""
+        return f"{self.directory(key)}/{_name(key)}"
+
+    def directory_place(self, key: ChunkKey) -> str:
+        """Where `directory` is really to be opened: by way of the target's descriptor.
+
+        An unmounted target would otherwise be an empty directory, and every chunk on it a hole.
+        """
+        return f"/proc/self/fd/{self.target_fd(self.target_of(key))}/{_CHUNKS}/{_bucket(key.ino)}"
+
+    def place(self, key: ChunkKey) -> str:
+        """The same for a chunk file."""
+        return f"{self.directory_place(key)}/{_name(key)}"
 
     def entries(self) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
         """Every chunk file of every target, in no order. Slow: for a thread. Raises: StorageError."""
-        for root in self._roots:
-            for number in range(_DIRECTORIES):
-                yield from _scan(f"{root}/{number:02x}")
+        for target in range(len(self.targets)):
+            yield from self.entries_of(target)
+
+    def entries_of(self, target: int) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
+        """The same for one target."""
+        for number in range(_DIRECTORIES):
+            yield from self._scan(target, f"{number:02x}")
 
     def keys_of(self, ino: Ino, version: ContentVersion) -> list[ChunkKey]:
         """The chunk files of one content version, found by scanning one directory per target. Raises: StorageError."""
-        directories = [f"{root}/{_bucket(ino)}" for root in self._roots]
-        return [key for directory in directories for key, _ in _scan(directory) if key.ino == ino and key.version == version]
+        found = [key for target in range(len(self.targets)) for key, _ in self._scan(target, _bucket(ino))]
+        return [key for key in found if key.ino == ino and key.version == version]
+
+    def _scan(self, target: int, bucket: str) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
+        with (
+            storage_errors("list", f"{self._roots[target]}/{bucket}"),
+            os.scandir(f"/proc/self/fd/{self.target_fd(target)}/{_CHUNKS}/{bucket}") as entries,
+        ):
+            for entry in entries:
+                match = _CHUNK_NAME.fullmatch(entry.name)
+                if match:
+                    ino, version, index = (int(part, 16) for part in match.groups())
+                    yield ChunkKey(Ino(ino), ContentVersion(version), index), entry
 
 
 def _file_system_kinds() -> dict[int, str]:
@@ -117,14 +167,9 @@ def _file_system_kinds() -> dict[int, str]:
     return kinds
 
 
+def _name(key: ChunkKey) -> str:
+    return f"{key.ino:x}.{key.version:x}.{key.chunk_index:x}"
+
+
 def _bucket(ino: Ino) -> str:
     return f"{ino >> _NEIGHBOURS_BITS & 0xFF:02x}"
-
-
-def _scan(directory: str) -> Iterator[tuple[ChunkKey, os.DirEntry[str]]]:
-    with storage_errors("list", directory), os.scandir(directory) as entries:
-        for entry in entries:
-            match = _CHUNK_NAME.fullmatch(entry.name)
-            if match:
-                ino, version, index = (int(part, 16) for part in match.groups())
-                yield ChunkKey(Ino(ino), ContentVersion(version), index), entry

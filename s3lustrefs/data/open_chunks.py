@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from s3lustrefs import errors
 from s3lustrefs.data.fence import storage_errors
 from s3lustrefs.data.layout import ChunkKey, Layout
 
@@ -23,7 +24,7 @@ STAT_BLOCK_BYTES = 512
 class OpenChunk:
     """One open chunk file."""
 
-    __slots__ = ("accounted_bytes", "deleted", "fd", "in_memory", "key", "path", "pins", "read_position")
+    __slots__ = ("accounted_bytes", "deleted", "fd", "in_memory", "key", "path", "pins", "read_position", "written_bytes")
 
     def __init__(self, key: ChunkKey, path: str, fd: int, *, in_memory: bool) -> None:
         self.in_memory = in_memory
@@ -33,6 +34,8 @@ class OpenChunk:
         self.pins = 0
         self.deleted = False
         self.accounted_bytes = 0
+        self.written_bytes = 0
+        """Since it was opened; only ever compared with an earlier value."""
         self.read_position: int | None = None
 
 
@@ -41,16 +44,23 @@ class Doomed:
     """A chunk file taken out of the cache, to be removed; safe to use in a thread."""
 
     path: str
+    """For people; `place` is where it is."""
+    place: str
     accounted_bytes: int | None
     fd: int | None
     """To be closed after the unlink; None: not open, or still pinned and closed by its last user."""
+
+    def closed(self) -> Doomed:
+        """The same once its descriptor is closed."""
+        return replace(self, fd=None)
 
     def remove(self) -> int:
         """Unlink and close; how many bytes this frees. No file is fine. Raises: ReadOnlyStorage, StorageError."""
         with storage_errors("delete", self.path):
             try:
-                freed = os.stat(self.path).st_blocks * STAT_BLOCK_BYTES if self.accounted_bytes is None else self.accounted_bytes
-                os.unlink(self.path)
+                known = self.accounted_bytes
+                freed = os.stat(self.place).st_blocks * STAT_BLOCK_BYTES if known is None else known
+                os.unlink(self.place)
             except FileNotFoundError:
                 freed = 0
             finally:
@@ -59,16 +69,30 @@ class Doomed:
         return freed
 
 
+Failure = tuple[Doomed, errors.StorageError]
+
+
+def remove_all(doomed: Sequence[Doomed]) -> tuple[int, list[Failure]]:
+    """Bytes freed, and what could not be removed; every descriptor is closed."""
+    freed, failed = 0, []
+    for file in doomed:
+        try:
+            freed += file.remove()
+        except errors.StorageError as exc:
+            failed.append((file.closed(), exc))
+    return freed, failed
+
+
 class OpenChunks:
-    """The cache of open chunk files. `on_close(key)` is told whenever a descriptor of a chunk that still exists is closed."""
+    """The cache of open chunk files. `keep(key, fd)` may take over a descriptor of a chunk that still exists from here."""
 
     def __init__(
-        self, layout: Layout, limit: int, on_create: Callable[[ChunkKey], None], on_close: Callable[[ChunkKey], None]
+        self, layout: Layout, limit: int, on_create: Callable[[ChunkKey], None], keep: Callable[[ChunkKey, int], bool]
     ) -> None:
         self._layout = layout
         self._limit = limit
         self._on_create = on_create
-        self._on_close = on_close
+        self._keep = keep
         self._open: OrderedDict[ChunkKey, OpenChunk] = OrderedDict()
         self.used_bytes = 0
 
@@ -81,8 +105,10 @@ class OpenChunks:
         path = self._layout.path(key)
         with storage_errors("open", path):
             try:
-                fd = _open(path, 0)
+                fd = _open(self._layout.place(key), 0)
             except FileNotFoundError:
+                # A hole, if its directory is there: otherwise nobody knows what it holds.
+                os.stat(self._layout.directory_place(key))
                 return None
             return self._insert(key, path, fd)
 
@@ -94,9 +120,9 @@ class OpenChunks:
         with storage_errors("create", path):
             try:
                 # New files are the common case, and a look before would double their cost.
-                chunk = self._insert(key, path, _open(path, os.O_CREAT | os.O_EXCL), accounted_bytes=0)
+                chunk = self._insert(key, path, _open(self._layout.place(key), os.O_CREAT | os.O_EXCL), accounted_bytes=0)
             except FileExistsError:
-                return self._insert(key, path, _open(path, 0))
+                return self._insert(key, path, _open(self._layout.place(key), 0))
         self._on_create(key)
         return chunk
 
@@ -124,12 +150,12 @@ class OpenChunks:
 
     def take_out(self, key: ChunkKey) -> Doomed:
         """Forget a chunk that is to be removed; whoever has it pinned keeps its bytes until the pin is gone."""
-        path = self._layout.path(key)
+        path, place = self._layout.path(key), self._layout.place(key)
         chunk = self._open.pop(key, None)
         if chunk is None:
-            return Doomed(path, None, None)
+            return Doomed(path, place, None, None)
         chunk.deleted = True
-        return Doomed(path, chunk.accounted_bytes, None if chunk.pins else chunk.fd)
+        return Doomed(path, place, chunk.accounted_bytes, None if chunk.pins else chunk.fd)
 
     def close(self) -> None:
         """Close every descriptor; nothing may be pinned any more."""
@@ -149,8 +175,8 @@ class OpenChunks:
         victim = next((chunk for chunk in self._open.values() if not chunk.pins and chunk.key != newest), None)
         if victim:
             del self._open[victim.key]
-            os.close(victim.fd)
-            self._on_close(victim.key)
+            if not self._keep(victim.key, victim.fd):
+                os.close(victim.fd)
 
 
 def _open(path: str, extra_flags: int) -> int:

@@ -64,6 +64,13 @@ class Residency:
         self._starts[first:last] = [start_block]
         self._ends[first:last] = [end_block]
 
+    def remove(self, start_block: int, end_block: int) -> None:
+        """Blocks `[start_block, end_block)` are missing now."""
+        kept = [(s, min(e, start_block)) for s, e in self.extents()] + [(max(s, end_block), e) for s, e in self.extents()]
+        self._starts, self._ends = [], []
+        for start, end in sorted(kept):
+            self.add(start, end)
+
     def truncate(self, size: int) -> None:
         """The file has `size` bytes now: blocks wholly past its end are forgotten. A block cut in two stays as it was."""
         limit = blocks_of(size)

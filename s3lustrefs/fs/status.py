@@ -24,6 +24,8 @@ _REMEDIES = {
     "PathSizeTooLong": "shorten the path, or rename it: a key is at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
     "ContentLost": _LOST,
+    "LocalStorageError": "free space on the storage target or state directory, or repair its disk (`s3lustrefs status` names it); "
+    "it is tried again by itself",
     "InternalError": "see daemon.log in the state directory",
 }
 _RETRIED = "it is tried again by itself until the bucket answers; `s3lustrefs drain` tries at once"

@@ -17,6 +17,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 | ASSOCIATIONS | assoc u16                   | JSON of model.association.Association                   | engine             |
 | SKIPPED      | assoc u16, object key       | reason, and the key where it was cut                    | listing            |
 | WRITES       | assoc u16, object key       | JSON: what requests without an answer may have written  | writes             |
+| DAMAGE       | ino u64, content version u32 | why bytes of that content never reached the disk       | damage             |
 
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
@@ -59,6 +60,7 @@ class Table(IntEnum):
     ASSOCIATIONS = 9
     SKIPPED = 10
     WRITES = 11
+    DAMAGE = 12
 
 
 GROUPED = frozenset({Table.DENTRIES, Table.LINKS, Table.XATTRS})
@@ -76,6 +78,18 @@ _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
 pack_u64 = _U64.pack
 pack_u16 = _U16.pack
+
+_DAMAGE_KEY = struct.Struct(">QI")
+
+
+def damage_key(ino: Ino, version: ContentVersion) -> bytes:
+    return _DAMAGE_KEY.pack(ino, version)
+
+
+def decode_damage_key(key: bytes) -> tuple[Ino, ContentVersion]:
+    ino, version = _DAMAGE_KEY.unpack(key)
+    return Ino(ino), ContentVersion(version)
+
 
 # --- inodes ------------------------------------------------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ class StoreStatistics:
     checkpoints: int
     syncs: int
     failure: str
-    """Why the last checkpoint failed; empty once one has succeeded."""
+    """Why a change or a checkpoint failed; empty once a checkpoint has succeeded."""
 
 
 async def _no_content() -> None:
@@ -285,8 +285,9 @@ class Store:
         failpoint("log.append.before")
         try:
             self._segment.append(payload)
-        except errors.StorageError:
+        except errors.StorageError as exc:
             # A checkpoint empties the log, which may be what fills the disk.
+            self._failure = str(exc)
             self._wake.set()
             raise
         failpoint("log.append.after")
@@ -365,7 +366,7 @@ class Store:
                 await self._wake.wait()
             self._wake = trio.Event()
             self._mapping.trim()
-            if not self.active and not self._frozen:
+            if not self.active and not self._frozen and not self._failure:
                 self._on_durable(True)
                 continue
             try:
@@ -373,8 +374,9 @@ class Store:
                 self._failure = ""
             except errors.StorageError as exc:
                 # The log keeps everything; the next round tries again.
+                if str(exc) != self._failure:
+                    log.error("checkpoint failed, trying again error=%s", exc)
                 self._failure = str(exc)
-                log.error("checkpoint failed error=%s", exc)
                 await trio.sleep(1)
 
     async def checkpoint(self) -> None:

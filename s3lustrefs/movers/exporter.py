@@ -46,6 +46,7 @@ _LEAST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
 _URGE_SECONDS = 30.0
 _EXPANSION_BATCH = 500
+_NO_RECORD_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -208,7 +209,7 @@ class Exporter:
             await self._dispatch(record)
             self._attempted.pop(key, None)
         except NotYet as wait:
-            await self._engine.postpone(record, wait.seconds)
+            await self._postpone(record, wait.seconds)
         except errors.S3LustreError as exc:
             await self._record_failure(record, exc)
         except Exception:
@@ -248,11 +249,9 @@ class Exporter:
         await self._engine.end_expansion(record)
 
     async def _record_failure(self, record: JournalRecord, exc: errors.S3LustreError) -> None:
-        terminal = isinstance(exc, errors.RepositoryError) and exc.terminal
-        code = exc.code if isinstance(exc, errors.RepositoryError) else "InternalError"
         attempt = record.attempts + 1
-        delay = LONGEST_SECONDS if terminal else backoff_seconds(attempt)
-        level = logging.ERROR if terminal or record.attempts > 5 else logging.WARNING
+        delay = LONGEST_SECONDS if exc.terminal else backoff_seconds(attempt)
+        level = logging.ERROR if exc.terminal or record.attempts > 5 else logging.WARNING
         log.log(
             level,
             "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s",
@@ -262,7 +261,17 @@ class Exporter:
             delay,
             exc,
         )
-        await self._engine.postpone(record, delay, code=code, text=str(exc), terminal=terminal)
+        await self._postpone(record, delay, code=exc.code, text=str(exc), terminal=exc.terminal)
+
+    async def _postpone(
+        self, record: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False
+    ) -> None:
+        try:
+            await self._engine.postpone(record, delay_seconds, code=code, text=text, terminal=terminal)
+        except errors.StorageError as full:
+            # The record stays as it was: without this pause it would be claimed again at once.
+            log.error("state directory takes no records, exports pause ino=%d error=%s", record.ino, full)
+            await trio.sleep(_NO_RECORD_SECONDS)
 
     # --- for others ------------------------------------------------------------------------------------------------------
 
@@ -284,6 +293,12 @@ class Exporter:
 
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino
+
+    def cancel(self, ino: Ino) -> None:
+        """Stop reading this inode's bytes as soon as possible; what was being done stays due."""
+        claim = self._by_ino.get(ino)
+        if claim is not None:
+            claim.scope.cancel()
 
     async def interrupt(self, ino: Ino) -> None:
         """Return once no export reads this inode's bytes; what it was doing stays due."""

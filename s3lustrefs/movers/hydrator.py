@@ -30,6 +30,7 @@ from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository.object_store import ObjectVersion
 from s3lustrefs.repository.retry import backoff_seconds
@@ -115,7 +116,7 @@ class Hydrator:
         repositories: Repositories,
         on_changed: Callable[[Ino], Awaitable[bool]],
         notify: Callable[[BlocksChanged], None],
-        ensure_room: Callable[[int], Awaitable[None]],
+        room: Room,
         *,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
@@ -124,7 +125,7 @@ class Hydrator:
         self._repositories = repositories
         self._on_changed = on_changed
         self._notify = notify
-        self._ensure_room = ensure_room
+        self._room = room
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
         self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS))
@@ -276,7 +277,8 @@ class Hydrator:
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
-        await self._ensure_room(max(0, end - start))
+        await self._room.ensure(max(0, end - start))
+        patience = self._room.patience()
         slots = self._slots[source.assoc]
         failures = 0
         while True:
@@ -287,6 +289,10 @@ class Hydrator:
                 finally:
                     slots.release(demand=demand)
                 break
+            except errors.OutOfSpace:
+                # One target is full while there is room in all.
+                if not await patience.make_way():
+                    raise
             except errors.RepositoryUnavailable as exc:
                 # Bounded by the caller's patience; the client below has done its own quick retries.
                 log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
@@ -328,9 +334,14 @@ class Hydrator:
         residency.add(first, stop)
         complete = residency.complete(current.size)
         failpoint("residency.before")
-        await self._engine.put_residency(
-            inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
-        )
+        try:
+            await self._engine.put_residency(
+                inode.ino, ContentVersion(residency.content_version), residency.encode(), complete=complete
+            )
+        except errors.StorageError:
+            # Not recorded, so they will be fetched again: whatever is written to them until then would be overwritten.
+            residency.remove(first, stop)
+            raise
         failpoint("residency.after")
         if complete:
             self._contents.pop(inode.ino, None)

@@ -7,13 +7,13 @@ dropping nothing is awaited for the same file, so that no handle can open it in 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
-from s3lustrefs.data.space import Candidate, SpaceBudget, choose_victims
+from s3lustrefs.data.space import Candidate, choose_victims
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalState
@@ -22,6 +22,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -29,85 +30,50 @@ _PERIOD_SECONDS = 2.0
 _EXPORT_SECONDS = 0.1
 """Pause before looking again when nothing could be dropped."""
 _SCAN = 1000
-_BUDGET = SpaceBudget()
-_CREDIT_BYTES = 32 << 20
-"""Bytes that may be written between two looks at the file system: asking costs 5 us."""
-_ROOM_SECONDS = 20.0
-"""How long a writer or a reader waits for room while exports may still make some, before it gets ENOSPC."""
 
 
 class Releaser:
-    """Keeps the chunk store below its high watermark. `is_open` tells whether a handle needs an inode's bytes."""
+    """Keeps the chunk store below its high watermark, and makes room for those who wait in `room`.
+
+    `is_open` tells whether a handle needs an inode's bytes.
+    """
 
     def __init__(
         self,
         engine: MetadataEngine,
         chunks: ChunkStore,
         hydrator: Hydrator,
+        room: Room,
         is_open: Callable[[Ino], bool],
         notify: Callable[[Invalidation], None],
         urge_exports: Callable[[], None],
-        *,
-        budget: SpaceBudget = _BUDGET,
-        room_seconds: float = _ROOM_SECONDS,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
+        self._room = room
         self._is_open = is_open
         self._notify = notify
         self._urge_exports = urge_exports
-        self._budget = budget
-        self._room_seconds = room_seconds
-        self._wanted = trio.Event()
-        self._round_over = trio.Event()
-        self._credit = 0
-        self._hopeless = False
         self.released_bytes = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look every few seconds, and at once when somebody waits for room. Ends by cancellation."""
         task_status.started()
         while True:
-            with trio.move_on_after(_PERIOD_SECONDS):
-                await self._wanted.wait()
-            urgent, self._wanted = self._wanted.is_set(), trio.Event()
-            released = 0
+            urgent = await self._room.wait_wanted(_PERIOD_SECONDS)
+            released, hopeless = 0, False
             try:
+                await self._chunks.sweep()
                 released = await self._make_room(urgent)
             except errors.StorageError as exc:
                 log.error("room could not be made error=%s", exc)
-            self._hopeless = False
             if urgent and not released:
                 # Only exports can help now, if there are any to come.
-                self._hopeless = not await self._exports_to_come()
+                hopeless = not await self._exports_to_come()
                 self._urge_exports()
                 await trio.sleep(_EXPORT_SECONDS)
-            self._round_over.set()
-            self._round_over = trio.Event()
-
-    async def ensure_room(self, size: int) -> None:
-        """Return once `size` more bytes fit. Raises: OutOfSpace after a bounded time: the cache is full of unexported data."""
-        if size <= self._credit:
-            self._credit -= size
-            return
-        space = self._chunks.space()
-        if self._budget.fits(space, size):
-            self._credit = min(_CREDIT_BYTES, space.available_bytes // 16)
-            return
-        with trio.move_on_after(self._room_seconds):
-            while not self._budget.fits(self._chunks.space(), size):
-                self._wanted.set()
-                await self._round_over.wait()
-                if self._hopeless:
-                    break
-            else:
-                return
-        space = self._chunks.space()
-        raise errors.OutOfSpace(
-            f"{size} bytes do not fit: {space.used_bytes} of {space.capacity_bytes} bytes hold data that is open or not "
-            "exported yet; wait for the export, or raise cache_size"
-        )
+            self._room.end_round(hopeless=hopeless)
 
     async def _make_room(self, urgent: bool) -> int:
         """Bytes that were freed."""
@@ -117,8 +83,10 @@ class Releaser:
             need = self._need(urgent)
         if not need:
             return freed
+        # With room in all, somebody waits because the one target that its bytes go to is full.
+        targets = self._chunks.full_targets() if urgent and not self._needed() else set()
         released = 0
-        for ino in choose_victims(await self._candidates(), need):
+        for ino in choose_victims(await self._candidates(targets), need):
             released += await self._release(ino)
         self.released_bytes += released
         await self._remove_condemned()
@@ -127,9 +95,11 @@ class Releaser:
         return freed + released
 
     def _need(self, urgent: bool) -> int:
-        """How many bytes should go."""
-        space = self._chunks.space()
-        return self._budget.bytes_to_free(space) or (space.capacity_bytes // 20 if urgent else 0)
+        """How many bytes should go; something, if somebody waits for room."""
+        return self._needed() or (max(1, self._chunks.space().capacity_bytes // 20) if urgent else 0)
+
+    def _needed(self) -> int:
+        return max(0, self._room.budget.bytes_to_free(self._chunks.space()))
 
     async def _remove_condemned(self) -> int:
         """Remove at once what would go with the next checkpoint; how many bytes that freed. Raises: StorageError."""
@@ -143,10 +113,10 @@ class Releaser:
         rows = await self._engine.due(b"", _SCAN)
         return any(record.state is JournalState.DUE and not record.terminal for _, record in rows)
 
-    async def _candidates(self) -> list[Candidate]:
-        """Every file with local bytes."""
+    async def _candidates(self, targets: Collection[int]) -> list[Candidate]:
+        """Every file with local bytes on these targets (none given: on any)."""
         found: dict[Ino, Candidate] = {}
-        async for batch in self._chunks.chunk_batches(_SCAN):
+        async for batch in self._chunks.chunk_batches(_SCAN, targets):
             for ino in {file.key.ino for file in batch}:
                 if ino not in found:
                     candidate = await self._candidate(ino)

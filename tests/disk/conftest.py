@@ -10,6 +10,7 @@ import pytest
 
 from tests.disk.disks import tmpfs
 from tests.disk.failing_disk import FailingDisk, failing_disk
+from tests.mount.conftest import make_site  # noqa: F401  # the mounts are made the same way
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

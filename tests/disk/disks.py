@@ -26,15 +26,17 @@ def tmpfs(path: Path, mib: int) -> Iterator[Path]:
 
 
 @contextmanager
-def ext4(folder: Path, mib: int, *, options: str = "errors=remount-ro") -> Iterator[Path]:
-    """An ext4 of that size on a file."""
-    path, image = folder / "ext4", folder / "image"
+def ext4(folder: Path, mib: int, *, below: Path | None = None, options: str = "errors=remount-ro") -> Iterator[Path]:
+    """An ext4 of that size on a file, in the directory `below`, which may be one that fails."""
+    path, image = folder / "ext4", (below or folder) / "image"
     path.mkdir(parents=True)
     with image.open("wb") as file:
         file.truncate(mib * MIB)
     _run("mkfs.ext4", "-q", "-F", "-O", "^has_journal", "-m", "0", "-N", "4000", image)
     _run("mount", "-o", f"loop,{options}", image, path)
     try:
+        # Loop devices take a request that was written in part for written: none may be larger than what fails as a whole.
+        Path(f"/sys/block/{_device(path)}/queue/max_sectors_kb").write_text("64\n")
         yield path
     finally:
         subprocess.run(["umount", "-l", path], capture_output=True, check=False, timeout=60)
@@ -42,8 +44,12 @@ def ext4(folder: Path, mib: int, *, options: str = "errors=remount-ro") -> Itera
 
 def turn_read_only(path: Path) -> None:
     """What ext4 does when it meets an error of its own, whoever has files open: `mount -o remount,ro` would be EBUSY."""
-    device = next(line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if line.split()[1] == str(path))
-    Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("of the test\n")
+    Path(f"/sys/fs/ext4/{_device(path)}/trigger_fs_error").write_text("of the test\n")
+
+
+def _device(path: Path) -> str:
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return next(Path(line.split()[0]).name for line in lines if line.split()[1] == str(path))
 
 
 def fill(path: Path, *, leave: int = 0) -> Path:

@@ -44,6 +44,7 @@ STATUS: dict[str, Any] = {
                 "skipped": 2,
                 "headers_pending": 7,
             },
+            "sweep": {"objects": 10, "new": 1, "changed": 2, "deleted": 3, "seconds": 4.0, "at": 0.0, "error": "no answer"},
             "auto_import": ["NEW", "CHANGED"],
             "auto_export": [],
             "capabilities": {},

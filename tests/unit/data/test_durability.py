@@ -1,8 +1,9 @@
-"""A sync that failed is never forgotten, on a disk that loses writes: ext4 on an image whose own disk is full."""
+"""What a failed sync lost is known for certain, on a disk that loses writes: ext4 on an image whose own disk is full."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,26 +60,48 @@ def lossy_store(lossy_disk: Path) -> Iterator[ChunkStore]:
         yield store
 
 
-async def test_lost_writes_fail_every_sync_until_the_file_is_deleted(lossy_store: ChunkStore) -> None:
+async def test_lost_writes_are_told_until_settled_and_keep_nothing_else_from_the_disk(lossy_store: ChunkStore) -> None:
     store = lossy_store
     await store.write(Ino(1), V1, 1 << 30, 0, b"safe")
-    await store.sync_dirty()
+    assert await store.sync_dirty() == []
     for number in range(40):
         await store.write(Ino(2), V1, 1 << 30, number * MIB, os.urandom(MIB))
     for _ in range(3):
-        with pytest.raises(errors.StorageError, match=rf"cannot bring to disk .*/2\.1\.0: {LOST}"):
-            await store.sync_dirty()
-    await store.delete(Ino(2), V1, 1 << 30, 40 * MIB)
-    await store.sync_dirty()
+        await store.write(Ino(1), V1, 1 << 30, 0, b"also")
+        (lost,) = await store.sync_dirty()
+        assert (lost.ino, lost.version) == (Ino(2), V1)
+        assert re.search(rf"cannot bring to disk .*/2\.1\.0: {LOST}", lost.reason)
+    store.settle_lost(Ino(2), V1)
+    assert await store.sync_dirty() == []
 
 
-async def test_lost_writes_of_many_files_are_found_by_the_file_system_sync(lossy_store: ChunkStore, lossy_disk: Path) -> None:
+async def test_lost_writes_of_a_deleted_file_matter_to_nobody(lossy_store: ChunkStore) -> None:
     store = lossy_store
     for number in range(40):
-        await store.write(Ino(number + 1), V1, 1 << 30, 0, os.urandom(MIB))
-    for _ in range(2):
-        with pytest.raises(errors.StorageError, match=f"cannot bring to disk {lossy_disk}: {LOST}"):
-            await store.sync_dirty()
+        await store.write(Ino(2), V1, 1 << 30, number * MIB, os.urandom(MIB))
+    assert await store.sync_dirty()
+    await store.delete(Ino(2), V1, 1 << 30, 40 * MIB)
+    assert await store.sync_dirty() == []
+
+
+async def test_content_refused_as_lost_can_only_be_emptied_or_deleted(tmp_path: Path) -> None:
+    with opened(ChunkStore([tmp_path])) as store:
+        await store.write(Ino(1), V1, 1 << 30, 0, b"doubtful")
+        store.refuse(Ino(1), V1, "the disk failed")
+        for attempt in (
+            store.read(Ino(1), V1, 1 << 30, 0, 4),
+            store.write(Ino(1), V1, 1 << 30, 0, b"new"),
+            store.truncate(Ino(1), V1, 1 << 30, 8, 4),
+        ):
+            with pytest.raises(errors.ContentLost, match="the disk failed.*write the file anew"):
+                await attempt
+        with pytest.raises(errors.ContentLost):
+            store.slices(Ino(1), V1, 1 << 30, 0, 4)
+        with pytest.raises(errors.ContentLost), store.pinned(Ino(1), V1, 1 << 30, 0):
+            pass
+        await store.truncate(Ino(1), V1, 1 << 30, 8, 0)
+        await store.write(Ino(1), V1, 1 << 30, 0, b"new")
+        assert await store.read(Ino(1), V1, 1 << 30, 0, 3) == b"new"
 
 
 async def test_a_second_sync_waits_for_the_first(tmp_path: Path) -> None:

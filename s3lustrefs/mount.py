@@ -100,7 +100,7 @@ class Daemon:
 
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
-        self._chunks.open_()
+        self._chunks.open_(self._config.state_dir / "targets")
         self._store = Store(self._config.state_dir / "meta", boot_id=current_boot_id(), sync_content=self._sync_content)
         self._damage = Damage(self._store)
         try:

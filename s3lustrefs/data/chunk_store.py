@@ -26,6 +26,7 @@ from typing import NamedTuple, TypeVar
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.data import target_identity
 from s3lustrefs.data.durability import Durability
 from s3lustrefs.data.fence import storage_errors
 from s3lustrefs.data.health import READ, WRITE, Health
@@ -98,9 +99,12 @@ class ChunkStore:
         self._inline_reads = 0
         self._thread_reads = 0
 
-    def open_(self) -> None:
-        """Create what is missing on the targets and check that they can be written. Raises: StateDirError."""
+    def open_(self, record: Path | None = None) -> None:
+        """Create what is missing on the targets and check that they can be written, and that they are those that `record`, a
+        file of the state directory, knows. Raises: StateDirError."""
         self._layout.prepare()
+        if record is not None:
+            target_identity.prove(self._layout.targets, record)
 
     def close(self) -> None:
         """Close every file; writes need no sync for this, only for power loss."""

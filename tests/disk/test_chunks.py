@@ -146,3 +146,47 @@ async def test_holes_are_uploaded_from_a_full_or_read_only_target(disk: FailingD
         disk.fail("write", "create")
         slices = store.slices(Ino(1), V1, 1000, 0, 2503)
         assert [Path(piece.path).stat().st_size for piece in slices] == [0, 0, 503]
+
+
+# --- targets that are not what they were ---------------------------------------------------------------------------------
+
+
+def started(record: Path, *targets: Path) -> None:
+    store = ChunkStore(targets)
+    try:
+        store.open_(record)
+    finally:
+        store.close()
+
+
+def test_targets_are_known_again_and_nothing_else_is_taken_for_them(tmp_path: Path) -> None:
+    record, a, b, c = (tmp_path / name for name in ("record", "a", "b", "c"))
+    for _ in range(2):
+        started(record, a, b)
+    with pytest.raises(errors.StateDirError, match="b was number 2 of 2 in cache_dir"):
+        started(record, b, a)
+    with pytest.raises(errors.StateDirError, match=r"was number 1 of 2 in cache_dir"):
+        started(record, a)
+    with pytest.raises(errors.StateDirError, match=f"{c} has lost its content, or its file system is not mounted"):
+        started(record, a, c)
+    started(tmp_path / "other record", c)
+    with pytest.raises(errors.StateDirError, match=f"{c} holds content of another state directory"):
+        started(record, a, c)
+    started(record, a, b)
+
+
+def test_start_that_died_while_it_marked_the_targets_is_repeated(tmp_path: Path) -> None:
+    record, a, b = (tmp_path / name for name in ("record", "a", "b"))
+    started(record, a, b)
+    record.unlink()
+    (b / "chunks/.identity").unlink()
+    started(record, a, b)
+    started(record, a, b)
+
+
+def test_target_that_is_not_mounted_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    record, target = tmp_path / "record", tmp_path / "target"
+    with tmpfs(target, 8):
+        started(record, target)
+    with pytest.raises(errors.StateDirError, match="not mounted: mount it there"):
+        started(record, target)

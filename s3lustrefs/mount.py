@@ -227,7 +227,7 @@ class Daemon:
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
-        status = InodeStatus(engine, self._hydrator, repositories)
+        status = InodeStatus(engine, chunks, self._hydrator, repositories)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.hsm import Hsm, state_text
@@ -39,8 +41,9 @@ def remedy(code: str) -> str:
 class InodeStatus:
     """Answers for single files."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, repositories: Repositories) -> None:
         self._engine = engine
+        self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
 
@@ -58,6 +61,7 @@ class InodeStatus:
         source = await self._engine.source_of(inode)
         record = await self._engine.find_journal(ino)
         failure = self._failure(ino, location.association.assoc_id if location else None)
+        loss = self._chunks.loss_of(ino, inode.content_version)
         return {
             "ino": ino,
             "association": location.association.association_id if location else None,
@@ -74,8 +78,8 @@ class InodeStatus:
             "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
             "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
             "export": _export(record) if record else None,
-            "last_error": (record.error_text if record else "") or (str(failure) if failure else None),
-            "remedy": _advice(inode, record, failure),
+            "last_error": _last_error(loss, record, failure),
+            "remedy": remedy(errors.ContentLost.code) if loss else _advice(inode, record, failure),
         }
 
     def _failure(self, ino: Ino, assoc: AssocId | None) -> errors.S3LustreError | None:
@@ -101,6 +105,14 @@ def _export(record: JournalRecord) -> dict[str, Any]:
     }
 
 
+def _last_error(loss: str | None, record: JournalRecord | None, failure: errors.S3LustreError | None) -> str | None:
+    if loss:
+        return f"content was lost: {loss}"
+    if record is not None:
+        return record.error_text or None
+    return str(failure) if failure is not None else None
+
+
 def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3LustreError | None) -> str | None:
     if record is not None and record.error_code:
         return remedy(record.error_code)
@@ -117,6 +129,7 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         yield f"fsck found that bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
     if status["association"] is None:
         yield "not inside any association: local only, never exported"
+        yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
     if inode.is_file:
@@ -141,6 +154,10 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         wait = "waits for the last writer to close it" if export["state"] == "open" else "due for export"
         changes = ", ".join(export["changes"]).lower()
         yield f"{wait} since {export['age_seconds']:.0f} s ({changes}), {export['attempts']} failed attempts"
+    yield from _troubles(status)
+
+
+def _troubles(status: dict[str, Any]) -> Iterator[str]:
     if status["last_error"]:
         yield f"last error: {status['last_error']}"
     if status["remedy"]:

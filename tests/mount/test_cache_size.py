@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 
 import pytest
 
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 
 MIB = 1 << 20
@@ -37,3 +39,55 @@ def test_a_cache_full_of_unexported_data_is_enospc_and_keeps_every_byte(make_sit
     assert (place.root / "kept").read_bytes() == kept
     place.expected_log.append("do not fit")
     place.unmount()
+
+
+def test_statfs_shows_the_cache_and_not_the_disk(make_site: Callable[..., Site]) -> None:
+    place = make_site(cache_size="32MiB", auto_export="none").mount()
+    empty = os.statvfs(place.root)
+    assert empty.f_blocks * empty.f_frsize == 32 * MIB
+    (place.root / "f").write_bytes(os.urandom(8 * MIB))
+    used = os.statvfs(place.root)
+    assert 8 * MIB <= (empty.f_bavail - used.f_bavail) * used.f_frsize <= 9 * MIB
+    (place.root / "f").unlink()
+    assert os.statvfs(place.root).f_bavail == empty.f_bavail
+    place.unmount()
+
+
+def test_what_the_bucket_has_makes_way_for_what_it_has_not(make_site: Callable[..., Site]) -> None:
+    place = make_site(cache_size="16MiB", auto_export="none")
+    body = os.urandom(10 * MIB)
+    place.put("p/cold", body)
+    place.mount()
+    assert (place.root / "cold").read_bytes() == body
+    local = os.urandom(12 * MIB)
+    (place.root / "local").write_bytes(local)
+    assert "released" in place.hsm("cold")
+    assert (place.root / "local").read_bytes() == local
+    place.unmount()
+
+
+def test_writers_wait_for_a_slow_bucket_then_get_enospc_and_can_go_on_when_it_answers(here: Site, proxy: BackgroundProxy) -> None:
+    here.options["cache_size"] = "16MiB"
+    here.expected_log += ["do not fit", "export failed"]
+    here.mount()
+    first = os.urandom(12 * MIB)
+    proxy.add("hold", method="PUT", path="first", times=1000)
+    (here.root / "first").write_bytes(first)
+    proxy.wait_held()
+    with (here.root / "second").open("wb", buffering=0) as file, pytest.raises(OSError) as caught:
+        while True:  # in single requests, each of which would wait
+            file.write(bytes(128 << 10))
+    assert caught.value.errno == errno.ENOSPC
+    assert (here.root / "first").read_bytes() == first
+    (here.root / "dir").mkdir()
+    (here.root / "second").unlink()
+    third = os.urandom(8 * MIB)
+    writer = threading.Thread(target=(here.root / "third").write_bytes, args=(third,))
+    writer.start()
+    proxy.clear_faults()
+    writer.join(60)
+    assert not writer.is_alive()
+    here.drain()
+    assert here.body("p/first") == first and here.body("p/third") == third
+    assert here.status()["cache"]["used_bytes"] <= 16 * MIB
+    here.unmount()

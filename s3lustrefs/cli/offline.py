@@ -12,34 +12,57 @@ import click
 
 from s3lustrefs.errors import S3LustreError
 
-CLEAN, FINDINGS, UNUSABLE = 0, 1, 2
+CLEAN, REPAIRED, LEFT, UNUSABLE = 0, 1, 4, 8
+"""Exit statuses of fsck. Source: man 8 fsck, "EXIT STATUS"."""
 
 
 @click.command()
 @click.argument("state_dir", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
-def fsck(state_dir: str, as_json: bool) -> None:
-    """Verify every invariant of the state directory of an unmounted file system. Changes nothing.
+@click.option("--repair", "do_repair", is_flag=True, help="Repair what can be repaired; without it nothing is changed.")
+@click.option(
+    "--cache-dir", "cache_dirs", multiple=True, type=click.Path(), metavar="DIR",
+    help="Where the content is now, if it was moved; once per storage target, in order.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="What was found or done as JSON.")
+def fsck(state_dir: str, do_repair: bool, cache_dirs: tuple[str, ...], as_json: bool) -> None:
+    """Verify the state directory of an unmounted file system: log, inode table, and the content on its storage targets.
 
-    Exit status: 0 clean, 1 findings (listed), 2 the directory cannot be read: in use, of another format, not there.
+    With --repair, content that the bucket has is fetched again when it is read; what existed only here and is gone is listed, and
+    reading it gives EIO. Nothing is made up. The next mount lists the bucket again.
+
+    Exit status, as fsck(8): 0 clean, 1 repaired, 4 something is lost, or (without --repair) wrong; it is listed. 8 nothing could be
+    done: the directory is in use, of another format, not there.
 
     \b
-    Example:  s3lustrefs fsck /var/lib/s3lustrefs/scratch
+    Example:  s3lustrefs fsck --repair /var/lib/s3lustrefs/scratch
     """
-    from s3lustrefs.meta.check import check_state_dir
+    from s3lustrefs.movers import repair
 
+    directory, targets = Path(os.path.abspath(state_dir)), [Path(os.path.abspath(each)) for each in cache_dirs]
     try:
-        findings = list(check_state_dir(Path(os.path.abspath(state_dir))))
+        told = _repaired(directory, targets) if do_repair else {"findings": repair.find(directory, targets)}
     except S3LustreError as exc:
         click.echo(json.dumps({"error": str(exc)}) if as_json else f"s3lustrefs: {exc}", err=not as_json)
         sys.exit(UNUSABLE)
     if as_json:
-        click.echo(json.dumps({"findings": findings}))
+        click.echo(json.dumps(told))
     else:
-        for finding in findings:
-            click.echo(finding)
-        click.echo(f"{state_dir}: {len(findings)} findings" if findings else f"{state_dir}: clean", err=True)
-    sys.exit(FINDINGS if findings else CLEAN)
+        for kind, lines in told.items():
+            for line in lines:
+                click.echo(line if kind == "findings" else f"{kind}: {line}")
+        summary = ", ".join(f"{len(lines)} {kind}" for kind, lines in told.items() if lines)
+        click.echo(f"{state_dir}: {summary or 'clean'}", err=True)
+    bad = any(told.get(kind) for kind in ("findings", "lost", "not repaired"))
+    sys.exit(LEFT if bad else REPAIRED if told.get("repaired") else CLEAN)
+
+
+def _repaired(state_dir: Path, cache_dirs: list[Path]) -> dict[str, list[str]]:
+    import trio
+
+    from s3lustrefs.movers import repair
+
+    outcome = trio.run(repair.repair, state_dir, cache_dirs)
+    return {"repaired": outcome.repaired, "lost": outcome.lost, "not repaired": outcome.left}
 
 
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}

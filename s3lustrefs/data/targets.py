@@ -35,7 +35,7 @@ def defects(targets: Sequence[Path], identity: str) -> list[str]:
     """Why these are not the targets of the file system `identity`, in this order; empty: they are. Raises: StateDirError."""
     found = []
     for index, target in enumerate(targets):
-        mark = _read(target)
+        mark = read_mark(target)
         if mark is None:
             found.append(f"{target} does not hold its content: is its disk mounted?")
         elif mark.identity != identity:
@@ -50,7 +50,7 @@ def defects(targets: Sequence[Path], identity: str) -> list[str]:
 def claim(targets: Sequence[Path], identity: str) -> None:
     """Mark the targets of a file system that has not marked any. Raises: StateDirError when one holds other content."""
     for index, target in enumerate(targets):
-        mark = _read(target)
+        mark = read_mark(target)
         if mark is not None and mark.identity != identity and _has_content(target):
             raise errors.StateDirError(
                 f"storage target {target} holds the content of another file system: choose another cache_dir"
@@ -78,7 +78,8 @@ def write_mark(target: Path, mark: Mark) -> None:
         raise errors.StateDirError(f"storage target {target} cannot be written: {exc.strerror}") from exc
 
 
-def _read(target: Path) -> Mark | None:
+def read_mark(target: Path) -> Mark | None:
+    """None: there is none. Raises: StateDirError."""
     try:
         return Mark(**json.loads((target / _MARK).read_text()))
     except FileNotFoundError:

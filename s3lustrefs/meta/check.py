@@ -38,15 +38,16 @@ def check_state_dir(path: Path) -> list[str]:
     with unmounted(path) as view:
         if view.get(Table.SUPER, SUPER_FORMAT) is None:
             return []  # its first daemon died before it wrote anything
-        return _findings(view)
+        return [*view.log_defects, *findings(view)]
 
 
 def check_engine(store: Store) -> list[str]:
     """The same for a store in use; nothing else may run meanwhile."""
-    return _findings(view_of(store))
+    return findings(view_of(store))
 
 
-def _findings(view: TableView) -> list[str]:
+def findings(view: TableView) -> list[str]:
+    """Findings about tables in view, at most a thousand."""
     found = list(islice(_Check(view).findings(), _MOST_FINDINGS + 1))
     if len(found) > _MOST_FINDINGS:
         found[-1] = f"more than {_MOST_FINDINGS} findings: the rest is not listed"

@@ -178,13 +178,46 @@ def read_segment(path: Path) -> Iterator[tuple[int, bytes]]:
         yield at, payload
 
 
+def defects(directory: Path, first: int, *, trust_page_cache: bool) -> list[str]:
+    """What neither a death nor a power cut explains: lost segments and, within one boot, damaged records."""
+    usable = _usable(directory, first, trust_page_cache=trust_page_cache)
+    after = usable[-1][0] + 1 if usable else first
+    found = []
+    if trust_page_cache and usable and (at := _damage(usable[-1][1])) is not None:
+        found.append(f"log segment {usable[-1][1]}: the record at byte {at} is damaged")
+    elif any(number >= after for number, _ in segments(directory)) or (not usable and first):
+        found.append(f"log segment {segment_path(directory, after)} is missing")
+    return found
+
+
+def _usable(directory: Path, first: int, *, trust_page_cache: bool) -> list[tuple[int, Path]]:
+    """The segments that follow one another from `first` on, up to the first one that is damaged."""
+    found: list[tuple[int, Path]] = []
+    for number, path in segments(directory):
+        if number == first + len(found):
+            found.append((number, path))
+            if trust_page_cache and _damage(path) is not None:
+                break
+    return found
+
+
+def _damage(path: Path) -> int | None:
+    """Where a whole record is that cannot be read, or zeros before something else: not the half record of a process that died."""
+    end = max((end for end, _ in read_segment(path)), default=0)
+    rest = path.read_bytes()[end:]
+    if len(rest) <= _HEAD.size:
+        return None
+    length, _ = _HEAD.unpack_from(rest)
+    return end if _HEAD.size + length <= len(rest) and any(rest) else None
+
+
 def replay(directory: Path, first: int, *, trust_page_cache: bool) -> Iterator[Change]:
     """Changes to apply after a crash, oldest first, from segment `first` on.
 
     `trust_page_cache` is True when only the process died (same boot) and False after a power cut, when records
-    past the newest barrier are dropped.
+    past the newest barrier are dropped. Ends before the first of `defects`: no change counts without those before it.
     """
-    parts = [(n, list(read_segment(path))) for n, path in segments(directory) if n >= first]
+    parts = [(n, list(read_segment(path))) for n, path in _usable(directory, first, trust_page_cache=trust_page_cache)]
     limit = (1 << 63, 0)
     if not trust_page_cache:
         limit = (0, 0)

@@ -7,7 +7,6 @@ goes, a name that leads nowhere goes, an inode nobody names goes to `/lost+found
 from __future__ import annotations
 
 import stat
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +24,6 @@ from s3lustrefs.model.ids import NO_ASSOC, ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
-_UNREADABLE = (struct.error, ValueError, KeyError, IndexError, TypeError)
 _CHUNK_BYTES = 1 << 30
 """Of a file that does not say it: the default of `imported_file_chunk_size`."""
 
@@ -52,7 +50,7 @@ class TableRepair:
         self._restore_roots(inodes, dentries)
         names = Names(inodes, dentries, self._read_orphans(inodes), self._allocate, self._now_ns, self._say)
         names.repair()
-        objects = self._read_objects()
+        objects = {key: record for key, record in self._read_objects().items() if record.ino not in names.missing}
         for inode in inodes.values():
             self._repair_shape(inode, names)
             self._repair_source(inode, objects, inodes, names)
@@ -84,7 +82,7 @@ class TableRepair:
         for key, raw in list(self._rows[Table.ASSOCIATIONS].items()):
             try:
                 association = associations.decode(raw)
-            except _UNREADABLE:
+            except schema.UNREADABLE:
                 self._drop(Table.ASSOCIATIONS, key, "it cannot be read")
                 continue
             if schema.pack_u16(association.assoc_id) != key:
@@ -97,7 +95,7 @@ class TableRepair:
         for key, raw in list(self._rows[Table.INODES].items()):
             try:
                 inode = schema.decode_inode(schema.decode_u64(key), raw)
-            except _UNREADABLE:
+            except schema.UNREADABLE:
                 self._drop(Table.INODES, key, "it cannot be read")
                 continue
             if stat.S_IFMT(inode.mode) not in _KINDS:
@@ -138,7 +136,7 @@ class TableRepair:
         for key, raw in list(self._rows[Table.OBJECTS].items()):
             try:
                 record = schema.decode_object(key, raw)
-            except _UNREADABLE:
+            except schema.UNREADABLE:
                 self._drop(Table.OBJECTS, key, "it cannot be read")
                 continue
             defect = self._key_defect(record.assoc, record.key)
@@ -210,7 +208,7 @@ class TableRepair:
             for key, raw in list(self._rows[table].items()):
                 try:
                     defect = next(filter(None, self._row_defects(table, key, raw, inodes)), "")
-                except _UNREADABLE:
+                except schema.UNREADABLE:
                     defect = "it cannot be read"
                 if defect:
                     self._drop(table, key, defect)

@@ -29,6 +29,8 @@ class Names:
     allocate: Callable[[], Ino]
     now_ns: int
     report: Callable[[str, str], None]
+    missing: set[Ino] = field(default_factory=set)
+    """Inodes that a name led to and that are not there."""
     _children: dict[Ino, list[bytes]] = field(default_factory=lambda: defaultdict(list))
 
     def repair(self) -> None:
@@ -69,6 +71,8 @@ class Names:
             if not defect and child is not None and child.is_dir and directories.setdefault(ino, place) != place:
                 defect = f"is a second name of directory {ino}"
             if defect:
+                if child is None:
+                    self.missing.add(ino)
                 del self.dentries[place]
                 self.report(f"name removed: {defect}", self.path(place[0]).rstrip("/") + "/" + place[1].decode(errors="replace"))
             else:

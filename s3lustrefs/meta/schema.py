@@ -66,6 +66,9 @@ class Table(IntEnum):
 GROUPED = frozenset({Table.DENTRIES, Table.LINKS, Table.XATTRS})
 """Tables whose scans are always within one 8-byte prefix (an ino)."""
 
+UNREADABLE = (struct.error, ValueError, KeyError, IndexError, TypeError)
+"""What decoding a damaged key or value may raise."""
+
 SUPER_FORMAT = b"format"
 SUPER_NEXT_INO = b"next_ino"
 SUPER_NEXT_ASSOC = b"next_assoc"

@@ -136,9 +136,9 @@ class Store:
 
     def __init__(
         self, directory: Path, *, boot_id: str, sync_content: Callable[[], Awaitable[None]] = _no_content,
-        on_durable: Callable[[bool], None] = lambda everything: None,
+        on_durable: Callable[[bool], None] = lambda everything: None, accept_damaged_log: bool = False,
     ) -> None:  # fmt: skip
-        """Open or create, and replay the log. Blocks; call before serving. Raises: StateDirError, TableCorrupt."""
+        """Open or create, and replay the log. Blocks; call before serving. Raises: StateDirError."""
         self.directory = directory
         self._boot_id = boot_id.encode()
         self._sync_content = sync_content
@@ -161,15 +161,20 @@ class Store:
         self._file = TableFile(directory)
         self._mapping = Mapping(directory / "data.mdb")
         try:
-            self._recover()
+            self._recover(accept_damaged_log)
         except errors.StorageError as exc:
             raise errors.StateDirError(f"state directory {directory.parent}: {exc}") from exc
 
-    def _recover(self) -> None:
+    def _recover(self, accept_damaged_log: bool) -> None:
         # Before the log is read: another version may write it differently.
         self.check_format()
         first = int(self.get(Table.SUPER, SUPER_LOG_FIRST) or b"0")
         same_boot = self.get(Table.SUPER, SUPER_BOOT_ID) == self._boot_id
+        self.log_defects = redo_log.defects(self.directory, first, trust_page_cache=same_boot)
+        if self.log_defects and not accept_damaged_log:
+            raise errors.StateDirError(
+                f"{self.log_defects[0]}: `s3lustrefs fsck --repair {self.directory.parent}` goes on without what came after it"
+            )
         changes = 0
         for table, key, value in redo_log.replay(self.directory, first, trust_page_cache=same_boot):
             self.active.group(table, key)[key] = value

@@ -20,18 +20,28 @@ from s3lustrefs import errors
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.overlay import Overlay
 from s3lustrefs.meta.redo_log import current_boot_id
-from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_BOOT_ID, SUPER_FORMAT, SUPER_LOG_FIRST, Table
+from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_BOOT_ID, SUPER_CONTENT_AHEAD, SUPER_FORMAT, SUPER_LOG_FIRST, Table
 from s3lustrefs.meta.store import Store
 
 
 class TableView:
     """One moment of the tables; valid until the store's next transaction or checkpoint."""
 
-    def __init__(self, read: Any, databases: Sequence[Any], overlays: Sequence[Overlay]) -> None:
+    def __init__(
+        self, read: Any, databases: Sequence[Any], overlays: Sequence[Overlay], *, log_defects: Sequence[str] = (),
+        same_boot: bool = True,
+    ) -> None:  # fmt: skip
+        self.log_defects = list(log_defects)
+        self._same_boot = same_boot
         self._read = read
         self._databases = databases
         self._newer = [_merged(overlays, table) for table in Table]
         self._newer_keys = [sorted(newer) for newer in self._newer]
+
+    @property
+    def is_content_ahead(self) -> bool:
+        """There may be content the table does not speak of: the power was cut, and no daemon has looked since."""
+        return not self._same_boot or self.get(Table.SUPER, SUPER_CONTENT_AHEAD) is not None
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         newer = self._newer[table]
@@ -123,7 +133,8 @@ def _replayed(env: lmdb.Environment, read: lmdb.Transaction, directory: Path) ->
     overlay = Overlay()
     for table, key, value in redo_log.replay(directory, first, trust_page_cache=same_boot):
         overlay.group(table, key)[key] = value
-    view = TableView(read, databases, [overlay])
+    log_defects = redo_log.defects(directory, first, trust_page_cache=same_boot)
+    view = TableView(read, databases, [overlay], log_defects=log_defects, same_boot=same_boot)
     found = view.get(Table.SUPER, SUPER_FORMAT)
     if found is None and view.has(Table.INODES, b""):
         raise errors.StateDirError(f"the inode table in {directory} does not say which format it has")

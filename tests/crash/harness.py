@@ -19,7 +19,7 @@ from s3lustrefs.cli.launch import start_daemon
 from s3lustrefs.config import load
 from s3lustrefs.errors import UsageError
 from s3lustrefs.failpoints import VARIABLE
-from s3lustrefs.meta.check import check_state_dir
+from s3lustrefs.movers import repair
 from tests.crash.tree import Directory, File, Node, Snapshot, Symlink, Tree, differences, is_between, look
 from tests.crash.workload import Step, content
 from tests.servers import S3Server
@@ -123,7 +123,7 @@ class Crashing:
     def recover(self, before: Tree, steps: list[Step]) -> Tree:
         """Clear the dead mount, check, mount again, compare with what was acknowledged; the tree as it is then."""
         self.clear()
-        findings = check_state_dir(self.state_dir)
+        findings = repair.find(self.state_dir)
         assert not findings, (findings, self.log())
         done = self.acknowledged()
         self.mount()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 _MIB = 1 << 20
@@ -68,8 +69,7 @@ class Machine:
     def clear(self) -> None:
         """No mount, no loop device, no process stays."""
         for number in range(len(self._images)):
-            if os.path.ismount(self.disk(number)):
-                run("umount", self.disk(number))
+            self._unmount(self.disk(number))
         while self._loops:
             run("losetup", "-d", self._loops.pop())
         if self._process is not None:
@@ -78,6 +78,15 @@ class Machine:
         with contextlib.suppress(OSError):
             if os.path.ismount(self._layer):
                 run("umount", "-l", self._layer)
+
+    @staticmethod
+    def _unmount(path: Path) -> None:
+        """Children of a killed daemon end a little later than it does, and nobody tells when."""
+        deadline = time.monotonic() + _COMMAND_SECONDS
+        while os.path.ismount(path):
+            done = subprocess.run(["umount", path], capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS)
+            assert time.monotonic() < deadline, done.stderr
+            time.sleep(0.05 if done.returncode else 0)
 
     def _order(self, **order: object) -> dict[str, int]:
         assert self._process is not None and self._process.stdin is not None

@@ -7,8 +7,8 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from s3lustrefs.meta.check import check_state_dir
 from s3lustrefs.meta.schema import SUPER_BOOT_ID, Table
+from s3lustrefs.movers import repair
 from tests.crash.harness import Crashing
 from tests.crash.tree import Snapshot, Tree, differences, look
 from tests.power.disk import Machine
@@ -43,7 +43,7 @@ class Powered(Crashing):
         self.machine.start()
         forget_boot(self.state_dir)
         if (self.state_dir / "meta" / "data.mdb").exists():
-            findings = check_state_dir(self.state_dir)
+            findings = repair.find(self.state_dir)
             assert not findings, (findings, self.old_log)
         self.mount()
         self.wait_import()

@@ -8,7 +8,7 @@ from subprocess import TimeoutExpired
 
 import pytest
 
-from s3lustrefs.meta.check import check_state_dir
+from s3lustrefs.movers import repair
 from tests.crash.test_kill import random_steps
 from tests.crash.tree import File, Tree
 from tests.crash.workload import Step
@@ -61,7 +61,7 @@ def cut_again_and_again(powered: Powered, rounds: int, seed: int) -> None:
             raise AssertionError(f"seed {seed} round {round_} keep {keep}\n{powered.old_log}") from exc
     powered.check_settled(tree)
     assert powered.end_cleanly() == 0
-    assert check_state_dir(powered.state_dir) == []
+    assert repair.find(powered.state_dir) == []
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -41,7 +41,7 @@ def test_missing_bucket_fails_and_says_so(server: S3Server) -> None:
     assert len(failed) == 1 and "nosuchbucket" in failed[0]["text"]
 
 
-def test_fsck_of_what_is_no_state_directory_exits_2(server: S3Server, tmp_path: Path) -> None:
+def test_fsck_of_what_is_no_state_directory_exits_8(server: S3Server, tmp_path: Path) -> None:
     result = run(server, "fsck", str(tmp_path / "absent"))
-    assert result.returncode == 2
+    assert result.returncode == 8
     assert "absent" in result.stderr and "Traceback" not in result.stderr

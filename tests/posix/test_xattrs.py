@@ -78,6 +78,8 @@ def test_limits(place: Place) -> None:
 def test_as_many_as_can_be_listed(place: Place) -> None:
     """listxattr(2) returns at most 64 KiB of names: more would make them invisible."""
     path = place.file()
+    if _on_tmpfs(path):
+        pytest.skip("takes more than it can list")
     count = 0
     with fails(errno.ENOSPC):
         for count in range(2000):
@@ -86,6 +88,11 @@ def test_as_many_as_can_be_listed(place: Place) -> None:
     os.setxattr(path, f"user.{0:0200d}", b"changed")
     os.removexattr(path, f"user.{1:0200d}")
     os.setxattr(path, f"user.{1:0200d}", b"")
+
+
+def _on_tmpfs(path: Path) -> bool:
+    kinds = {line.split()[4]: line.split(" - ")[1].split()[0] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    return next(kinds[str(above)] for above in path.parents if str(above) in kinds) == "tmpfs"
 
 
 def test_namespaces(place: Place) -> None:

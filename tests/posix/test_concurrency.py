@@ -182,6 +182,27 @@ def test_unlink_against_open(place: Place) -> None:
     assert os.listdir(place.root) in ([], ["f"])
 
 
+def test_unlink_and_replacement_under_readers(file: FileCase) -> None:
+    """Who has the old file open reads the old file to its end, fetched or not."""
+    opened_all = threading.Barrier(4)
+
+    def read() -> None:
+        with opened(file.path, os.O_RDONLY) as descriptor:
+            opened_all.wait()
+            assert b"".join(os.pread(descriptor, 65536, offset) for offset in range(0, SIZE, 65536)) == CONTENT
+
+    def replace() -> None:
+        opened_all.wait()
+        new = file.path.with_name("new")
+        new.write_bytes(b"new")
+        new.rename(file.path)
+        file.path.unlink()
+        file.path.write_bytes(b"newest")
+
+    together(read, read, read, replace)
+    assert file.path.read_bytes() == b"newest"
+
+
 def test_creators_of_one_name(place: Place) -> None:
     """O_EXCL: of several, one wins; each round of locks by file, mkdir and link."""
     for number in range(50):

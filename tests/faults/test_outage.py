@@ -25,7 +25,7 @@ CAUSES = {
     "reset": "",
     "hold": "",
 }
-QUICK = ("slowdown", "denied", "hold")
+QUICK = ("slowdown", "hold")
 BLOCKING = ("slowdown", "reset", "hold")
 """While these last a reader waits, for a minute; the others refuse it at once."""
 
@@ -128,17 +128,20 @@ def test_total_outage_costs_little(job: Job, proxy: BackgroundProxy) -> None:
         job.write(f"due{number}", b"due")
     with subprocess.Popen(["cat", job.path("s03")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as reader:
         before = cost_of(pid)
-        time.sleep(8)
+        time.sleep(5)
         spent = cost_of(pid).cpu_seconds - before.cpu_seconds
         reader.kill()
     proxy.clear_faults()
-    print(f"CPU seconds of the daemon during 8 s of outage: {spent:.2f}")
-    assert spent < 4
+    print(f"CPU seconds of the daemon during 5 s of outage: {spent:.2f}")
+    assert spent < 2.5
     here.drain()
     job.check_bucket()
 
 
 ROUND = ["slowdown", "reset", "truncate:50", "cut-head", "denied", "expired", "internal", "hold", "lost-reply", "html", "skewed"]
+
+
+COLD = 100
 
 
 def endure(job: Job, proxy: BackgroundProxy, seconds: float, pause: float) -> tuple[Cost, Cost]:
@@ -166,17 +169,18 @@ def endure(job: Job, proxy: BackgroundProxy, seconds: float, pause: float) -> tu
 
 
 def work(job: Job, number: int) -> None:
-    """Write, overwrite, and read what is cold: files that another client has just put into the bucket are not seen, so release
-    is up to a fresh name each round."""
+    """Write, overwrite, and read a few of the cold files."""
     for index in range(10):
         job.write(f"r{index}", content(f"{number}-{index}", 5000))
     job.write("large", content(f"large {number}", (17 << 20) + number))
-    for name in ("s03", "s04", "m01"):
+    for index in range(4):
+        name = f"s{(number * 4 + index) % COLD:02d}"
         assert job.read(name) == job.expected[name]
 
 
 @pytest.mark.long
 def test_faults_for_minutes_leave_threads_and_memory_as_they_were(job: Job, proxy: BackgroundProxy) -> None:
+    job.seed(small=COLD)
     job.site.mount()
     first, last = endure(job, proxy, seconds=240, pause=6)
     print(f"after the first round {first}, at the end {last}")

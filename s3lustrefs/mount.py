@@ -7,6 +7,7 @@ way stays in the journal), then the stores.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -96,6 +97,7 @@ class Daemon:
         self._state_dir = state_dir
         self._handles = Handles()
         self._requests = trio.CancelScope()
+        self._ending = False
         self._invalidator = Invalidator()
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
@@ -251,6 +253,7 @@ class Daemon:
             raise errors.MountPointError(
                 f"cannot mount on {self._mount_point}: {exc}; see the lines above it on standard error"
             ) from exc
+        self._end_on_signals()
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._store.run)
@@ -270,11 +273,11 @@ class Daemon:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
-                nursery.start_soon(self._end_on_signal)
                 nursery.start_soon(self._end_with_connection)
                 nursery.start_soon(self._announce, ready)
                 with self._requests:
                     await pyfuse3.main(max_tasks=_MAX_REQUEST_TASKS)
+                self._ending = True
                 log.info("mount ended mount_point=%s", self._mount_point)
                 nursery.cancel_scope.cancel()
         finally:
@@ -290,12 +293,23 @@ class Daemon:
         log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)
         ready()
 
-    async def _end_on_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
-                log.info("mount ending signal=%s", signal.Signals(number).name)
-                pyfuse3.terminate()
-                self._give_up_requests()
+    def _end_on_signals(self) -> None:
+        """From now on to the end of the process: a second signal must not kill a daemon that is about to unmount."""
+        token = trio.lowlevel.current_trio_token()
+
+        def received(number: int, frame: object) -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._end, number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, received)
+
+    def _end(self, number: int) -> None:
+        if not self._ending:
+            self._ending = True
+            log.info("mount ending signal=%s", signal.Signals(number).name)
+            pyfuse3.terminate()
+            self._give_up_requests()
 
     async def _end_with_connection(self) -> None:
         """Unmounted: `pyfuse3.main` returns by itself once the last request is answered, which may wait for a bucket."""

@@ -44,6 +44,9 @@ _RANGE_BLOCKS = 8
 _MAX_WINDOW_BLOCKS = 96
 _PATIENCE_SECONDS = 60.0
 """How long a read may wait for a bucket that does not answer before it gets EIO."""
+_GIVEN_UP_SECONDS = 3.0
+"""How long the end of somebody's patience is the answer to others who ask for the same file: the kernel asks at once a second time
+for what its readahead did not get, and the reader would wait for two minutes."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while somebody waits."""
 _REMEMBERED = 20_000
@@ -72,6 +75,8 @@ class Content:
     ino: Ino
     residency: Residency
     fetching: dict[int, Fetch] = field(default_factory=dict)
+    given_up: errors.S3LustreError | None = None
+    given_up_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -195,6 +200,9 @@ class Hydrator:
         if inode.is_complete or start >= end:
             return
         content = await self.content(inode)
+        if content.given_up is not None and trio.current_time() - content.given_up_at < _GIVEN_UP_SECONDS:
+            if content.residency.missing(start, end):
+                raise _again(content.given_up) from content.given_up
         wanted, jobs = self._claim_missing(content, start, end)
         mine = jobs.pop() if len(jobs) == 1 else None
         self._spawn(inode, content, jobs, demand=True)
@@ -203,14 +211,11 @@ class Hydrator:
             if ahead:
                 _, jobs = self._claim_missing(content, end, min(inode.size, end + ahead * BLOCK_BYTES))
                 self._spawn(inode, content, jobs, demand=False)
-        if mine is not None:
-            # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
-            await self._fetch(inode, content, mine, demand=True)
-        await self._wait(wanted)
-
-    async def _wait(self, wanted: list[Fetch]) -> None:
         self._waiting += 1
         try:
+            if mine is not None:
+                # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
+                await self._fetch(inode, content, mine, demand=True)
             for fetch in wanted:
                 if not fetch.done.is_set():
                     await fetch.done.wait()
@@ -256,6 +261,7 @@ class Hydrator:
                 await self._fetch_blocks(inode, content, first, stop, demand=demand)
             if patience.cancelled_caught:
                 fetch.error = self._repositories.troubles.late(inode.ino, "no answer from the bucket", self._patience_seconds)
+                content.given_up, content.given_up_at = fetch.error, trio.current_time()
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)

@@ -54,6 +54,8 @@ class Credentials:
         self._source: Any = None
         self._now: CredentialSnapshot | None = None
         self._lock = trio.Lock()
+        self._attempts = 0
+        self._failure: errors.RepositoryError | None = None
         self._limiter = trio.CapacityLimiter(1)
 
     async def snapshot(self) -> CredentialSnapshot:
@@ -73,9 +75,19 @@ class Credentials:
 
         Raises: RepositoryDenied, RepositoryUnavailable.
         """
+        attempts = self._attempts
         async with self._lock:
-            if self._now is stale:
+            if self._now is not stale:
+                return
+            if self._failure is not None and self._attempts != attempts:
+                raise type(self._failure)(str(self._failure)) from self._failure  # of the one this task waited for
+            self._attempts += 1
+            try:
                 self._now = await self._in_thread(self._resolve)
+                self._failure = None
+            except errors.RepositoryError as error:
+                self._failure = error
+                raise
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the snapshot fresh until cancelled. A failed renewal keeps the old keys and is tried again."""

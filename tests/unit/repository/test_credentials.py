@@ -12,6 +12,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
+from s3lustrefs.repository import credentials as credentials_module
 from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot, StaticCredentials, resolve_region
 
 
@@ -55,6 +56,31 @@ async def test_a_credential_process_that_fails_is_reported(tmp_path: Path, monke
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     with pytest.raises(errors.RepositoryDenied, match="cannot be resolved"):
         await Credentials(Endpoint(profile="lab")).snapshot()
+
+
+async def test_a_credential_process_that_hangs_is_given_up_once_for_all_who_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config"
+    config.write_text("[profile lab]\ncredential_process = /bin/sleep 20\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setattr(credentials_module, "RESOLVE_SECONDS", 1.0)
+    credentials = Credentials(Endpoint(profile="lab"))
+    failures: list[errors.RepositoryError] = []
+
+    async def ask() -> None:
+        try:
+            await credentials.snapshot()
+        except errors.RepositoryError as error:
+            failures.append(error)
+
+    started = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(ask)
+    assert trio.current_time() - started < 8
+    assert [type(each) for each in failures] == [errors.RepositoryUnavailable] * 10
+    assert "no answer within" in str(failures[0])
 
 
 @pytest.fixture

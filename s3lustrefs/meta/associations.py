@@ -10,7 +10,7 @@ from typing import Any
 from s3lustrefs import errors
 from s3lustrefs.meta import records, schema
 from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association, Endpoint
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode

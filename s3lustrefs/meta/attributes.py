@@ -9,7 +9,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag

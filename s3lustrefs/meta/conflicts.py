@@ -8,7 +8,7 @@ from collections.abc import Callable
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.location import walk
 from s3lustrefs.meta.schema import Change, ObjectRecord, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import MAX_NAME_BYTES, Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ContentVersion, Ino

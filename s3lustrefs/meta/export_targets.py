@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from s3lustrefs.meta import journal, records, schema, writes
 from s3lustrefs.meta.location import Location, LocationMap
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode, InodeFlag

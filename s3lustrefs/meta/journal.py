@@ -10,7 +10,7 @@ from __future__ import annotations
 from s3lustrefs.meta import records, schema, writes
 from s3lustrefs.meta.location import LocationMap, walk
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRecord, SentObject, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, Ino

@@ -17,7 +17,7 @@ from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.location import walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId, ContentVersion, Ino

@@ -38,7 +38,8 @@ from s3lustrefs.meta.schema import (
     SentObject,
     Table,
 )
-from s3lustrefs.meta.store import Store, Txn
+from s3lustrefs.meta.store import Store
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, ContentVersion, Ino

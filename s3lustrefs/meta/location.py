@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from s3lustrefs import errors
 from s3lustrefs.meta import records
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 

@@ -12,7 +12,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_FORMAT, Change, JournalState, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, Ino
 from s3lustrefs.model.inode import Inode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from s3lustrefs import errors
 from s3lustrefs.meta import schema
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import MAX_NAME_BYTES
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode

@@ -16,8 +16,9 @@ from s3lustrefs.meta import associations, attributes, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.repair_names import Names
 from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, JournalState, ObjectRecord, Table
-from s3lustrefs.meta.store import Store, Txn
+from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.table_view import view_of
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm, violation
 from s3lustrefs.model.ids import NO_ASSOC, ROOT_INO, AssocId, Ino

@@ -14,7 +14,7 @@ from s3lustrefs.meta.listing import Sweep
 from s3lustrefs.meta.location import LocationMap, walk
 from s3lustrefs.meta.namespace import drop_link, touch_dir
 from s3lustrefs.meta.schema import Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import NO_INO, Ino
 from s3lustrefs.model.inode import Inode

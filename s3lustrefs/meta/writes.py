@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from s3lustrefs.meta import schema
 from s3lustrefs.meta.schema import SentObject, Table
-from s3lustrefs.meta.store import Txn
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.ids import AssocId
 
 _MOST = 64

@@ -19,7 +19,8 @@ from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_INO, Change, JournalRecord, JournalState, ObjectRecord, Table
-from s3lustrefs.meta.store import Store, Txn
+from s3lustrefs.meta.store import Store
+from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino

@@ -222,19 +222,29 @@ class FileIO:
             extents = residency.encode() if residency is not None else None
             changed = await self._engine.set_size(ino, size, extents, still_open=shared.writers > 0)
             failpoint("truncate.recorded")
-            if not size:
-                self._hydrator.forget(ino)
-            elif residency is not None:
-                (await self._hydrator.content(changed)).residency = residency
-            try:
-                if ino in self._unsynced or size < inode.size:
-                    await self._engine.sync()
-                    self._unsynced.discard(ino)
-            finally:
-                await self._drop_tail(changed, inode.size)
+            if changed.content_version != inode.content_version:
+                self._start_anew(inode, changed)
+            else:
+                if residency is not None:
+                    (await self._hydrator.content(changed)).residency = residency
+                try:
+                    if ino in self._unsynced or size < inode.size:
+                        await self._engine.sync()
+                        self._unsynced.discard(ino)
+                finally:
+                    await self._drop_tail(changed, inode.size)
         if not shared.writers:
             self._exporter.wake()
         return changed
+
+    def _start_anew(self, old: Inode, emptied: Inode) -> None:
+        """The file has no bytes any more; all its handles go on with the new content version."""
+        self._handles.renew(emptied.ino, old.content_version, emptied.content_version)
+        self._hydrator.forget(emptied.ino)
+        self._unsynced.discard(emptied.ino)
+        end = max(old.size, self._tails.get(emptied.ino, 0))
+        self._chunks.condemn(old.ino, old.content_version, old.chunk_bytes, end)
+        self._tail_is_cut(emptied)
 
     async def _drop_tail(self, inode: Inode, old_size: int) -> None:
         """The table has the new size; its bytes follow, at once or, on a disk that fails, before the file grows again."""

@@ -118,6 +118,13 @@ class Handles:
             del self._inodes[shared.ino]
         return handle
 
+    def renew(self, ino: Ino, old: ContentVersion, new: ContentVersion) -> None:
+        """Handles that saw the old content go on with the new one."""
+        if ino in self._inodes:
+            for handle in self._files.values():
+                if handle.inode.ino == ino and handle.version == old:
+                    handle.version = new
+
     def open_dir(self, ino: Ino) -> DirHandle:
         handle = DirHandle(self._number(), ino)
         self._dirs[handle.fh] = handle

@@ -108,12 +108,15 @@ def _put_extents(txn: Txn, inode: Inode, extents: bytes | None) -> None:
 def set_size(
     txn: Txn, locations: LocationMap, ino: Ino, size: int, now_ns: int, extents: bytes | None, *, state: JournalState
 ) -> Inode:
-    """Truncate or extend. An empty file has nothing that could be missing."""
+    """Truncate or extend. An empty file has nothing that could be missing, and starts a new content version: the bytes of the
+    old one stay until this record is durable, with nobody waiting for that."""
     inode = records.get_inode(txn, ino)
     if inode.hsm & Hsm.EXISTS:
         inode.hsm |= Hsm.DIRTY
     if size > inode.size:
         inode.flags |= InodeFlag.SPARSE
+    if not size and inode.size:
+        inode.content_version = ContentVersion(inode.content_version + 1)
     inode.size = size
     _put_extents(txn, inode, extents)
     if not size:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.disk.disks import fill
 from tests.disk.failing_disk import FailingDisk
-from tests.mount.site import Site
+from tests.mount.site import Site, ended
 
 MakeSite = Callable[..., Site]
 
@@ -81,3 +81,30 @@ def test_unmounting_while_the_state_directory_fails_keeps_everything_for_the_nex
     place.drain()
     place.unmount()
     place.cli("fsck", place.state_dir)
+
+
+@pytest.mark.long
+def test_table_that_cannot_be_read_ends_the_daemon_and_nothing_is_lost(
+    make_site: MakeSite, disk: FailingDisk, tmp_path: Path
+) -> None:
+    """README, "Exceptions": LMDB maps its file into memory, and the kernel answers a page it cannot read with SIGBUS."""
+    place = make_site(cache_dir=str(tmp_path / "cache"))
+    place.state_dir = disk.path / "state"
+    place.expected_log += ["Input/output error", "daemon died"]
+    place.mount()
+    for number in range(300):
+        (place.root / f"f{number}").write_bytes(b"%d" % number)
+    place.drain()
+    place.unmount()
+    place.mount()
+    with ended(place.note_daemon()):
+        disk.fail("read", names="data.mdb")
+        Path("/proc/sys/vm/drop_caches").write_text("1\n")
+        with pytest.raises(OSError):
+            for number in range(300):
+                os.stat(place.root / f"f{number}")
+    assert "Bus error" in place.log()
+    disk.heal()
+    place.mount()
+    assert {path.name: path.read_bytes() for path in place.root.iterdir()} == {f"f{n}": b"%d" % n for n in range(300)}
+    place.unmount()

@@ -66,6 +66,7 @@ def test_what_the_bucket_has_makes_way_for_what_it_has_not(make_site: Callable[.
     place.unmount()
 
 
+@pytest.mark.long
 def test_writers_wait_for_a_slow_bucket_then_get_enospc_and_can_go_on_when_it_answers(here: Site, proxy: BackgroundProxy) -> None:
     here.options["cache_size"] = "16MiB"
     here.expected_log += ["do not fit", "export failed"]

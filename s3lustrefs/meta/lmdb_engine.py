@@ -50,28 +50,18 @@ def nobody(ino: Ino) -> bool:
     return False
 
 
-def everybody(ino: Ino) -> bool:
-    return True
-
-
 class LmdbEngine:
-    """See `engine.MetadataEngine` for the contract. `in_use` tells whether a handle still needs an inode.
-
-    `keep_nameless`: whoever takes a last name away also purges the orphan, since only the kernel knows when that may be.
-    """
+    """See `engine.MetadataEngine` for the contract. `in_use` tells whether a handle still needs an inode; with `keep_nameless`
+    whoever takes a last name away purges the orphan, since only the kernel knows when that may be."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        in_use: Callable[[Ino], bool] = nobody,
-        keep_nameless: bool = False,
+        self, store: Store, *, in_use: Callable[[Ino], bool] = nobody, keep_nameless: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Raises: StateDirError for an unknown format."""
         self._store = store
         self._in_use = in_use
-        self._keeps = everybody if keep_nameless else in_use
+        self._keeps: Callable[[Ino], bool] = (lambda _: True) if keep_nameless else in_use
         self._now = clock_ns
         self._locations = LocationMap()
         self._next_ino = int(store.get(Table.SUPER, SUPER_NEXT_INO) or b"2")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
+import time
 
 import pytest
 
 from tests.faults.job import Job
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import Site
+from tests.mount.site import WAIT_SECONDS, Site
 
 long = pytest.mark.long
 QUICK = ["cut-head", "expired"]
@@ -61,3 +64,23 @@ def test_wrong_bytes_of_the_right_length_are_never_shown(job: Job, proxy: Backgr
     assert proxy.hits() > 8
     assert "do not have the MD5 sum" in job.site.log()
     assert job.excused == []
+
+
+def test_refusal_that_cannot_be_looked_into_costs_nobody_the_mount(job: Job, proxy: BackgroundProxy) -> None:
+    """The GET of a part says that the object changed, and the HEAD that would tell fails."""
+    here = job.site
+    here.mount()
+    os.stat(job.path("l00"))
+    proxy.add("precondition", method="GET", path="/job/l00", times=10**6)
+    proxy.add("slowdown", method="HEAD", path="/job/l00", times=10**6)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(job.read("l00")))
+    reader.start()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while "HeadObject" not in str(here.why("job/l00")["last_error"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    proxy.clear_faults()
+    reader.join(100)
+    assert read == [job.expected["l00"]]
+    assert here.is_mounted()

@@ -67,6 +67,11 @@ async def test_every_other_end_is_a_failure_and_the_next_request_works(serve: Se
     assert (await get(await serve(GOOD))).body == b"abc"
 
 
+async def test_a_name_with_an_address_nobody_listens_on_is_reached_at_the_other(serve: Serve) -> None:
+    port = (await serve(GOOD)).rpartition(":")[2]  # at 127.0.0.1 only; localhost is ::1 too
+    assert (await get(f"localhost:{port}")).body == b"abc"
+
+
 async def test_nobody_listening_is_a_failure() -> None:
     with pytest.raises(TransferFailed):
         await get("127.0.0.1:1")

@@ -21,11 +21,13 @@ HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 
 
 class NotYet(Exception):
-    """Another record must go first; this one is to be tried again after so many seconds. Never leaves the exporter."""
+    """Another record, that of `first` where it is known, must go first; this one is to be tried again after so many seconds.
+    Never leaves the exporter."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, first: Ino = NO_INO) -> None:
         super().__init__(seconds)
         self.seconds = seconds
+        self.first = first
 
 
 class ExportOrder:
@@ -52,7 +54,7 @@ class ExportOrder:
         if await self._engine.find_journal(other.ino) is None:
             await self._hydrator.ensure(other, 0, other.size)
             return
-        raise NotYet(0.2)
+        raise NotYet(0.2, other.ino)
 
     async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
         """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
@@ -78,7 +80,7 @@ class ExportOrder:
         if not inode.nlink and not inode.is_complete:
             raise NotYet(1.0)  # unlinked but open: until it is closed
         if view.targets and await self._engine.find_journal(inode.ino) is not None:
-            raise NotYet(0.1)
+            raise NotYet(0.1, inode.ino)
         current = await self._engine.dependant(known, NO_INO)
         if current is not None:
             # Renamed to where nobody exports it: its bytes come down before the object goes.

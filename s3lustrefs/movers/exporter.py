@@ -23,7 +23,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, journal_key
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
@@ -47,6 +47,7 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _URGE_SECONDS = 30.0
 _EXPANSION_BATCH = 500
 _NO_RECORD_SECONDS = 1.0
+_BLOCKED_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -209,13 +210,22 @@ class Exporter:
             await self._dispatch(record)
             self._attempted.pop(key, None)
         except NotYet as wait:
-            await self._postpone(record, wait.seconds)
+            await self._wait(record, wait)
         except errors.S3LustreError as exc:
             await self._record_failure(record, exc)
         except Exception:
             # A defect must cost one file its export, not everybody their mount.
             log.exception("export failed unexpectedly ino=%d key=%r", record.ino, record.key)
             await self._record_failure(record, errors.S3LustreError("internal error; daemon.log has the traceback"))
+
+    async def _wait(self, record: JournalRecord, wait: NotYet) -> None:
+        """What waits for a record that was given up has failed too: a drain must end, and say so."""
+        first = await self._engine.find_journal(wait.first) if wait.first else None
+        if first is None or not self.has_failed_since_urge(journal_key(first), first):
+            await self._postpone(record, wait.seconds)
+            return
+        text = f"waits for another file, which failed: {first.error_text}"
+        await self._postpone(record, _BLOCKED_SECONDS, code=first.error_code, text=text, terminal=True)
 
     async def _current(self, listed: JournalRecord) -> JournalRecord | None:
         """The record as it is now: it may have changed between the scan and the claim."""

@@ -175,8 +175,8 @@ class MetadataEngine(Protocol):
     async def observe_object(self, seen: ObjectRecord) -> None:
         """What an unanswered request of ours wrote is there: nobody's content, but known."""
 
-    async def forget_object(self, assoc: AssocId, key: bytes) -> None:
-        """The bucket no longer has this object."""
+    async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
+        """The bucket no longer has the object the table knows. `with_writes`: nor anything a request of ours may have written."""
 
     async def finish(self, claimed: JournalRecord) -> bool:
         """Drop a record whose export is complete; False when something changed meanwhile and it stays."""

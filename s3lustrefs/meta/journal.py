@@ -183,9 +183,14 @@ def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes, now_ns: int) -
     records.put_inode(txn, inode)
 
 
-def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int) -> None:
-    """The bucket no longer has this object."""
-    writes.forget(txn, assoc, key)
+def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int, *, with_writes: bool = False) -> None:
+    """The bucket no longer has the object the table knows.
+
+    What took its place may be from a request of ours that was cut off, so the notes of requests stay, unless (`with_writes`)
+    nothing is under the key any more.
+    """
+    if with_writes:
+        writes.forget(txn, assoc, key)
     before = records.find_object(txn, assoc, key)
     if before is not None:
         if before.ino:

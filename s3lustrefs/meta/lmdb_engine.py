@@ -288,9 +288,9 @@ class LmdbEngine:
         with self._store.begin() as txn:
             journal.observe_object(txn, self._locations, seen, self._now())
 
-    async def forget_object(self, assoc: AssocId, key: bytes) -> None:
+    async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
         with self._store.begin() as txn:
-            journal.forget_object(txn, assoc, key, self._now())
+            journal.forget_object(txn, assoc, key, self._now(), with_writes=with_writes)
 
     async def finish(self, claimed: JournalRecord) -> bool:
         with self._store.begin() as txn:

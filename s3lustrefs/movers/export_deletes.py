@@ -59,7 +59,7 @@ class DeleteExport:
         self._looked_since.pop((assoc, key), None)
         if known is not None:
             await self._delete(store, known)
-        await self._engine.forget_object(assoc, key)
+        await self._engine.forget_object(assoc, key, with_writes=True)
 
     def _may_still_come(self, assoc: AssocId, key: bytes) -> bool:
         """A request given up may be carried out a little later: its only condition was that there is no object yet."""

@@ -454,8 +454,18 @@ async def test_request_without_answer_is_looked_after_when_its_name_goes(scene: 
     assert await scene.is_lost(b"f")
     assert not await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
     assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]
-    await scene.engine.forget_object(scene.assoc, b"p/f")
+    await scene.engine.forget_object(scene.assoc, b"p/f", with_writes=True)
     assert await scene.engine.noted_writes(scene.assoc, b"p/f") == []
+
+
+async def test_request_without_answer_stays_noted_when_the_object_it_replaced_is_missed(scene: Scene) -> None:
+    """The object of `f` is not what it was because our own request wrote over it: taken for somebody else's, it were a conflict."""
+    file = await scene.cold(b"f")
+    sent = SentObject(10, {"file-mtime": "1ns"})
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
+    await scene.engine.forget_object(scene.assoc, b"p/f")
+    assert await scene.engine.find_object(scene.assoc, b"p/f") is None
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]
 
 
 async def test_request_without_answer_below_a_lost_directory_is_found(scene: Scene) -> None:

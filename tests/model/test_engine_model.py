@@ -197,7 +197,7 @@ class EngineMachine(RuleBasedStateMachine):
             elif record.ino:
                 await self._export_inode(record, finished)
             elif await self.engine.holder(record.assoc, record.key) is None:
-                await self.engine.forget_object(record.assoc, record.key)
+                await self.engine.forget_object(record.assoc, record.key, with_writes=True)
                 await self.engine.finish(record)
 
         self.run(deed)

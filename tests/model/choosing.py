@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tests.model.operations import Operation
 from tests.model.reference import RENAME_EXCHANGE, RENAME_NOREPLACE, Reference
 from tests.model.reference_tree import Inode
 
-SLOTS = 5
 _NAMES = ["a", "b", "c", "d.txt", "e e", "f+%", "ü"]
-_LENGTHS = [1, 10, 100, 4096, 5000, 70_000, 300_000]
-_LARGE = [1_200_000, 2_500_000]
 _MOST_NODES = 45
-_MOST_BYTES = 24 << 20
 _FILE_MODES = [0o644, 0o600, 0o755, 0o440]
 _DIR_MODES = [0o755, 0o700, 0o2775, 0o1777]
 _XATTRS = ["user.x", "user.long name"]
@@ -25,12 +22,25 @@ _FLAGS = [
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of one life: lengths written now and then, and when there is enough."""
+
+    slots: int = 5
+    usual: tuple[int, ...] = (1, 10, 100, 4096, 5000, 70_000, 300_000)
+    large: tuple[int, ...] = (1_200_000, 2_500_000)
+    most_bytes: int = 24 << 20
+    most_local_bytes: int = 24 << 20
+    """Outside the associations, where nothing can be released."""
+
+
 class Chooser:
     """Depends on nothing but the seed and the reference, so that a seed is a trace."""
 
-    def __init__(self, rng: random.Random, reference: Reference) -> None:
+    def __init__(self, rng: random.Random, reference: Reference, sizes: Sizes = Sizes()) -> None:
         self._rng = rng
         self._reference = reference
+        self._sizes = sizes
         self._kinds: list[tuple[Callable[[], Operation], int]] = [
             (self._open, 14), (self._close, 7), (self._write, 14), (self._read, 6), (self._resize_open, 3), (self._sync, 2),
             (self._map, 4), (self._copy_range, 2), (self._mkdir, 5), (self._symlink, 2), (self._fifo, 1), (self._link, 4),
@@ -38,19 +48,21 @@ class Chooser:
         ]  # fmt: skip
 
     def next(self) -> Operation:
-        if self._is_full():
-            return self._make_room()
+        if room := self._make_room():
+            return room
         makers, weights = zip(*self._kinds, strict=True)
         maker: Callable[[], Operation] = self._rng.choices(makers, weights)[0]
         return maker()
 
-    def _is_full(self) -> bool:
-        nodes = [inode for _, inode in self._reference.root.walk()]
-        return len(nodes) > _MOST_NODES or sum(inode.size for inode in nodes) > _MOST_BYTES
-
-    def _make_room(self) -> Operation:
-        paths = [path for path, inode in self._reference.root.walk() if not inode.children and not inode.association]
-        path = self._rng.choice(paths)
+    def _make_room(self) -> Operation | None:
+        """Remove something where there is too much."""
+        nodes = list(self._reference.root.walk())
+        local = [(path, inode) for path, inode in nodes if path.startswith("local/")]
+        if sum(inode.size for _, inode in local) > self._sizes.most_local_bytes:
+            nodes = local
+        elif len(nodes) <= _MOST_NODES and sum(inode.size for _, inode in nodes) <= self._sizes.most_bytes:
+            return None
+        path = self._rng.choice([path for path, inode in nodes if not inode.children and not inode.association])
         return ["rmdir" if self._is_dir(path) else "unlink", path]
 
     # --- paths -----------------------------------------------------------------------------------------------------------
@@ -81,13 +93,13 @@ class Chooser:
 
     def _slot(self) -> int:
         used = list(self._reference.slots)
-        return self._rng.choice(used) if used and self._rng.random() < 0.95 else self._rng.randrange(SLOTS)
+        return self._rng.choice(used) if used and self._rng.random() < 0.95 else self._rng.randrange(self._sizes.slots)
 
     def _seed(self) -> int:
         return self._rng.randrange(1 << 30)
 
     def _length(self) -> int:
-        return self._rng.choice(_LARGE if self._rng.random() < 0.04 else _LENGTHS)
+        return self._rng.choice(self._sizes.large if self._rng.random() < 0.04 else self._sizes.usual)
 
     def _offset(self, size: int) -> int:
         return self._rng.choice([0, size, size // 2, max(size - 5, 0), size + 10, 4096, 1 << 20])
@@ -101,7 +113,7 @@ class Chooser:
     def _open(self) -> Operation:
         flags = self._rng.choice(_FLAGS)
         path = self._any() if flags & os.O_CREAT and self._rng.random() < 0.6 else self._file()
-        return ["open", self._rng.randrange(SLOTS), path, flags, self._rng.choice(_FILE_MODES)]
+        return ["open", self._rng.randrange(self._sizes.slots), path, flags, self._rng.choice(_FILE_MODES)]
 
     def _close(self) -> Operation:
         return ["close", self._slot()]

@@ -7,20 +7,25 @@ import random
 from tests.model.operations import Operation
 from tests.model.reference import Reference
 
-_SHARE = 0.035
+_SHARE = 0.12
 _FAULTS = [
     ("slowdown", ""), ("internal", ""), ("reset", ""), ("html", ""), ("lost-reply", "PUT"), ("lost-reply", "DELETE"),
     ("late-error", "PUT"), ("truncate:100", "GET"), ("internal", "HEAD"), ("lost-reply", ""),
 ]  # fmt: skip
+_OUTAGES = [("slowdown", "PUT"), ("denied", "PUT"), ("reset", "PUT"), ("expired", "PUT"), ("internal", "DELETE"), ("html", "POST")]
+"""Whatever writes to the bucket fails in this way until the next drain."""
+_FOR_EVER = 10**9
 _HEADERS = [{}, {"file-permissions": "0100600", "file-owner": "11", "file-group": "12", "file-mtime": "77000000001ns"}]
 
 
 class EventChooser:
     """Depends on nothing but the seed and the reference."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, outages: bool) -> None:
         self._rng = rng
+        self._outages = outages
         self._makers = [
+            (self._export_now, 60),
             (self._drain, 4), (self._compare, 4), (self._remount, 2), (self._kill, 3), (self._kill_during_export, 1),
             (self._faults, 6), (self._replace_object, 3), (self._create_object, 1), (self._delete_object, 1),
             (self._import_anew, 1),
@@ -37,6 +42,9 @@ class EventChooser:
     def _seed(self) -> int:
         return self._rng.randrange(1 << 30)
 
+    def _export_now(self, reference: Reference) -> Operation:
+        return ["export_now"]
+
     def _drain(self, reference: Reference) -> Operation:
         return ["drain"]
 
@@ -50,9 +58,11 @@ class EventChooser:
         return ["kill"]
 
     def _kill_during_export(self, reference: Reference) -> Operation:
-        return ["kill_during_export", self._rng.choice(["hold", "hold-reply"]), self._seed()]
+        return ["kill_during_export", self._rng.choice(["hold", "hold-reply"]), self._seed(), self._rng.choice([5000, 300_000])]
 
     def _faults(self, reference: Reference) -> Operation:
+        if self._outages and self._rng.random() < 0.3:
+            return ["faults", [[*self._rng.choice(_OUTAGES), _FOR_EVER, 0]]]
         chosen = self._rng.sample(_FAULTS, self._rng.randint(1, 3))
         faults = [[action, method, self._rng.randint(1, 3), self._rng.randint(0, 4)] for action, method in chosen]
         return ["faults", faults]

@@ -14,11 +14,12 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.model.choosing import Chooser
+from tests.model.choosing import Chooser, Sizes
 from tests.model.events import EventChooser
 from tests.model.session import Session
 from tests.mount.background_proxy import background_proxy
@@ -50,6 +51,22 @@ _OBJECTS: list[tuple[str, bytes, dict[str, str]]] = [
 ]
 """What the bucket holds when it is first mounted: with and without our headers, cold, large and empty."""
 
+
+@dataclass(frozen=True)
+class Style:
+    """What a life is about."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=Sizes)
+    outages: bool = True
+
+
+_STYLES = [
+    Style(sizes=Sizes(large=(17_000_000, 40_000_000), most_bytes=100 << 20, most_local_bytes=100 << 20)),  # in parts
+    Style(),
+    Style({"cache_size": "10MiB"}, Sizes(2, (300_000, 700_000), (1_200_000,), 24 << 20, 2 << 20), outages=False),  # releasing
+]
+"""By the seed. With a small cache, an outage that lasts would rightly end in ENOSPC."""
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="mounting needs /dev/fuse and root")
 
 
@@ -80,15 +97,15 @@ def run(server: S3Server, name: str, play: Callable[[Session], None], options: d
 
 def run_seed(server: S3Server, seed: int, steps: int) -> collections.Counter[str]:
     rng = random.Random(seed)
-    options = {"cache_size": "40MiB"} if rng.random() < 0.5 else {}
+    style = _STYLES[seed % len(_STYLES)]
 
     def play(session: Session) -> None:
-        events = EventChooser(rng)
+        events = EventChooser(rng, outages=style.outages)
         for _ in range(steps):
             event = events.next(session.reference)
-            session.do(event if event is not None else Chooser(rng, session.reference).next())
+            session.do(event if event is not None else Chooser(rng, session.reference, style.sizes).next())
 
-    return run(server, f"seed-{seed}", play, options)
+    return run(server, f"seed-{seed}", play, style.options)
 
 
 @needs_mounts

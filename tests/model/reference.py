@@ -198,6 +198,7 @@ class Reference:
             raise Refused("EPERM")
         place.parent.children[place.name] = inode
         inode.nlink += 1
+        inode.foreign = {}  # another name is another object
         self._touch(place.parent)
 
     def _unlink(self, path: str) -> None:

@@ -36,7 +36,7 @@ class Inode:
     is_bare: bool = False
     """Nothing has been exported since it came from an object without our headers."""
     foreign: dict[str, Any] = field(default_factory=dict)
-    """What the object carries beside our own headers, until the file is moved."""
+    """What the object carries beside our own headers, until the file is moved or linked."""
 
     @property
     def is_dir(self) -> bool:

@@ -28,7 +28,7 @@ from tests.mount.site import can_mount, site
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
-_STEPS = 250
+_STEPS = 200
 _LONG_STEPS = 2000
 _SEEDS = [1, 2, 3]
 _LONG_SECONDS = 3600.0
@@ -109,12 +109,14 @@ def run_seed(server: S3Server, seed: int, steps: int) -> collections.Counter[str
 
 
 @needs_mounts
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", _SEEDS)
 def test_mount_does_what_the_reference_does(moto_server: S3Server, seed: int) -> None:
     run_seed(moto_server, seed, _STEPS)
 
 
 @needs_mounts
+@pytest.mark.timeout(600)
 def test_mount_does_what_the_reference_does_with_a_seed_of_today(moto_server: S3Server) -> None:
     seed = int(os.environ.get("S3LUSTREFS_MODEL_SEED", secrets.randbelow(1 << 30)))
     print(f"seed {seed}")

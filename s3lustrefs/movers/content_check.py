@@ -57,10 +57,10 @@ class ContentCheck:
     def unknown(self) -> Iterator[tuple[ChunkKey, str]]:
         """(key, path) of chunk files that a newer table than this one must have spoken of."""
         next_ino = int(self._view.get(Table.SUPER, SUPER_NEXT_INO) or b"2")
-        for key, entry in self._layout.entries():
+        for key, _ in self._layout.entries():
             raw = self._view.get(Table.INODES, schema.pack_u64(key.ino))
             if key.ino >= next_ino or (raw is not None and schema.decode_inode(key.ino, raw).content_version < key.version):
-                yield key, entry.path
+                yield key, self._layout.path(key)
 
     def _residency(self, inode: Inode) -> Residency:
         if inode.is_complete:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,10 +56,11 @@ def find(state_dir: Path, cache_dirs: Sequence[Path] = ()) -> list[str]:
         defects = targets.defects(paths, place.identity)
         if defects:
             return [*findings, *(f"storage target {defect}" for defect in defects)]
-        content = ContentCheck(view, Layout(paths))
-        findings += [f"{each.path}: {_told(each)}" for each in content.missing()]
-        if not view.is_content_ahead:
-            findings += [f"{path}: content of a file the table does not know" for _, path in content.unknown()]
+        with closing(Layout(paths)) as layout:
+            content = ContentCheck(view, layout)
+            findings += [f"{each.path}: {_told(each)}" for each in content.missing()]
+            if not view.is_content_ahead:
+                findings += [f"{path}: content of a file the table does not know" for _, path in content.unknown()]
         return findings
 
 
@@ -91,6 +93,14 @@ class _Repair:
         outcome = self._outcome
         outcome.lost += [f"{defect}: changes from there on are lost" for defect in self._store.log_defects]
         layout, suspect = self._targets()
+        try:
+            self._repair(layout, suspect)
+        finally:
+            if layout is not None:
+                layout.close()
+
+    def _repair(self, layout: Layout | None, suspect: list[int]) -> None:
+        outcome = self._outcome
         if layout is not None:
             for key, _ in layout.entries():
                 self._highest[key.ino] = max(key.version, self._highest.get(key.ino, 0))
@@ -102,6 +112,7 @@ class _Repair:
         if layout is not None:
             for missing in list(ContentCheck(view_of(self._store), layout, suspect=suspect).missing()):
                 self._repair_content(missing, layout)
+            self._mark_targets(layout, suspect)
         if outcome.lost or outcome.repaired:
             table_repair.import_again(self._store)
 
@@ -122,13 +133,18 @@ class _Repair:
         layout = Layout(paths)
         if suspect:
             layout.prepare()
+        return layout, suspect
+
+    def _mark_targets(self, layout: Layout, suspect: list[int]) -> None:
+        """Last, so that a repair cut short begins anew."""
+        place = _place(view_of(self._store))
+        paths = layout.targets
         for index in suspect:
             targets.write_mark(paths[index], targets.Mark(place.identity, index, len(paths)))
             self._outcome.repaired.append(
                 f"{paths[index]}: marked as storage target {index + 1}; it held no content of this file system"
             )
         content_place.save(self._store, ContentPlace(place.identity, tuple(map(str, paths)), is_marked=True))
-        return layout, suspect
 
     def _keep_unknown(self, layout: Layout) -> None:
         for key, path in list(ContentCheck(view_of(self._store), layout).unknown()):

@@ -19,7 +19,7 @@ from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import S3LUSTREFS, WAIT_SECONDS, Site, ended
 from tests.semantics.mounted import put_objects
 
-MANY = 1500
+MANY = 1100
 """Names: more than one page of a listing."""
 
 
@@ -72,7 +72,7 @@ def recovers(job: Job, proxy: BackgroundProxy) -> None:
     assert here.cli("fsck", here.state_dir, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("begun", ["import", "multipart", "drain"], indirect=True)
+@pytest.mark.parametrize("begun", ["import", "multipart", pytest.param("drain", marks=pytest.mark.long)], indirect=True)
 @pytest.mark.parametrize(
     "signals",
     [

@@ -14,8 +14,8 @@ from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import WAIT_SECONDS, Site
 
 long = pytest.mark.long
-QUICK = ["cut-head", "expired"]
-MORE = ["slowdown", "internal", "html", "reset", "lost-reply", "truncate:100", "trickle:50000"]
+QUICK = ["expired"]
+MORE = ["cut-head", "slowdown", "internal", "html", "reset", "lost-reply", "truncate:100", "trickle:50000"]
 """A retry is the cure: no application notices."""
 TERMINAL = ["notfound", "precondition", *(pytest.param(fault, marks=long) for fault in ("denied", "skewed"))]
 """The endpoint gives a definite answer, which happens to be wrong."""

@@ -160,7 +160,7 @@ def test_status_answers_whatever_else_is_going_on(here: Site, proxy: BackgroundP
     here.expected_log += ["failed", "not fetched", "errno=", "listing"]
     count = 1000
     rows = [(f"p/cold/c{number:04d}", b"cold", {}) for number in range(count)]
-    put_objects(here.server, here.bucket, [*rows, *((f"p/z/{number:04d}", b"x", {}) for number in range(1200))], threads=8)
+    put_objects(here.server, here.bucket, [*rows, *((f"p/z/{number:04d}", b"x", {}) for number in range(200))], threads=8)
     here.options["posix_metadata"] = "off"
     proxy.add("hold", method="GET", path="continuation-token", times=10**6)
     proxy.add("hold", method="GET", path="start-after", times=10**6)

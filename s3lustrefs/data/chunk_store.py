@@ -17,26 +17,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.durability import Durability
+from s3lustrefs.data.chunk_files import INLINE_DELETE_BYTES, SCAN_CHUNKS, ChunkFiles
+from s3lustrefs.data.condemned import Condemned, Sentence
 from s3lustrefs.data.fence import storage_errors
-from s3lustrefs.data.health import READ, WRITE, Health
-from s3lustrefs.data.layout import ChunkKey, Layout, split
-from s3lustrefs.data.open_chunks import STAT_BLOCK_BYTES, Doomed, Failure, OpenChunk, OpenChunks, remove_all
+from s3lustrefs.data.health import READ, WRITE
+from s3lustrefs.data.layout import ChunkKey, split
+from s3lustrefs.data.open_chunks import OpenChunk
 from s3lustrefs.data.reading import Reading
-from s3lustrefs.data.space import Space
-from s3lustrefs.data.target_space import TargetSpace, TargetStatus
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.model.ids import ContentVersion, Ino
 
@@ -45,20 +42,7 @@ log = logging.getLogger(__name__)
 _INLINE_WRITE_BYTES = 256 << 10
 """Largest write done on the trio thread: 42 us into the page cache here, against 75 us for the hop to a thread."""
 
-_INLINE_DELETES = 8
-"""Most chunk files unlinked on the trio thread in one call, some 20 us each while they are small."""
-
-_INLINE_DELETE_BYTES = 64 << 20
-"""Freeing the blocks of larger chunk files takes the file system milliseconds."""
-
-_SCAN_CHUNKS = 1000
-"""With more chunks than this, a delete looks for the chunk files there are instead of trying every index."""
-
-_THREADS = 8
-
 _REMOVED_PER_TURN = 16
-
-T = TypeVar("T")
 
 
 class ChunkSlice(NamedTuple):
@@ -67,23 +51,6 @@ class ChunkSlice(NamedTuple):
     path: str
     offset: int
     length: int
-
-
-class Condemned(NamedTuple):
-    """A content version to be removed; `size` None: unknown, so look for its chunk files."""
-
-    ino: Ino
-    version: ContentVersion
-    chunk_bytes: int
-    size: int | None
-
-
-class ChunkFile(NamedTuple):
-    """One chunk file as it was found on a target; `length` in bytes."""
-
-    key: ChunkKey
-    length: int
-    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,35 +71,15 @@ class LostContent:
     reason: str
 
 
-class ChunkStore:
+class ChunkStore(ChunkFiles):
     """The bytes of all files, over one or several storage targets."""
 
     def __init__(self, targets: Sequence[Path], *, cache_bytes: int | None = None, open_files: int = 512) -> None:
-        self._layout = Layout(targets)
-        self._cache_bytes = cache_bytes
-        self._health = Health(self._layout.targets)
-        self._target_space = TargetSpace(self._layout, self._health)
-        self._durability = Durability(self._layout, self._health)
-        self._chunks = OpenChunks(self._layout, open_files, on_create=self._durability.created, keep=self._durability.keep)
-        self._leftovers: list[Doomed] = []
+        super().__init__(targets, cache_bytes, open_files)
         self._refused: dict[tuple[Ino, ContentVersion], str] = {}
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._condemned = Condemned()
         self._inline_reads = 0
         self._thread_reads = 0
-        self._condemned: list[Condemned] = []
-        self._sealed: list[Condemned] = []
-        self._removable: deque[Condemned] = deque()
-        self._may_remove = trio.Event()
-
-    def open_(self) -> None:
-        """Create what is missing on the targets and check that they can be written. Raises: StateDirError."""
-        self._layout.prepare()
-
-    def close(self) -> None:
-        """Close every file; writes need no sync for this, only for power loss."""
-        self._chunks.close()
-        self._durability.close()
-        self._layout.close()
 
     def statistics(self) -> ChunkStoreStatistics:
         return ChunkStoreStatistics(self._chunks.used_bytes, self._inline_reads, self._thread_reads)
@@ -262,8 +209,8 @@ class ChunkStore:
         Its files are removed once that record is durable: before that, a power cut brings the file back, and its bytes with it.
         """
         self._refused.pop((ino, version), None)
-        self._condemned.append(Condemned(ino, version, chunk_bytes, size))
-        if size is None or size > _SCAN_CHUNKS * chunk_bytes:
+        self._condemned.add(Sentence(ino, version, chunk_bytes, size))
+        if size is None or size > SCAN_CHUNKS * chunk_bytes:
             self._durability.forget_version(ino, version)
         else:
             for index in range(-(-size // chunk_bytes)):
@@ -271,32 +218,25 @@ class ChunkStore:
 
     def table_is_durable(self, everything: bool) -> None:
         """What the table said when `sync_dirty` was last called survives a power cut now; `everything`: and what it says now."""
-        self._removable += self._sealed
-        self._sealed = []
-        if everything:
-            self._removable += self._condemned
-            self._condemned = []
-        if self._removable:
-            self._may_remove.set()
+        self._condemned.release(everything=everything)
 
     @property
     def has_condemned(self) -> bool:
         """Whether a sync of the table would make room."""
-        return bool(self._condemned or self._sealed or self._removable)
+        return bool(self._condemned)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Remove condemned content whenever it may go. Ends by cancellation."""
         task_status.started()
         while True:
-            await self._may_remove.wait()
+            await self._condemned.wait()
             await self.remove_condemned()
 
     async def remove_condemned(self) -> None:
         """Remove what may go by now."""
-        self._may_remove = trio.Event()
-        while self._removable:
-            for _ in range(min(_REMOVED_PER_TURN, len(self._removable))):
-                await self.delete(*self._removable.popleft())
+        while batch := self._condemned.take(_REMOVED_PER_TURN):
+            for sentence in batch:
+                await self.delete(*sentence)
             await trio.lowlevel.checkpoint()
 
     async def delete(self, ino: Ino, version: ContentVersion, chunk_bytes: int, size: int | None) -> None:
@@ -307,7 +247,7 @@ class ChunkStore:
         self._refused.pop((ino, version), None)
         try:
             if size is None:
-                _, failed = await self._remove(ino, version, None, _INLINE_DELETE_BYTES + 1)
+                _, failed = await self._remove(ino, version, None, INLINE_DELETE_BYTES + 1)
             else:
                 _, failed = await self._remove(ino, version, range(-(-size // chunk_bytes)), size)
         except errors.StorageError as exc:  # not even the list could be had: the next start finds what is left
@@ -317,21 +257,13 @@ class ChunkStore:
         if failed:
             log.error("deleted content keeps its space for now ino=%d error=%s", ino, failed[0][1])
 
-    async def sweep(self) -> None:
-        """Remove what could not be removed before."""
-        if self._leftovers:
-            doomed, self._leftovers = self._leftovers, []
-            _, failed = await self._remove_files(doomed, in_thread=True)
-            self._leftovers += (file for file, _ in failed)
-
     # --- durability ----------------------------------------------------------------------------------------------------
 
     async def sync_dirty(self) -> list[LostContent]:
         """Try to bring to disk every byte whose write ended before the call; what of it (and of what earlier calls
         tried) is lost and not settled yet. The rest is on disk, whatever is lost. What is condemned by now may go at the
         next `table_is_durable`."""
-        self._sealed += self._condemned
-        self._condemned = []
+        self._condemned.seal()
         await self._durability.sync(self._chunks, self._limiter)
         return [LostContent(key.ino, key.version, str(error)) for key, error in self._durability.lost().items()]
 
@@ -354,62 +286,6 @@ class ChunkStore:
             raise errors.ContentLost(
                 f"content of inode {ino} was lost ({self._refused[ino, version]}): write the file anew, or delete it"
             )
-
-    # --- space and inventory -------------------------------------------------------------------------------------------
-
-    def used_bytes(self) -> int:
-        """Bytes the chunk files occupy, holes not counted; right only once `measure_used` has run."""
-        return max(0, self._chunks.used_bytes)
-
-    async def measure_used(self) -> None:
-        """Count what the chunk files occupied at the call. Call once, before the first write. Raises: StorageError."""
-        self._chunks.used_bytes = await self._in_thread(lambda: sum(map(_allocated, self._layout.entries())))
-
-    def space(self) -> Space:
-        """Capacity, use and room, in bytes; targets on one file system count once."""
-        capacity, available = self._target_space.capacity_and_room()
-        used = self.used_bytes()
-        if self._cache_bytes is not None:
-            capacity = self._cache_bytes
-            available = max(0, min(available, capacity - used))
-        return Space(capacity, used, available)
-
-    def targets(self) -> list[TargetStatus]:
-        """How each target is, for people."""
-        return self._target_space.statuses()
-
-    def full_targets(self) -> set[int]:
-        """The targets whose last write found no room."""
-        return self._health.full(WRITE)
-
-    def chunk_files(self) -> Iterator[ChunkFile]:
-        """Every chunk file, in no order. Slow: for threads and fsck. Raises: StorageError."""
-        for target in range(len(self._layout.targets)):
-            yield from self._files_of(target)
-
-    def _files_of(self, target: int) -> Iterator[ChunkFile]:
-        for key, entry in self._layout.entries_of(target):
-            try:
-                yield ChunkFile(key, entry.stat(follow_symlinks=False).st_size, self._layout.path(key))
-            except FileNotFoundError:
-                continue
-
-    async def chunk_batches(self, size: int, targets: Collection[int] = ()) -> AsyncIterator[list[ChunkFile]]:
-        """Every chunk file of these targets (none given: of all), a batch at a time, looked up in a thread. A target that
-        cannot be listed is left out: nobody may take its files for gone."""
-        for target in targets or range(len(self._layout.targets)):
-            files = self._files_of(target)
-            while True:
-                try:
-                    batch = await self._in_thread(lambda: list(islice(files, size)))  # noqa: B023  # awaited within the turn
-                except errors.StorageError as exc:
-                    self._health.failed(target, "list", exc)
-                    break
-                if batch:
-                    yield batch
-                if len(batch) < size:
-                    self._health.works(target, "list")
-                    break
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
@@ -457,36 +333,11 @@ class ChunkStore:
             return
         with self._chunks.pinned(chunk) as fd, storage_errors("truncate", chunk.path):
             dropped = os.fstat(fd).st_size - size
-            if dropped > _INLINE_DELETE_BYTES:
+            if dropped > INLINE_DELETE_BYTES:
                 await self._in_thread(lambda: os.ftruncate(fd, size))
             elif dropped > 0:
                 os.ftruncate(fd, size)
         self._written(chunk)
-
-    async def _remove(
-        self, ino: Ino, version: ContentVersion, indices: range | None, size: int
-    ) -> tuple[list[ChunkKey], list[Failure]]:
-        """Remove the chunk files of these indices (None: all), which hold at most `size` bytes: the keys that may have had
-        one, and what could not be removed."""
-        if indices is None or len(indices) > _SCAN_CHUNKS:
-            found = await self._in_thread(lambda: self._layout.keys_of(ino, version))
-            keys = [key for key in found if indices is None or key.chunk_index in indices]
-        else:
-            keys = [ChunkKey(ino, version, index) for index in indices]
-        doomed = [self._chunks.take_out(key) for key in keys]
-        for key in keys:
-            self._durability.forget(key)
-        in_thread = size > _INLINE_DELETE_BYTES or len(doomed) > _INLINE_DELETES
-        freed, failed = await self._remove_files(doomed, in_thread=in_thread)
-        return keys if freed else [], failed
-
-    async def _remove_files(self, doomed: list[Doomed], *, in_thread: bool) -> tuple[int, list[Failure]]:
-        freed, failed = await self._in_thread(partial(remove_all, doomed)) if in_thread else remove_all(doomed)
-        self._chunks.used_bytes -= freed
-        return freed, failed
-
-    async def _in_thread(self, deed: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(deed, limiter=self._limiter)
 
 
 def _write_all(chunk: OpenChunk, data: memoryview, offset: int) -> None:
@@ -495,10 +346,3 @@ def _write_all(chunk: OpenChunk, data: memoryview, offset: int) -> None:
             count = os.pwrite(chunk.fd, data, offset)
             chunk.written_bytes += count
             data, offset = data[count:], offset + count
-
-
-def _allocated(entry: tuple[ChunkKey, os.DirEntry[str]]) -> int:
-    try:
-        return entry[1].stat(follow_symlinks=False).st_blocks * STAT_BLOCK_BYTES
-    except FileNotFoundError:
-        return 0

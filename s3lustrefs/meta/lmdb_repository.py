@@ -1,0 +1,212 @@
+"""RepositoryVerbs: the engine's verbs about the bucket: export journal, listings, sweeps, associations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from s3lustrefs.meta import (
+    associations,
+    attributes,
+    conflicts,
+    export_targets,
+    journal,
+    listing,
+    records,
+    schema,
+    vanished,
+    writes,
+)
+from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.export_targets import ExportView
+from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry, Sweep
+from s3lustrefs.meta.lmdb_core import EngineCore
+from s3lustrefs.meta.schema import (
+    JournalRecord,
+    ObjectRecord,
+    SentObject,
+)
+from s3lustrefs.meta.vanished import Removed
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
+
+
+class RepositoryVerbs(EngineCore):
+    """See `engine.MetadataEngine` for the contract."""
+
+    # --- export ----------------------------------------------------------------------------------------------------------
+
+    async def due(self, after: bytes, limit: int) -> list[tuple[bytes, JournalRecord]]:
+        return journal.due(self._txn(), after, limit)
+
+    async def find_journal(self, ino: Ino) -> JournalRecord | None:
+        return records.find_journal(self._txn(), schema.journal_ino_key(ino))
+
+    async def find_lost_key(self, assoc: AssocId, key: bytes) -> JournalRecord | None:
+        return records.find_journal(self._txn(), schema.journal_object_key(assoc, key))
+
+    async def make_all_due(self) -> int:
+        with self._store.begin() as txn:
+            return journal.make_all_due(txn, self._now())
+
+    async def export_view(self, ino: Ino) -> ExportView | None:
+        return export_targets.view(self._txn(), self._locations, ino)
+
+    async def source_of(self, inode: Inode) -> ObjectRecord | None:
+        return export_targets.source_of(self._txn(), inode)
+
+    async def dependant(self, known: ObjectRecord | None, ino: Ino) -> Inode | None:
+        return export_targets.dependant(self._txn(), known, ino)
+
+    async def find_object(self, assoc: AssocId, key: bytes) -> ObjectRecord | None:
+        return records.find_object(self._txn(), assoc, key)
+
+    async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
+        return journal.holder(self._txn(), self._locations, assoc, key)
+
+    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+        with self._store.begin() as txn:
+            return export_targets.expand_directory(txn, ino, after, limit, self._now())
+
+    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+        with self._store.begin() as txn:
+            return export_targets.expand_prefix(txn, association, prefix, after, limit, self._now())
+
+    async def end_expansion(self, claimed: JournalRecord) -> None:
+        with self._store.begin() as txn:
+            export_targets.end_expansion(txn, claimed)
+
+    async def note_write(self, ino: Ino, assoc: AssocId, key: bytes, sent: SentObject) -> bool:
+        with self._store.begin() as txn:
+            return journal.note_write(txn, self._locations, ino, assoc, key, sent)
+
+    async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
+        return writes.noted(self._txn(), assoc, key)
+
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
+        with self._store.begin() as txn:
+            journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content)
+
+    async def observe_object(self, seen: ObjectRecord) -> None:
+        with self._store.begin() as txn:
+            journal.observe_object(txn, self._locations, seen, self._now())
+
+    async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
+        with self._store.begin() as txn:
+            journal.forget_object(txn, assoc, key, self._now(), with_writes=with_writes)
+
+    async def finish(self, claimed: JournalRecord) -> bool:
+        with self._store.begin() as txn:
+            return journal.finish(txn, claimed)
+
+    async def exclude(self, claimed: JournalRecord) -> None:
+        with self._store.begin() as txn:
+            export_targets.exclude(txn, claimed)
+
+    async def postpone(
+        self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False
+    ) -> None:
+        not_before = self._now() + int(delay_seconds * 1e9)
+        with self._store.begin() as txn:
+            journal.postpone(txn, claimed, not_before, code=code, text=text, terminal=terminal)
+
+    # --- import ------------------------------------------------------------------------------------------------------------
+
+    async def apply_listing(
+        self,
+        association: Association,
+        groups: Sequence[tuple[bytes, Sequence[PreparedEntry]]],
+        markers: Iterable[tuple[bytes, int, bytes, int, bytes]] = (),
+        skipped: Iterable[tuple[bytes, str]] = (),
+        directories: Iterable[bytes] = (),
+        sweep: Sweep | None = None,
+    ) -> Applied:
+        """One prepared batch; `directories` are relative paths known only by what is below them."""
+        first = self._next_ino
+        with self._store.begin() as txn:
+            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use, sweep)
+            for path in directories:
+                applier.directory(path)
+            for marker in markers:
+                applier.marker(*marker)
+            for path, entries in groups:
+                applier.group(path, entries)
+            for key, reason in skipped:
+                applier.skip(key, reason)
+            self._save_next_ino(txn)
+        self._inodes += self._next_ino - first - len(applier.applied.replaced)
+        return applier.applied
+
+    @contextmanager
+    def sweep(self, events: frozenset[str]) -> Iterator[Sweep]:
+        touched: set[bytes] = set()
+        self._store.object_watchers.append(touched)
+        try:
+            yield Sweep(events, touched)
+        finally:
+            self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
+
+    async def vanished_suspects(
+        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+    ) -> list[bytes]:
+        keys = {schema.object_key(association.assoc_id, key) for key in listed}
+        return vanished.suspects(self._txn(), association, span, keys, sweep)
+
+    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
+        with self._store.begin() as txn:
+            removed = vanished.remove(txn, self._locations, association, key, self._now(), self._in_use, sweep)
+        self._inodes -= removed is not None and not removed.inode.nlink
+        return removed
+
+    async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
+        with self._store.begin() as txn:
+            return attributes.replace_content(txn, ino, seen, self._now())
+
+    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
+        with self._store.begin() as txn:
+            place = conflicts.keep_both(txn, association, ino, seen, suffix, self._now(), lambda: self._allocate_in(txn))
+            self._save_next_ino(txn)
+        self._inodes += place is not None
+        return place
+
+    async def object_vanished(self, ino: Ino) -> None:
+        """The bucket no longer has the object a clean file was imported from."""
+        with self._store.begin() as txn:
+            attributes.lose_object(txn, ino, self._now())
+
+    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+        with self._store.begin() as txn:
+            return attributes.apply_headers(txn, ino, etag, change, target)
+
+    async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
+        return listing.unknown_headers(self._txn(), after, limit)
+
+    async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
+        return listing.skipped(self._txn(), association)
+
+    # --- associations ------------------------------------------------------------------------------------------------------
+
+    def associations(self) -> list[Association]:
+        return self._locations.associations()
+
+    def association(self, assoc: AssocId) -> Association | None:
+        return self._locations.association(assoc)
+
+    async def link_association(self, association: Association) -> Association:
+        """Store a new association (its `assoc_id` is given here) and make its directory. Raises: ConfigError."""
+        first = self._next_ino
+        with self._store.begin() as txn:
+            numbered = replace(association, assoc_id=associations.allocate(txn))
+            linked = associations.link(txn, numbered, self._now(), lambda: self._allocate_in(txn))
+            self._save_next_ino(txn)
+        self._inodes += self._next_ino - first
+        self._locations.set_associations([*self._locations.associations(), linked])
+        return linked
+
+    async def update_association(self, association: Association) -> None:
+        with self._store.begin() as txn:
+            associations.store(txn, association)
+        others = [a for a in self._locations.associations() if a.assoc_id != association.assoc_id]
+        self._locations.set_associations(sorted([*others, association], key=lambda a: a.assoc_id))

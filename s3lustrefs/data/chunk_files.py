@@ -122,7 +122,7 @@ class ChunkFiles:
                     self._health.works(target, "list")
                     break
 
-    async def sweep(self) -> None:
+    async def remove_leftovers(self) -> None:
         """Remove what could not be removed before."""
         if self._leftovers:
             doomed, self._leftovers = self._leftovers, []

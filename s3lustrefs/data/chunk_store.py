@@ -242,7 +242,7 @@ class ChunkStore(ChunkFiles):
     async def delete(self, ino: Ino, version: ContentVersion, chunk_bytes: int, size: int | None) -> None:
         """Drop every byte of a content version at once: no durable record speaks of it.
 
-        Nobody asks for these bytes any more, so that a file that cannot be removed is no failure: `sweep` tries again.
+        Nobody asks for these bytes any more, so that a file that cannot be removed is no failure: `remove_leftovers` tries again.
         """
         self._refused.pop((ino, version), None)
         try:

@@ -64,7 +64,7 @@ class Releaser:
             urgent = await self._room.wait_wanted(_PERIOD_SECONDS)
             released, hopeless = 0, False
             try:
-                await self._chunks.sweep()
+                await self._chunks.remove_leftovers()
                 released = await self._make_room(urgent)
             except errors.StorageError as exc:
                 log.error("room could not be made error=%s", exc)

@@ -96,10 +96,10 @@ async def test_a_deleted_file_that_cannot_be_removed_is_removed_when_the_disk_wo
         await store.write(Ino(1), V1, WHOLE, 0, bytes(MIB))
         disk.fail("unlink")
         await store.delete(Ino(1), V1, WHOLE, MIB)
-        await store.sweep()
+        await store.remove_leftovers()
         assert store.used_bytes() >= MIB
         disk.heal()
-        await store.sweep()
+        await store.remove_leftovers()
         assert store.used_bytes() == 0
         assert not list((disk.backing / "chunks").rglob("1.1.0"))
 
@@ -113,7 +113,7 @@ async def test_a_truncate_that_fails_leaves_nothing_behind_that_could_remove_new
         disk.heal()
         await store.truncate(Ino(1), V1, 1000, 3000, 0)
         await store.write(Ino(1), V1, 1000, 0, b"y" * 3000)
-        await store.sweep()
+        await store.remove_leftovers()
         assert await store.read(Ino(1), V1, 1000, 0, 3000) == b"y" * 3000
 
 

@@ -209,7 +209,8 @@ class Daemon:
             assoc = association.assoc_id
             self._sweepers[assoc] = Sweeper(
                 engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
-                self._headers, self._hydrator, chunks, self._refresher.refresh, self._invalidator.notify,
+                self._headers, self._hydrator, chunks, self._refresher.refresh,
+                self._handles.note_nameless, self._invalidator.notify,
             )  # fmt: skip
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(

@@ -57,7 +57,8 @@ class SweepResult:
 
 
 class Sweeper:
-    """Sweeps one association, once its first import is complete."""
+    """Sweeps one association, once its first import is complete. `refresh` re-imports one file, `note_nameless` has an open file
+    that lost its last name buried when nobody has it open any more."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Sweeper:
         hydrator: Hydrator,
         chunks: ChunkStore,
         refresh: Callable[[Ino], Awaitable[object]],
+        note_nameless: Callable[[Ino], None],
         notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine
@@ -83,6 +85,7 @@ class Sweeper:
         self._hydrator = hydrator
         self._chunks = chunks
         self._refresh = refresh
+        self._note_nameless = note_nameless
         self._notify = notify
         self._one_at_a_time = trio.Lock()
         self._gone_markers: list[bytes] = []
@@ -245,7 +248,9 @@ class Sweeper:
         self._notify(InodeInvalidation(removed.parent, content=False))
         if removed.inode.nlink:
             self._notify(InodeInvalidation(removed.inode.ino, content=False))
-        elif removed.inode.is_file and not removed.is_open:
+        elif removed.is_open:
+            self._note_nameless(removed.inode.ino)
+        elif removed.inode.is_file:
             self._drop(removed.inode)
 
     def _association(self) -> Association:

@@ -12,7 +12,6 @@ from s3lustrefs import errors
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association, Endpoint
-from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.repositories import Repositories
@@ -26,7 +25,7 @@ async def importer(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Impor
     endpoint = Endpoint(endpoint_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
     store = Store(tmp_path / "meta", boot_id="boot")
     engine = LmdbEngine(store)
-    association = await engine.link_association(Association(AssocId(0), "dra-1", "/a", "bucket", "p/"))
+    association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
 
     async def unchanged(_: object) -> bool:
         return True

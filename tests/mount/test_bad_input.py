@@ -19,6 +19,7 @@ from s3lustrefs.cli.launch import READY_SECONDS
 from s3lustrefs.cli.mount_checks import Host
 from s3lustrefs.cli.mount_helper import prepare
 from s3lustrefs.errors import FuseUnavailable
+from s3lustrefs.meta.schema import FORMAT_VERSION
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 from tests.servers import S3Server
@@ -237,7 +238,7 @@ def test_state_directory_of_a_newer_format(bad: Site) -> None:
     bad.unmount()
     set_format(bad.state_dir / "meta", b"999")
     refused(bad, str(bad.state_dir), "format 999")
-    set_format(bad.state_dir / "meta", b"1")
+    set_format(bad.state_dir / "meta", str(FORMAT_VERSION).encode())
     bad.mount()
     assert (bad.root / "there").read_bytes() == b"x"
 

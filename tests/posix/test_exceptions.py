@@ -96,4 +96,4 @@ def test_open_files_end_with_the_daemon(moto_server: S3Server) -> None:
 
 
 def _chunk_files(state_dir: Path) -> list[Path]:
-    return [path for path in (state_dir / "data").rglob("*") if path.is_file() and path.stat().st_blocks]
+    return [path for path in (state_dir / "data" / "chunks").rglob("*") if path.is_file() and path.stat().st_blocks]

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _SLICE_ENTRIES = 256
 """Entries per transaction: 2 to 3 ms on the trio thread."""
 _PATIENCE_SECONDS = 60.0
-_CREDENTIALS_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -136,17 +135,12 @@ class Importer:
     async def _take_batches(self, process: ListingProcess) -> None:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._refresh_credentials, process)
+                nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
                     await self._apply(batch)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
-
-    async def _refresh_credentials(self, process: ListingProcess) -> None:
-        while True:
-            await trio.sleep(_CREDENTIALS_SECONDS)
-            await process.replace_credentials(await self._credentials.snapshot())
 
     async def _complete(self) -> None:
         self._seconds = time.monotonic() - self._started

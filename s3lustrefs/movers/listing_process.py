@@ -18,11 +18,12 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.movers.listing_frames import LENGTH, Batch, BatchKind, ListingRequest, decode_batch, encode_message, encode_request
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot
 
 PIPE_BYTES = 256 << 10
 """Two to three bulk frames: enough to keep the child busy; more would make answers to single requests wait behind them."""
 READ_BYTES = 256 << 10
+_CREDENTIALS_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -93,6 +94,12 @@ class ListingProcess:
         """Have the child sign with these from now on."""
         fields = {"access_key": credentials.access_key, "secret_key": credentials.secret_key, "token": credentials.token}
         await self._send(encode_message({"type": "credentials", "credentials": fields}))
+
+    async def keep_credentials(self, credentials: Credentials) -> None:
+        """Have the child sign with the latest ones for as long as it runs. Ends by cancellation. Raises: RepositoryError."""
+        while True:
+            await trio.sleep(_CREDENTIALS_SECONDS)
+            await self.replace_credentials(await credentials.snapshot())
 
     async def finish(self) -> None:
         """Take no more requests: `batches` ends once the bulk listing and everything asked for have been delivered."""

@@ -30,7 +30,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer, slices
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
-from s3lustrefs.movers.listing_process import ListingProcess, open_listing
+from s3lustrefs.movers.listing_process import open_listing
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
@@ -39,7 +39,6 @@ from s3lustrefs.repository.retry import backoff_seconds
 log = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 16
-_CREDENTIALS_SECONDS = 60.0
 
 Groups = list[tuple[bytes, list[PreparedEntry]]]
 
@@ -164,7 +163,7 @@ class Sweeper:
         self._gone_markers.clear()
         try:
             async with open_listing(request) as process, trio.open_nursery() as nursery:
-                nursery.start_soon(self._refresh_credentials, process)
+                nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
                     if batch.kind is BatchKind.BULK:
                         await self._apply(batch, directory, sweep, result)
@@ -173,11 +172,6 @@ class Sweeper:
             raise group.exceptions[0] from None
         for key in sorted(self._gone_markers, reverse=True):
             await self._remove(key, sweep, result)
-
-    async def _refresh_credentials(self, process: ListingProcess) -> None:
-        while True:
-            await trio.sleep(_CREDENTIALS_SECONDS)
-            await process.replace_credentials(await self._credentials.snapshot())
 
     async def _apply(self, batch: Batch, below: bytes, sweep: Sweep, result: SweepResult) -> None:
         groups = [(_joined(below, directory), entries) for directory, entries in batch.groups]

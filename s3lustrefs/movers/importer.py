@@ -17,7 +17,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import PreparedEntry, preparer_options
+from s3lustrefs.meta.listing import Applied, PreparedEntry, preparer_options
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
@@ -170,12 +170,7 @@ class Importer:
             )  # fmt: skip
             failpoint("import.batch")
             first = False
-            for ino in applied.changed:
-                self._notify(InodeInvalidation(ino, content=True))
-            for ino in applied.grown:
-                self._notify(InodeInvalidation(ino, content=False))
-            for parent, name in applied.replaced:
-                self._notify(DentryInvalidation(parent, name))
+            announce(applied, self._notify)
             if batch.kind is BatchKind.BULK:
                 self._objects += sum(len(entries) for _, entries in groups)
             await trio.lowlevel.checkpoint()
@@ -257,15 +252,30 @@ class Importer:
             request.done.set()
 
     def _association(self) -> Association:
-        association = self._engine.association(self._assoc)
-        if association is None:
-            raise errors.NotInRepository(f"association {self._assoc} is gone")
-        return association
+        return association_of(self._engine, self._assoc)
 
     def statistics(self) -> ImportStatistics:
         seconds = self._seconds or (time.monotonic() - self._started if self._started else 0.0)
         state = "DONE" if self.is_done else "RUNNING" if self._process else "PENDING"
         return ImportStatistics(state, self._objects, self._objects / seconds if seconds else 0.0, seconds, self._error)
+
+
+def association_of(engine: MetadataEngine, assoc: AssocId) -> Association:
+    """An association as it is now. Raises: NotInRepository when it is gone."""
+    association = engine.association(assoc)
+    if association is None:
+        raise errors.NotInRepository(f"association {assoc} is gone")
+    return association
+
+
+def announce(applied: Applied, notify: Callable[[Invalidation], None]) -> None:
+    """Have the kernel forget what a batch made out of date."""
+    for ino in applied.changed:
+        notify(InodeInvalidation(ino, content=True))
+    for ino in applied.grown:
+        notify(InodeInvalidation(ino, content=False))
+    for parent, name in (*applied.replaced, *applied.appeared):
+        notify(DentryInvalidation(parent, name))
 
 
 def slices(

@@ -63,25 +63,24 @@ class Losses:
         if inode.content_version != lost.version:
             return
         self._cancel_export(inode.ino)
-        if await self._can_fetch_again(inode):
-            await self._drop(inode, lost)
+        path = await self._path(inode.ino)
+        if await self._drop(inode):
+            log.warning("local copy lost, the bucket has another ino=%d path=%s error=%s", inode.ino, path, lost.reason)
         else:
-            log.error("content lost ino=%d path=%s error=%s", inode.ino, await self._path(inode.ino), lost.reason)
+            log.error("content lost ino=%d path=%s error=%s", inode.ino, path, lost.reason)
 
-    async def _can_fetch_again(self, inode: Inode) -> bool:
-        return not inode.is_dirty and await self._engine.source_of(inode) is not None
-
-    async def _drop(self, inode: Inode, lost: LostContent) -> None:
+    async def _drop(self, inode: Inode) -> bool:
+        """Give up the local copy if the bucket has another: whether it has."""
+        if inode.is_dirty or await self._engine.source_of(inode) is None:
+            return False
         try:
             await self._engine.release_content(inode.ino)
         except errors.NotPermitted:  # pinned, or its object is gone
-            log.error("content lost ino=%d path=%s error=%s", inode.ino, await self._path(inode.ino), lost.reason)
-            return
+            return False
         self._hydrator.forget(inode.ino)
         self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
         self._damage.clear(inode.ino)
-        path = await self._path(inode.ino)
-        log.warning("local copy lost, the bucket has another ino=%d path=%s error=%s", inode.ino, path, lost.reason)
+        return True
 
     async def _path(self, ino: Ino) -> str:
         try:

@@ -28,7 +28,7 @@ from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
-from s3lustrefs.movers.importer import Importer, slices
+from s3lustrefs.movers.importer import Importer, announce, association_of, slices
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
 from s3lustrefs.movers.repositories import Repositories
@@ -188,12 +188,7 @@ class Sweeper:
             result.changed += len(applied.changed)
             for inode in applied.outdated:
                 self._drop(inode)
-            for ino in applied.changed:
-                self._notify(InodeInvalidation(ino, content=True))
-            for ino in applied.grown:
-                self._notify(InodeInvalidation(ino, content=False))
-            for parent, name in (*applied.replaced, *applied.appeared):
-                self._notify(DentryInvalidation(parent, name))
+            announce(applied, self._notify)
             await trio.lowlevel.checkpoint()
         result.objects += sum(len(entries) for _, entries in groups) + len(markers)
         if batch.span is not None and "DELETED" in sweep.events:
@@ -248,10 +243,7 @@ class Sweeper:
             self._drop(removed.inode)
 
     def _association(self) -> Association:
-        association = self._engine.association(self._assoc)
-        if association is None:
-            raise errors.NotInRepository(f"association {self._assoc} is gone")
-        return association
+        return association_of(self._engine, self._assoc)
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 One idempotent rule for every listed object, compared with the objects table and the dentries:
 unknown object and free name: a new, cold file. Same ETag as known: nothing. Other ETag: new content of a clean file. A file
-with local changes is left alone: its export will find the difference by its condition. A later listing of the same prefix (a
+with local changes is left alone: its export will find the difference by its condition. So is an object that a request of ours
+may have written, while nobody knows (`writes`): the exporter finds out. A later listing of the same prefix (a
 sweep) follows the same rule, as far as the association's policy goes; what it no longer finds is `vanished`'s matter.
 """
 
@@ -131,10 +132,11 @@ class ListingApplier:
         base = self._prefix + (directory + b"/" if directory else b"")
         objects = [self._object_key(base + entry[0]) for entry in entries]
         known = self._txn.get_many(Table.OBJECTS, objects)
+        in_doubt = self._in_doubt(objects)
         differing = [
             (object_key, known.get(object_key), entry)
             for object_key, entry in zip(objects, entries, strict=True)
-            if not self._is_known(object_key, known.get(object_key), entry[2])
+            if not self._is_known(object_key, known.get(object_key), entry[2]) and object_key not in in_doubt
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
         if not differing:
@@ -164,6 +166,12 @@ class ListingApplier:
         if seen is not None and _same_version(seen, listed):
             return True
         return self._sweep is not None and object_key in self._sweep.touched
+
+    def _in_doubt(self, objects: list[bytes]) -> dict[bytes, bytes]:
+        """Those which a request of ours may have written. Mostly there are none, and looking for one says so quickly."""
+        if not self._txn.scan(Table.WRITES, self._prefix[:2], limit=1):
+            return {}
+        return self._txn.get_many(Table.WRITES, objects)
 
     def _directory_for_new(self, path: bytes) -> Ino | None:
         if not self._takes_new:
@@ -256,7 +264,7 @@ class ListingApplier:
         key = self._prefix[2:] + path + b"/" if path else self._prefix[2:]
         table_key = schema.object_key(self._association.assoc_id, key)
         tail = schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
-        if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail):
+        if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail) or self._in_doubt([table_key]):
             return
         ino = self._directory_for_new(path)
         if ino is None:

@@ -578,6 +578,23 @@ async def test_deleted_here_is_not_brought_back_until_it_changes(scene: Scene) -
     assert await scene.names() == [b"x"]
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_what_a_request_without_answer_may_have_written_is_nobodys_new_file(scene: Scene, kind: str) -> None:
+    """Unlinked after its request was cut off, and listed before the exporter has seen to it: brought in, it would be back."""
+    made = await scene.make(b"f", mode=DIR if kind == "directory" else stat.S_IFREG | 0o644)
+    key = b"p/f/" if kind == "directory" else b"p/f"
+    assert await scene.engine.note_write(made.ino, scene.assoc, key, SentObject(10, {}))
+    await (scene.engine.rmdir if kind == "directory" else scene.engine.unlink)(scene.root, b"f")
+
+    async def listed() -> list[bytes]:
+        await (scene.import_(b"other", markers=[b"f"]) if kind == "directory" else scene.import_(b"other", b"f"))
+        return await scene.names()
+
+    assert await listed() == [b"other"]
+    await scene.engine.forget_object(scene.assoc, key, with_writes=True)
+    assert await listed() == [b"f", b"other"]
+
+
 async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file(scene: Scene) -> None:
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
     await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)

@@ -331,8 +331,8 @@ async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -
 
 
 def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
-    """The key that an inode's archived content is at."""
-    return (view.source.assoc, view.source.key) if view.source is not None else None
+    """The key that a file's archived content is at, to be copied from. A symlink is never copied: its target is in the table."""
+    return (view.source.assoc, view.source.key) if view.source is not None and view.inode.is_file else None
 
 
 def _condition(known: ObjectRecord | None) -> Condition:

@@ -15,6 +15,7 @@ import secrets
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -173,8 +174,9 @@ class Daemon:
 
     async def _link_new(self, dra: AssociationSettings) -> None:
         association = Association(
-            dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}"
-        ).with_settings(dra)
+            dra.file_system_path, dra.bucket, dra.prefix,
+            association_id=f"dra-{secrets.token_hex(9)[:17]}", created_ns=time.time_ns(),
+        ).with_settings(dra)  # fmt: skip
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")

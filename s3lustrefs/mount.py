@@ -24,6 +24,9 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.config import Config
+from s3lustrefs.control import api_server
+from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data import targets
@@ -59,7 +62,7 @@ from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
-from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.credentials import DEFAULT_REGION, Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
 from s3lustrefs.repository.probe import preflight
@@ -127,6 +130,7 @@ class Daemon:
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._link_all()
+            await self._open_doors()
             await self._build().resume()
             await self._serve(ready)
         finally:
@@ -180,11 +184,14 @@ class Daemon:
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
-        store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
-        writable = bool(dra.auto_export) and not self._config.read_only
-        found = await preflight(store, dra.prefix, writable=writable)
-        await store.aclose()
+        found = await _look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
         await self._engine.link_association(replace(association, capabilities=asdict(found)))
+
+    async def _probe_export(self, association: Association) -> Capabilities:
+        """Find out how a bucket that was only read so far can be written, and write it that way from now on."""
+        found = await _look_at(association, writable=not self._config.read_only)
+        self._repositories.of(association.assoc_id).capabilities = found
+        return found
 
     def _connect(self, association: Association) -> None:
         credentials = Credentials(association.endpoint)
@@ -199,6 +206,17 @@ class Daemon:
         self._importers[association.assoc_id] = Importer(
             self._engine, association, target, credentials, self._invalidator.notify, self._headers
         )
+
+    async def _open_doors(self) -> None:
+        """What administrators talk to. Raises: ConfigError, StateDirError."""
+        self._fsx = FsxApi(
+            self._engine, self._repositories,
+            capacity_bytes=lambda: self._chunks.space().capacity_bytes, probe_export=self._probe_export,
+        )  # fmt: skip
+        region = next((target.region for target in self._targets.values()), DEFAULT_REGION)
+        record = await self._fsx.file_systems.establish(region)
+        address, credentials = self._config.api_listen, self._config.state_dir / "api-credentials"
+        self._api = api_server.open_(address, credentials, record.region, self._fsx.call) if address else None
 
     # --- components --------------------------------------------------------------------------------------------------------
 
@@ -240,7 +258,7 @@ class Daemon:
             self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
-        self._control = ControlServer(control_path, NativeApi(parts).operations())
+        self._control = ControlServer(control_path, NativeApi(parts).operations(), {TARGET_PREFIX: self._fsx.call})
         return self._losses
 
     async def _sync_content(self) -> None:
@@ -275,6 +293,8 @@ class Daemon:
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)
+                if self._api is not None:
+                    await nursery.start(self._api.run)
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
                 nursery.start_soon(self._end_with_connection)
                 nursery.start_soon(self._announce, ready)
@@ -335,6 +355,15 @@ class Daemon:
                 self._repositories.fail(assoc, exc)
                 log.error("association has no credentials association=%d error=%s", assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+async def _look_at(dra: AssociationSettings, *, writable: bool) -> Capabilities:
+    """Make sure that the bucket can be used. Raises: RepositoryError with the remedy."""
+    store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
+    try:
+        return await preflight(store, dra.prefix, writable=writable)
+    finally:
+        await store.aclose()
 
 
 def _fuse_descriptor() -> int:

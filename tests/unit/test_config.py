@@ -126,6 +126,8 @@ def test_last_of_ro_and_rw_wins() -> None:
         ("allow_other=perhaps", "is neither true nor false"),
         ("api_listen=8987", "is not HOST:PORT; write for example 127.0.0.1:8987"),
         ("api_listen=host:0", "is not HOST:PORT"),
+        ("api_listen=0.0.0.0:8987", "is not a loopback address, and the API has no TLS yet"),
+        ("api_listen=example.org:8987", "is not a loopback address"),
         ("cache_dir=/a:/a", "different directories"),
     ],
 )

@@ -1,0 +1,74 @@
+"""ApiServer: the FSx API on TCP, for AWS's own clients: every request must be signed with the key pair of `api_credentials`.
+
+Loopback only: the requests are signed, but neither they nor the answers are secret on the wire.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+import trio
+
+from s3lustrefs.control.api_credentials import load_or_make
+from s3lustrefs.control.dispatch import Answer, Dispatcher, Service, faulty
+from s3lustrefs.control.faults import fault_of
+from s3lustrefs.control.fsx_model import TARGET_PREFIX
+from s3lustrefs.control.http_door import HttpDoor, Request
+from s3lustrefs.control.signature import Verifier
+from s3lustrefs.errors import ConfigError, ControlFault
+
+log = logging.getLogger(__name__)
+
+
+def listen(address: str) -> trio.SocketListener:
+    """A listener on HOST:PORT. Raises: ConfigError."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, resolved = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(resolved)
+            sock.listen(64)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as exc:
+        raise ConfigError(f"api_listen={address}: {exc.strerror}; choose another port or address") from exc
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def open_(address: str, credentials: Path, region: str, service: Service) -> ApiServer:
+    """A server on HOST:PORT whose clients sign with the key pair in `credentials`. Raises: ConfigError, StateDirError."""
+    return ApiServer(listen(address), service, Verifier(load_or_make(credentials, region), region))
+
+
+class ApiServer:
+    """Serves `service` on a listener that is open already, so that a port that is taken is found before anything is mounted."""
+
+    def __init__(self, listener: trio.SocketListener, service: Service, verifier: Verifier) -> None:
+        self._listener = listener
+        self._verifier = verifier
+        self._dispatcher = Dispatcher({}, {TARGET_PREFIX: service})
+        self._door = HttpDoor(self._answer)
+
+    @property
+    def url(self) -> str:
+        host, port = self._listener.socket.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; then every connection is dropped."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._door.serve_connection, [self._listener])
+            log.info("api listening url=%s", self.url)
+            task_status.started()
+
+    async def _answer(self, request: Request) -> Answer:
+        try:
+            self._verifier.verify(request)
+        except ControlFault as exc:
+            return faulty(fault_of(exc, "verify"))
+        return await self._dispatcher.answer(request.method, request.header("x-amz-target"), request.body)

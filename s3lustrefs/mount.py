@@ -57,6 +57,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.preflights import look_at, ready_to_export
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -65,7 +66,6 @@ from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.repository.credentials import DEFAULT_REGION, Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
-from s3lustrefs.repository.probe import preflight
 from s3lustrefs.repository.s3 import S3Store
 
 log = logging.getLogger(__name__)
@@ -129,8 +129,8 @@ class Daemon:
                 self._store.content_is_cut()
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
-            await self._link_all()
             await self._open_doors()
+            await self._link_all()
             await self._build().resume()
             await self._serve(ready)
         finally:
@@ -172,7 +172,8 @@ class Daemon:
                     f"the configuration says s3://{dra.bucket}/{dra.prefix}: a link cannot change, use another state_dir"
                 )
             else:
-                await self._engine.update_association(old.with_settings(dra))
+                linked = old.with_settings(dra)
+                await self._engine.update_association(linked if self._config.read_only else await ready_to_export(linked))
         for association in self._engine.associations():
             self._connect(association)
 
@@ -184,14 +185,15 @@ class Daemon:
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
-        found = await _look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
+        found = await look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
         await self._engine.link_association(replace(association, capabilities=asdict(found)))
 
     async def _probe_export(self, association: Association) -> Capabilities:
-        """Find out how a bucket that was only read so far can be written, and write it that way from now on."""
-        found = await _look_at(association, writable=not self._config.read_only)
-        self._repositories.of(association.assoc_id).capabilities = found
-        return found
+        """Look at a bucket again that is to be written from now on."""
+        store = self._repositories.of(association.assoc_id)
+        if not self._config.read_only:
+            store.capabilities = await look_at(association, writable=True)
+        return store.capabilities
 
     def _connect(self, association: Association) -> None:
         credentials = Credentials(association.endpoint)
@@ -208,13 +210,13 @@ class Daemon:
         )
 
     async def _open_doors(self) -> None:
-        """What administrators talk to. Raises: ConfigError, StateDirError."""
+        """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
         self._fsx = FsxApi(
             self._engine, self._repositories,
             capacity_bytes=lambda: self._chunks.space().capacity_bytes, probe_export=self._probe_export,
         )  # fmt: skip
-        region = next((target.region for target in self._targets.values()), DEFAULT_REGION)
-        record = await self._fsx.file_systems.establish(region)
+        dras = self._config.dras
+        record = await self._fsx.file_systems.establish(resolve_region(dras[0].endpoint) if dras else DEFAULT_REGION)
         address, credentials = self._config.api_listen, self._config.state_dir / "api-credentials"
         self._api = api_server.open_(address, credentials, record.region, self._fsx.call) if address else None
 
@@ -355,15 +357,6 @@ class Daemon:
                 self._repositories.fail(assoc, exc)
                 log.error("association has no credentials association=%d error=%s", assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
-
-
-async def _look_at(dra: AssociationSettings, *, writable: bool) -> Capabilities:
-    """Make sure that the bucket can be used. Raises: RepositoryError with the remedy."""
-    store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
-    try:
-        return await preflight(store, dra.prefix, writable=writable)
-    finally:
-        await store.aclose()
 
 
 def _fuse_descriptor() -> int:

@@ -24,12 +24,24 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
 
-_NOT_YET = (
-    "CreateDataRepositoryAssociation", "DeleteDataRepositoryAssociation",
-    "CreateDataRepositoryTask", "DescribeDataRepositoryTasks", "CancelDataRepositoryTask",
-    "CreateFileSystem", "DeleteFileSystem",
-    "CreateFileCache", "DescribeFileCaches", "UpdateFileCache", "DeleteFileCache",
-)  # fmt: skip
+_ASSOCIATION = "associations are made from the configuration when the file system is mounted"
+_TASK = "until then `s3lustrefs drain` exports and `s3lustrefs refresh` imports"
+_FILE_SYSTEM = "a file system is made by mounting it, and ends with its state directory"
+_CACHE = "only file systems are there"
+_NOT_YET: Mapping[str, str] = {
+    "CreateDataRepositoryAssociation": _ASSOCIATION,
+    "DeleteDataRepositoryAssociation": _ASSOCIATION,
+    "CreateDataRepositoryTask": _TASK,
+    "DescribeDataRepositoryTasks": _TASK,
+    "CancelDataRepositoryTask": _TASK,
+    "CreateFileSystem": _FILE_SYSTEM,
+    "DeleteFileSystem": _FILE_SYSTEM,
+    "CreateFileCache": _CACHE,
+    "DescribeFileCaches": _CACHE,
+    "UpdateFileCache": _CACHE,
+    "DeleteFileCache": _CACHE,
+}
+"""Operations that make sense on one host, with what holds as long as they are not there."""
 _ALWAYS_POSSIBLE = frozenset({"UnsupportedOperation", "InternalServerError"})
 """Faults that every operation may answer, whether or not FSx's description lists them for it."""
 
@@ -123,5 +135,5 @@ def _documented(fault: Fault, faults: frozenset[str]) -> ControlFault:
 
 def _reason(name: str) -> str:
     if name in _NOT_YET:
-        return f"{name} is not available yet: associations are made from the configuration when the file system is mounted"
+        return f"{name} is not available yet: {_NOT_YET[name]}"
     return f"{name} has no meaning for an s3lustrefs file system"

@@ -41,6 +41,8 @@ def test_policy_is_changed_while_mounted_and_kept_by_the_next_mount(make_site: C
         fsx.update_data_repository_association(
             AssociationId=association["AssociationId"], S3={"AutoExportPolicy": {"Events": ["NEW"]}}, ImportedFileChunkSize=2
         )
+        (status,) = place.status()["associations"]
+        assert status["capabilities"]["is_write_probed"] and status["capabilities"]["delete_if_match"]
         (place.root / "after").write_text("exported")
         place.drain()
         assert place.objects("p/") == {"p/after": b"exported"}

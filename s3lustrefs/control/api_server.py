@@ -17,7 +17,7 @@ from s3lustrefs.control.faults import fault_of
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.http_door import HttpDoor, Request
 from s3lustrefs.control.signature import Verifier
-from s3lustrefs.errors import ConfigError, ControlFault
+from s3lustrefs.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,6 @@ class ApiServer:
     async def _answer(self, request: Request) -> Answer:
         try:
             self._verifier.verify(request)
-        except ControlFault as exc:
+        except Exception as exc:  # noqa: BLE001 - no request of a stranger may end the daemon
             return faulty(fault_of(exc, "verify"))
         return await self._dispatcher.answer(request.method, request.header("x-amz-target"), request.body)

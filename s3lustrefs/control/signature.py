@@ -51,13 +51,19 @@ class Verifier:
 
     def verify(self, request: Request) -> None:
         """Raises: ControlFault."""
+        if request.target != "/":
+            raise refused("UnknownOperationException", "there is nothing here but POST /")
         claim = _claim(request)
         if not hmac.compare_digest(claim.access_key.encode(), self._pair.access_key.encode()):
             raise refused("UnrecognizedClientException", "the access key is not the one in this file system's api-credentials")
         date = self._check_date(request)
         self._check_scope(claim.scope, date)
         _check_signed(claim.signed_headers, request)
-        if not hmac.compare_digest(self._signature(request, claim, date).encode(), claim.signature.encode()):
+        try:
+            signature = self._signature(request, claim, date)
+        except ValueError as exc:
+            raise refused("IncompleteSignature", f"Host cannot be read: {exc}") from exc
+        if not hmac.compare_digest(signature.encode(), claim.signature.encode()):
             raise refused(
                 "InvalidSignatureException",
                 "the signature does not match: check the secret key, and that no proxy changes requests",

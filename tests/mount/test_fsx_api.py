@@ -65,6 +65,7 @@ def test_policy_is_changed_while_mounted_and_kept_by_the_next_mount(make_site: C
     (stored,) = place.status()["associations"]
     assert stored["auto_export"] == ["CHANGED", "NEW"]
     place.unmount()
+    place.cli("fsck", place.state_dir)
 
 
 def test_address_that_is_taken_refuses_the_mount(make_site: Callable[..., Site], moto_server: Any) -> None:

@@ -17,11 +17,14 @@ import trio
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s3lustrefs import errors
 from s3lustrefs.control import http_door
 from s3lustrefs.control.api_credentials import KeyPair, load_or_make
 from s3lustrefs.control.api_server import ApiServer, listen
+from s3lustrefs.control.faults import STATUS
 from s3lustrefs.control.http_door import Request
 from s3lustrefs.control.signature import SKEW_SECONDS, Verifier
 from tests.unit.control.fsx_scene import ONE, PAIR, REGION, Api, client_of
@@ -84,6 +87,7 @@ SPOILT = {
     "another service": (signed(service="s3"), "InvalidSignatureException"),
     "another operation": ({**signed(), "x-amz-target": TARGET.replace("Describe", "Update")}, "InvalidSignatureException"),
     "another host": ({**signed(), "host": "elsewhere"}, "InvalidSignatureException"),
+    "no host": ({**signed(), "host": "[::1"}, "IncompleteSignature"),
     "another date": ({**signed(), "x-amz-date": "20270115T080001Z"}, "InvalidSignatureException"),
     "no date": ({**signed(), "x-amz-date": "yesterday"}, "IncompleteSignature"),
     "date absent": (without("x-amz-date"), "IncompleteSignature"),
@@ -102,6 +106,41 @@ SPOILT = {
 @pytest.mark.parametrize(("headers", "fault"), SPOILT.values(), ids=SPOILT.keys())
 def test_request_that_is_not_signed_right_is_refused(headers: dict[str, str], fault: str) -> None:
     assert refusal(headers) == fault
+
+
+def test_there_is_one_path() -> None:
+    headers = tuple(signed().items())
+    for target in ("/other", "/?Action=x", "/.", "*"):
+        with pytest.raises(errors.ControlFault) as caught:
+            Verifier(PAIR, REGION, lambda: NOW).verify(Request("POST", target, headers, BODY))
+        assert caught.value.fault == "UnknownOperationException"
+
+
+PARTS = st.text(st.sampled_from("aA0/=,; %:[]\xff\t.-_") | st.characters(max_codepoint=255), max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["host", "authorization", "x-amz-date", "x-amz-target", "x-amz-content-sha256", "x-amz-x"]), PARTS
+    ),
+    st.lists(
+        st.tuples(st.sampled_from(["AWS4-HMAC-SHA256", "SignedHeaders", "host", "Signature", "/", ",", REGION]), PARTS), max_size=3
+    ),
+    st.sampled_from(["/", "/", "/", "/x", "*"]),
+)
+def test_no_stranger_gets_in_or_ends_the_daemon(
+    replaced: dict[str, str], respelt_parts: list[tuple[str, str]], target: str
+) -> None:
+    headers = {**signed(), **replaced}
+    for old, new in respelt_parts:
+        headers["authorization"] = headers["authorization"].replace(old, new)
+    try:
+        Verifier(PAIR, REGION, lambda: NOW).verify(Request("POST", target, tuple(headers.items()), BODY))
+    except errors.ControlFault as refused:
+        assert refused.fault in {*STATUS, "RequestExpired", "UnknownOperationException"} - {"InternalServerError"}
+    else:
+        assert target == "/" and headers["x-amz-target"] == TARGET
 
 
 def test_body_is_part_of_what_is_signed() -> None:

@@ -37,6 +37,9 @@ class Config:
     allow_other: bool = False
     noatime: bool = False
     api_listen: str | None = None
+    api_certificate: Path | None = None
+    """PEM files; the key may be in the certificate's file."""
+    api_key: Path | None = None
     kernel_options: tuple[str, ...] = ()
     """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
     dras: tuple[AssociationSettings, ...] = ()
@@ -63,6 +66,8 @@ _MOUNT_KEYS: dict[str, Parser] = {
     "ro": values.parse_boolean,
     "noatime": values.parse_boolean,
     "api_listen": values.parse_listen,
+    "api_certificate": _path,
+    "api_key": _path,
 }
 _ENDPOINT_KEYS: dict[str, Parser] = {
     "endpoint_url": values.parse_url,
@@ -173,7 +178,7 @@ class _TomlFile:
         for key, value in given_keys.items():
             if key not in keys:
                 raise ConfigError(self.where(key, table) + ": " + _unknown("key", key, list(keys)))
-            if key in ("state_dir", "cache_dir"):
+            if key in ("state_dir", "cache_dir", "api_certificate", "api_key"):
                 self._refuse_relative(key, value)
             parsed[key] = _parsed(f"{self.where(key, table)} = {value!r}", keys[key], value)
         return parsed
@@ -261,6 +266,19 @@ def default_state_dir(source: str, mountpoint: str) -> Path:
     return base / f"{words}-{digest}"
 
 
+def _check_api(mount: Mapping[str, object]) -> None:
+    """Raises: ConfigError."""
+    for key, needed in (("api_certificate", "api_listen"), ("api_key", "api_certificate")):
+        if key in mount and needed not in mount:
+            raise ConfigError(f"{key}={mount[key]}: means nothing without {needed}")
+    address = str(mount.get("api_listen", "localhost:"))
+    if "api_certificate" not in mount and not values.is_loopback(address):
+        raise ConfigError(
+            f"api_listen={address}: is not a loopback address: others could read along without api_certificate=FILE (TLS); "
+            "or write for example 127.0.0.1:8987"
+        )
+
+
 def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, config_dir: Path = CONFIG_DIR) -> Config:
     """Everything that is to be known of a mount.
 
@@ -277,6 +295,7 @@ def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, c
         top, tables = _TomlFile(path).load()
     dras = _associations([{**top, **table, **ours} for table in tables], "" if source.startswith("s3://") else f"{path}: ")
     mount = {_FIELD_NAMES.get(key, key): value for key, value in {**top, **ours}.items() if key in _MOUNT_KEYS}
+    _check_api(mount)
     state_dir = mount.pop("state_dir", None) or default_state_dir(identity, os.path.realpath(mountpoint))
     assert isinstance(state_dir, Path)
     mount.setdefault("cache_dirs", (state_dir / "data",))

@@ -217,8 +217,7 @@ class Daemon:
         )  # fmt: skip
         dras = self._config.dras
         record = await self._fsx.file_systems.establish(resolve_region(dras[0].endpoint) if dras else DEFAULT_REGION)
-        address, credentials = self._config.api_listen, self._config.state_dir / "api-credentials"
-        self._api = api_server.open_(address, credentials, record.region, self._fsx.call) if address else None
+        self._api = api_server.open_(self._config, record.region, self._fsx.call)
 
     # --- components --------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
 IDLE_SECONDS = 60.0
 """How long a connection may stay open without a complete request, and how long a client may take to read its answer."""
+CLOSE_SECONDS = 5.0
 MAX_CONNECTIONS = 128
 
 
@@ -53,21 +54,24 @@ class HttpDoor:
         """By connection, the one that has waited longest first."""
         self._open = 0
 
-    async def serve_connection(self, stream: trio.SocketStream) -> None:
+    async def serve_connection(self, stream: trio.abc.Stream) -> None:
         connection = h11.Connection(h11.SERVER)
         self._open += 1
+        if self._open > MAX_CONNECTIONS and self._receiving:
+            next(iter(self._receiving.values())).cancel()
         try:
-            if self._open > MAX_CONNECTIONS and self._receiving:
-                next(iter(self._receiving.values())).cancel()
-            async with stream:
+            try:
                 while await self._serve_request(connection, stream):
                     connection.start_next_cycle()
+            finally:
+                with trio.move_on_after(CLOSE_SECONDS):  # TLS says goodbye, which a client may not want to hear
+                    await stream.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.LocalProtocolError) as exc:
             log.debug("control connection ended reason=%s", exc)
         finally:
             self._open -= 1
 
-    async def _serve_request(self, connection: h11.Connection, stream: trio.SocketStream) -> bool:
+    async def _serve_request(self, connection: h11.Connection, stream: trio.abc.Stream) -> bool:
         """One request and its answer; False when the connection is to end."""
         try:
             request = await self._receive(connection, stream)
@@ -80,7 +84,7 @@ class HttpDoor:
             await _send(connection, stream, status, body)
         return not unread.cancelled_caught and connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
-    async def _receive(self, connection: h11.Connection, stream: trio.SocketStream) -> Request | None:
+    async def _receive(self, connection: h11.Connection, stream: trio.abc.Stream) -> Request | None:
         with trio.move_on_after(IDLE_SECONDS) as patience:
             self._receiving[id(connection)] = patience
             try:
@@ -90,7 +94,7 @@ class HttpDoor:
         return None
 
 
-async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> Request | None:
+async def _receive(connection: h11.Connection, stream: trio.abc.Stream) -> Request | None:
     """A whole request; None when the client has gone. Raises: UsageError, h11.RemoteProtocolError."""
     head, body = None, bytearray()
     while True:
@@ -98,7 +102,7 @@ async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> Req
         if event is h11.NEED_DATA:
             if connection.they_are_waiting_for_100_continue:
                 await stream.send_all(connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-            connection.receive_data(await stream.receive_some(65536))
+            connection.receive_data(bytes(await stream.receive_some(65536)))
         elif isinstance(event, h11.Request):
             head = event
         elif isinstance(event, h11.Data):
@@ -112,7 +116,7 @@ async def _receive(connection: h11.Connection, stream: trio.SocketStream) -> Req
             return None
 
 
-async def _send(connection: h11.Connection, stream: trio.SocketStream, status: int, body: bytes) -> None:
+async def _send(connection: h11.Connection, stream: trio.abc.Stream, status: int, body: bytes) -> None:
     headers = [
         ("Content-Type", CONTENT_TYPE),
         ("Content-Length", str(len(body))),

@@ -130,12 +130,12 @@ def parse_listen(value: object) -> str:
     host, _, port = parse_text(value).rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError("is not HOST:PORT; write for example 127.0.0.1:8987")
-    if not _is_loopback(host):
-        raise ValueError("is not a loopback address, and the API has no TLS yet; write for example 127.0.0.1:8987")
     return f"{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach HOST:PORT."""
+    host = address.rpartition(":")[0]
     if host == "localhost":
         return True
     try:

@@ -38,9 +38,11 @@ def test_policy_is_changed_while_mounted_and_kept_by_the_next_mount(make_site: C
     with client(place, port, REGION) as fsx:
         (association,) = fsx.describe_data_repository_associations()["Associations"]
         assert association["DataRepositoryPath"] == place.source and association["S3"]["AutoExportPolicy"]["Events"] == []
-        fsx.update_data_repository_association(
-            AssociationId=association["AssociationId"], S3={"AutoExportPolicy": {"Events": ["NEW"]}}, ImportedFileChunkSize=2
-        )
+        update = {
+            "AssociationId": association["AssociationId"], "S3": {"AutoExportPolicy": {"Events": ["NEW"]}},
+            "ImportedFileChunkSize": 2, "ClientRequestToken": "once",
+        }  # fmt: skip
+        fsx.update_data_repository_association(**update)
         (status,) = place.status()["associations"]
         assert status["capabilities"]["is_write_probed"] and status["capabilities"]["delete_if_match"]
         (place.root / "after").write_text("exported")
@@ -57,6 +59,10 @@ def test_policy_is_changed_while_mounted_and_kept_by_the_next_mount(make_site: C
         assert again["AssociationId"] == association["AssociationId"]
         tags = fsx.list_tags_for_resource(ResourceARN=file_system["ResourceARN"])["Tags"]
         assert tags == [{"Key": "team", "Value": "genomics"}]
+        assert fsx.update_data_repository_association(**update)["Association"] == again
+        with pytest.raises(fsx.exceptions.IncompatibleParameterError) as caught:
+            fsx.update_data_repository_association(**{**update, "ImportedFileChunkSize": 3})
+        assert caught.value.response["Parameter"] == "ImportedFileChunkSize"
     place.unmount()
 
     # What the configuration says anew beats what the API set before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import json
 import stat
 import urllib.error
@@ -17,13 +18,18 @@ import trio
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3lustrefs import errors
 from s3lustrefs.control import http_door
 from s3lustrefs.control.api_credentials import KeyPair, load_or_make
-from s3lustrefs.control.api_server import ApiServer, listen
+from s3lustrefs.control.api_server import ApiServer, listen, tls
 from s3lustrefs.control.faults import STATUS
 from s3lustrefs.control.http_door import Request
 from s3lustrefs.control.signature import SKEW_SECONDS, Verifier
@@ -296,3 +302,51 @@ async def test_address_that_is_taken_is_a_clear_error() -> None:
         port = taken.socket.getsockname()[1]
         with pytest.raises(errors.ConfigError, match=f"api_listen=127.0.0.1:{port}: Address already in use; choose another"):
             listen(f"127.0.0.1:{port}")
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "s3lustrefs test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "api.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(made.public_bytes(Encoding.PEM) + private)
+    return path
+
+
+async def test_boto3_talks_tls(api: Api, certificate: Path, nursery: trio.Nursery) -> None:
+    server = ApiServer(listen("127.0.0.1:0"), api.service, Verifier(PAIR, REGION), tls(certificate, None))
+    await nursery.start(server.run)
+    api.boto.close()
+    api.boto = client_of(server.url, verify=str(certificate))
+    assert server.url.startswith("https://") and (await api.call("describe_file_systems"))["FileSystems"]
+    # Somebody who speaks no TLS at all, or goes away in the middle, disturbs nobody.
+    host, port = server.url.removeprefix("https://").split(":")
+    async with await trio.open_tcp_stream(host, int(port)) as plain:
+        await plain.send_all(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while await plain.receive_some():
+            pass
+    assert (await api.call("describe_file_systems"))["FileSystems"]
+
+
+def test_certificate_that_cannot_be_used_is_a_clear_error(tmp_path: Path, certificate: Path) -> None:
+    for path, key in ((tmp_path / "absent", None), (certificate, tmp_path / "absent"), (Path("/etc/passwd"), None)):
+        with pytest.raises(errors.ConfigError, match=f"api_certificate={path}, api_key=.*cannot be used"):
+            tls(path, key)

@@ -1,6 +1,6 @@
 """FsxModel: what botocore's own description of FSx says a request and an answer may hold.
 
-Loaded once, when the first request comes, in a thread: 60 ms and 2 MB beside the botocore that the daemon has anyway (the prose
+Loaded once, when the first request comes, in a thread: 70 ms and 4 MB beside the botocore that the daemon has anyway (the prose
 of the description is dropped). Every rule is checked that the description states, also those that no client checks: patterns,
 enumerations, upper limits. What is wrong is one sentence that names the member.
 

@@ -327,11 +327,11 @@ IMPLEMENTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(MODEL.keys() - IMPLEMENTED))
-async def test_every_other_operation_says_why_not(api: Api, name: str) -> None:
-    with pytest.raises(errors.ControlFault, match="not available yet|has no meaning") as caught:
-        await api.fsx.call(name, {})
-    assert caught.value.fault == "UnsupportedOperation"
+async def test_every_other_operation_says_why_not(api: Api) -> None:
+    for name in MODEL.keys() - IMPLEMENTED:
+        with pytest.raises(errors.ControlFault, match=f"{name} (is not available yet: |has no meaning)") as caught:
+            await api.fsx.call(name, {})
+        assert caught.value.fault == "UnsupportedOperation"
 
 
 async def test_operation_that_fsx_has_not_is_unknown(api: Api) -> None:

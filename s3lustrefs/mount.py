@@ -24,6 +24,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.config import Config
 from s3lustrefs.control.native_api import NativeApi, Parts
+from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data import targets
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -53,11 +54,13 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
+from s3lustrefs.movers.versions import Versions
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
@@ -238,7 +241,11 @@ class Daemon:
             self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
-        self._control = ControlServer(control_path, NativeApi(parts).operations())
+        versions = Versions(
+            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
+        )
+        object_api = ObjectApi(versions, read_only=config.read_only)
+        self._control = ControlServer(control_path, {**NativeApi(parts).operations(), **object_api.operations()})
         return self._losses
 
     async def _sync_content(self) -> None:

@@ -16,6 +16,7 @@ from s3lustrefs.cli import draining, offline, reports
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.target import Target
+from s3lustrefs.cli.versions import versions
 from s3lustrefs.errors import MountPointError, S3LustreError, UsageError
 
 EXIT_USAGE = 64
@@ -146,6 +147,7 @@ cli.add_command(reports.status)
 cli.add_command(reports.why)
 cli.add_command(reports.refresh)
 cli.add_command(reports.hsm)
+cli.add_command(versions)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)
 

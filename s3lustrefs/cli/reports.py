@@ -12,8 +12,8 @@ import click
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
-_mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 
 
 def size_text(count: float) -> str:
@@ -41,8 +41,8 @@ def time_text(seconds: float | None) -> str:
 
 @click.command()
 @click.argument("mountpoint", required=False)
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 @click.option("--skipped", is_flag=True, help="List the objects that cannot be files, with the reason.")
 def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bool) -> None:
     """Show associations, import progress, export queue, hydration and cache of a mount.
@@ -78,6 +78,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo(
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
+        click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
     click.echo()
     for line in _work_lines(answer):
@@ -136,8 +137,8 @@ def _target_text(target: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def why(path: str, mount: str | None, as_json: bool) -> None:
     """Say what PATH is linked to, its state, the last error and what to do about it.
 
@@ -151,8 +152,8 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def refresh(path: str, mount: str | None, as_json: bool) -> None:
     """Look at once for changes in the bucket: of PATH, or of everything below it if it is a directory.
 
@@ -184,8 +185,8 @@ def hsm() -> None:
 
 @hsm.command("state")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     """Print the HSM state of each PATH as `lfs hsm_state` does.
 

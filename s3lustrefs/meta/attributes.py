@@ -206,7 +206,9 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
     records.put_inode(txn, inode)
 
 
-def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+def apply_headers(
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+) -> Inode | None:  # fmt: skip
     """What a HEAD of the object said; `target` given: it is a symlink. None when inode or object moved on meanwhile.
 
     A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
@@ -219,6 +221,9 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
         source = records.find_object(txn, inode.source_assoc, inode.source_key)
         if source is None or source.etag != etag:
             return None
+        if version_id:  # which no listing tells
+            source.version_id = version_id
+            records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
     inode.uid = inode.uid if change.uid is None else change.uid

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -316,6 +316,10 @@ class Exporter:
         if claim is not None:
             claim.scope.cancel()
             await claim.done.wait()
+
+    def hold(self, assoc: AssocId, key: bytes) -> AbstractAsyncContextManager[None]:
+        """No export touches this key meanwhile."""
+        return self._locks.hold(assoc, key)
 
     def statistics(self) -> ExporterStatistics:
         return ExporterStatistics(

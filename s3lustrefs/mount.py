@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import pyfuse3
 import trio
@@ -47,6 +48,7 @@ from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import recovery
+from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -58,6 +60,7 @@ from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.movers.versions import Versions
@@ -233,18 +236,27 @@ class Daemon:
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
-        status = InodeStatus(engine, chunks, self._hydrator, repositories)
+        self._archive = Archive(
+            engine,
+            repositories,
+            self._hydrator,
+            partial(self._refresher.refresh, always=True),
+            self._invalidator.notify,
+            self._exporter.wake,
+        )
+        self._restores = RestoreJobs(engine, self._archive)
+        status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
-            self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
+            self._sweepers, self._archive, status, self._operations.requests, self._mount_point, str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
         versions = Versions(
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
         )
-        object_api = ObjectApi(versions, read_only=config.read_only)
+        object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
         self._control = ControlServer(control_path, {**NativeApi(parts).operations(), **object_api.operations()})
         return self._losses
 
@@ -271,6 +283,8 @@ class Daemon:
                 await nursery.start(self._io.run)
                 await nursery.start(self._invalidator.run)
                 await nursery.start(self._headers.run)
+                await nursery.start(self._archive.run)
+                await nursery.start(self._restores.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
                 for importer in self._importers.values():

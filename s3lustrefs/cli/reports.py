@@ -124,6 +124,7 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         f"{size_text(export['bytes_per_second'])}/s",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
+        *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
         *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
         *([f"state      FAILING: {answer['state_failure']}"] if answer.get("state_failure") else []),

@@ -19,6 +19,7 @@ from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
@@ -45,6 +46,7 @@ class Parts:
     repositories: Repositories
     importers: Mapping[AssocId, Importer]
     sweepers: Mapping[AssocId, Sweeper]
+    archive: Archive
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -124,6 +126,7 @@ class NativeApi:
                 "capacity_bytes": space.capacity_bytes,
                 "targets": [target._asdict() for target in p.chunks.targets()],
             },
+            "restoring": p.archive.ongoing,
             "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
         }

@@ -262,6 +262,8 @@ class Exporter:
         attempt = record.attempts + 1
         delay = LONGEST_SECONDS if exc.terminal else backoff_seconds(attempt)
         level = logging.ERROR if exc.terminal or record.attempts > 5 else logging.WARNING
+        if isinstance(exc, errors.ObjectArchived):  # nothing is wrong: it waits for a restore, perhaps for ever
+            level = logging.DEBUG if record.attempts else logging.INFO
         log.log(
             level,
             "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s",

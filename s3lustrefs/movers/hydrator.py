@@ -45,8 +45,8 @@ _MAX_WINDOW_BLOCKS = 96
 _PATIENCE_SECONDS = 60.0
 """How long a read may wait for a bucket that does not answer before it gets EIO."""
 _GIVEN_UP_SECONDS = 3.0
-"""How long the end of somebody's patience is the answer to others who ask for the same file: the kernel asks at once a second time
-for what its readahead did not get, and the reader would wait for two minutes."""
+"""How long the end of somebody's patience, or an archived object, is the answer to others who ask for the same file: the kernel
+asks at once a second time for what its readahead did not get, and the reader would wait for two minutes."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while somebody waits."""
 _REMEMBERED = 20_000
@@ -180,6 +180,12 @@ class Hydrator:
         self._contents.pop(ino, None)
         self._outdated.discard(ino)
 
+    def try_again(self, ino: Ino) -> None:
+        """What kept the file from being fetched is over."""
+        content = self._contents.get(ino)
+        if content is not None:
+            content.given_up = None
+
     async def renew(self, ino: Ino) -> bool:
         """Nobody has this file open: whoever opens it now is to see the object as it is, if a read has told that it was replaced.
 
@@ -282,6 +288,8 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
+            if isinstance(exc, errors.ObjectArchived):
+                content.given_up, content.given_up_at = exc, trio.current_time()
         except Exception:
             # A defect must cost one reader EIO, not everybody their mount.
             log.exception("fetch failed unexpectedly ino=%d blocks=%d-%d", inode.ino, first, stop)

@@ -10,6 +10,7 @@ import json
 import os
 import ssl
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -532,9 +533,20 @@ async def test_an_archived_object_is_known_and_refused(moto_server: S3Server) ->
     assert (head.archived, head.version.storage_class) == (True, "GLACIER")
     with pytest.raises(errors.ObjectArchived):
         await store.get_bytes(b"k", version, 0, 4)
-    client.restore_object(Bucket=bucket, Key="k", RestoreRequest={"Days": 1})
-    assert not (await store.head(b"k")).archived
+    with pytest.raises(errors.ObjectArchived):
+        await store.copy(b"copy", bucket, b"k", version, NOTHING, None)
+    await store.restore(b"k", 2, "Standard")
+    head = await store.head(b"k")
+    assert head.restore is not None
+    assert (head.archived, head.restore.ongoing) == (False, False)
+    assert abs(head.restore.expires_ns / 1e9 - time.time() - 2 * 86400) < 3600
     assert await store.get_bytes(b"k", version, 0, 4) == b"cold"
+    await store.restore(b"k", 3, "Bulk")
+    await store.put(b"warm", b"warm", NOTHING, None)
+    with pytest.raises(errors.RepositoryRejected):
+        await store.restore(b"warm", 1, "Standard")
+    with pytest.raises(errors.ObjectNotFound):
+        await store.restore(b"none", 1, "Standard")
     client.close()
 
 

@@ -190,7 +190,7 @@ class Archive:
             await self._engine.postpone(waiting, 0.0)
             self._wake()
         self._ongoing.discard(inode.ino)
-        log.info("object restored ino=%d", inode.ino)
+        log.debug("object restored ino=%d", inode.ino)
 
 
 def _is_ongoing(head: ObjectHead) -> bool:

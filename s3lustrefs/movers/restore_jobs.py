@@ -15,12 +15,14 @@ from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
-from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.archive import Archive, ArchiveState
+from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
 _ASKED_AT_ONCE = 16
 _SCAN = 500
+_ATTEMPTS = 5
 _MOST_JOBS = 100
 _MOST_LISTED = 1000
 
@@ -107,22 +109,16 @@ class RestoreJobs:
         self, path: bytes, directory: Ino, directories: list[tuple[bytes, Ino]]
     ) -> list[tuple[bytes, Inode]]:  # fmt: skip
         """Files of one directory that a restore may be needed for; its subdirectories are added to `directories`."""
-        found = []
-        for name, inode in await self._children(directory):
-            below = path + b"/" + name
-            if inode.is_dir:
-                directories.append((below, inode.ino))
-            elif await self._archive.may_need_restore(inode):
-                found.append((below, inode))
-        return found
-
-    async def _children(self, directory: Ino) -> list[tuple[bytes, Inode]]:
         found: list[tuple[bytes, Inode]] = []
         after = b""
         try:
             while entries := await self._engine.readdir(directory, after, _SCAN):
-                found += entries
                 after = entries[-1][0]
+                for name, inode in entries:
+                    if inode.is_dir:
+                        directories.append((path + b"/" + name, inode.ino))
+                    elif await self._archive.may_need_restore(inode):
+                        found.append((path + b"/" + name, inode))
                 await trio.lowlevel.checkpoint()
         except errors.MetadataError as exc:  # removed meanwhile
             log.debug("directory not looked through ino=%d reason=%s", directory, exc)
@@ -130,7 +126,7 @@ class RestoreJobs:
 
     async def _ask(self, job: RestoreJob, path: bytes, inode: Inode, limit: trio.Semaphore) -> None:
         try:
-            state = await self._archive.ask(inode, job.days, job.tier)
+            state = await self._ask_patiently(inode, job)
             if state is None or state.readable:
                 job.readable += 1
             else:
@@ -143,3 +139,13 @@ class RestoreJobs:
             job.fail(path, "internal error; daemon.log has the traceback")
         finally:
             limit.release()
+
+    async def _ask_patiently(self, inode: Inode, job: RestoreJob) -> ArchiveState | None:
+        """A bucket is easily overloaded by the restores of a large tree."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return await self._archive.ask(inode, job.days, job.tier)
+            except errors.RepositoryUnavailable as exc:
+                log.debug("restore not asked for, trying again ino=%d error=%s", inode.ino, exc)
+                await trio.sleep(backoff_seconds(attempt))
+        return await self._archive.ask(inode, job.days, job.tier)

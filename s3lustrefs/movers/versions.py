@@ -91,7 +91,8 @@ class Versions:
         kept = await store.list_versions(place.key)
         if not kept:
             raise errors.NotFound(f"{place.text}: the bucket has no version of s3://{store.bucket}/{place.key.decode()}")
-        known = await self._engine.find_object(place.association.assoc_id, place.key) if place.inode is not None else None
+        source = await self._engine.source_of(place.inode) if place.inode is not None else None
+        known = source if source is not None and source.key == place.key else None
         written = await self._have_posix_headers(store, place.key, kept)
         return [
             HistoryEntry(each, _is_here(each, known), written.get(each.version.version_id) if not each.is_delete_marker else None)

@@ -156,12 +156,19 @@ def test_an_archived_symlink_is_a_link_once_it_is_restored(cold: Site) -> None:
     assert (cold.root / "link").read_bytes() == b"warm"
 
 
+def test_a_bucket_that_is_overloaded_by_restores_is_asked_again(cold: Site, proxy: BackgroundProxy) -> None:
+    cold.mount()
+    proxy.add("slowdown", method="POST", path="restore", times=8)
+    assert restore(cold, cold.root, "--wait") == {"readable": 2, "waiting": 0, "failed": 0}
+    assert (cold.root / "d/glacier").read_bytes() == BIG
+
+
 def test_what_cannot_be_restored_is_listed(cold: Site) -> None:
     cold.put("p/gone", b"gone", StorageClass="GLACIER")
     cold.mount()
     cold.s3.delete_object(Bucket=cold.bucket, Key="p/gone")
-    (cold.root / "new").write_bytes(b"new")
-    done = cold.cli("restore", cold.root / "gone", cold.root / "new", cold.root / "d/warm", check=False)
+    with (cold.root / "new").open("wb"):
+        done = cold.cli("restore", cold.root / "gone", cold.root / "new", cold.root / "d/warm", check=False)
     assert done.returncode == 1
     assert "1 readable, 0 being restored, 2 failed" in done.stdout
     assert "/gone: " in done.stderr and "/new: has no object" in done.stderr

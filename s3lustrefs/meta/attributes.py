@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta.export_targets import source_of
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
@@ -207,7 +208,8 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
 
 
 def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
-    """What a HEAD of the object said; `target` given: it is a symlink. None when inode or object moved on meanwhile.
+    """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
+    inode or object moved on meanwhile.
 
     A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
     Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
@@ -216,8 +218,8 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
     if inode is None or not inode.flags & InodeFlag.HEADERS_UNKNOWN:
         return inode
     if inode.is_file:
-        source = records.find_object(txn, inode.source_assoc, inode.source_key)
-        if source is None or source.etag != etag:
+        source = source_of(txn, inode)
+        if etag != (source.etag if source else ""):
             return None
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)

@@ -655,6 +655,22 @@ async def test_headers_are_asked_for_once_and_may_tell_of_a_symlink(scene: Scene
     assert (await scene.engine.unknown_headers(Ino(0), 100))[0] == []
 
 
+@pytest.mark.parametrize("lost", ["forgotten", "another's"])
+async def test_file_without_an_object_to_ask_keeps_the_attributes_it_has(scene: Scene, lost: str) -> None:
+    await scene.import_(b"x")
+    file = await scene.engine.resolve(b"/a/x")
+    if lost == "forgotten":
+        await scene.engine.forget_object(scene.assoc, b"p/x")
+    else:
+        await scene.engine.rename(scene.root, b"x", scene.root, b"y")
+        other = await scene.make(b"x")
+        await scene.engine.settle_object(other.ino, scene.object(b"p/x", "x1"), content=True)
+    assert await scene.engine.source_of(await scene.engine.get(file.ino)) is None
+    assert await scene.engine.apply_headers(file.ino, "e0", AttributeChange(mode=0o600), None) is None
+    known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)
+    assert known is not None and not known.flags & InodeFlag.HEADERS_UNKNOWN
+
+
 async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: Scene) -> None:
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
     await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)

@@ -53,6 +53,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -207,10 +208,13 @@ class Daemon:
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
         for association in engine.associations():
             assoc = association.assoc_id
-            self._sweepers[assoc] = Sweeper(
-                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
-                self._headers, self._hydrator, chunks, self._refresher.refresh,
+            observer = Observer(
+                engine, assoc, repositories, self._headers, self._hydrator, chunks,
                 self._handles.note_nameless, self._invalidator.notify,
+            )  # fmt: skip
+            self._sweepers[assoc] = Sweeper(
+                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], observer,
+                self._refresher.refresh,
             )  # fmt: skip
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(

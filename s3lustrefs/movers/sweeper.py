@@ -33,6 +33,7 @@ from s3lustrefs.repository.retry import backoff_seconds
 log = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 16
+_LOOK_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ class Sweeper:
         failures = 0
         while True:
             if not self._is_due:
-                await trio.sleep(self._observer.association().import_interval_seconds)
+                await self._wait()
             self._is_due = False
             events = self._observer.association().auto_import
             if not events:
@@ -91,6 +92,12 @@ class Sweeper:
                 delay = backoff_seconds(failures)
                 log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
+
+    async def _wait(self) -> None:
+        # 0: never, until somebody changes that, which nothing tells us.
+        while not (seconds := self._observer.association().import_interval_seconds):  # noqa: ASYNC110
+            await trio.sleep(_LOOK_SECONDS)
+        await trio.sleep(seconds)
 
     async def sweep(self, directory: bytes, events: frozenset[str] = frozenset(EVENTS)) -> SweepResult:
         """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.

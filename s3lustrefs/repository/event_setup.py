@@ -81,7 +81,8 @@ def _in_words(source: EventSource, keys: CredentialSnapshot, deed: Callable[[Eve
         words = redacted(str(exc.response.get("Error", {}).get("Message") or ""), (keys.secret_key, keys.token or ""))
         code = str(exc.response.get("Error", {}).get("Code", ""))
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        text = f"{exc.operation_name}: {code if '<' not in code else status} {words}".rstrip()
+        # Who is asked for what it does not know may answer with a document of another kind.
+        text = f"{exc.operation_name}: {code} {'' if '<' in words else words}".rstrip()
         if status == 403 or "AccessDenied" in code:
             raise errors.RepositoryDenied(f"no permission for bucket events: {text}", bucket=source.bucket) from exc
         kind = errors.RepositoryUnavailable if status >= 500 else errors.RepositoryRejected

@@ -79,6 +79,7 @@ def _print_status(answer: dict[str, Any]) -> None:
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
+        click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
@@ -97,6 +98,23 @@ def _sweep_text(sweep: dict[str, Any] | None) -> str:
         f"{time_text(max(0.0, time.time() - sweep['at']))} ago, {sweep['objects']:,} objects in {time_text(sweep['seconds'])}: "
         f"{sweep['new']:,} new, {sweep['changed']:,} changed, {sweep['deleted']:,} deleted"
     )
+
+
+def _bucket_events_text(events: dict[str, Any]) -> str:
+    if events["state"] == "OFF":
+        return f"sweeps alone: {events['reason']}"
+    if events["state"] == "FAILING":
+        return f"FAILING, sweeps alone: {events['reason']}"
+    if events["state"] == "STARTING":
+        return "starting"
+    text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
+    if events["last_event_at"]:
+        text += f", last {time_text(max(0.0, time.time() - events['last_event_at']))} ago"
+    if events["lag_seconds"] is not None:
+        text += f", lag {events['lag_seconds']:.1f} s"
+    text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
+    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
 
 
 def _import_text(progress: dict[str, Any]) -> str:

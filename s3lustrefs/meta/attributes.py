@@ -12,7 +12,7 @@ from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _MAX_XATTR_BYTES = 65_536
@@ -234,6 +234,25 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
         inode.flags &= ~InodeFlag.PARTIAL
         inode.hsm = Hsm.NONE
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def doubt_headers(txn: Txn, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+    """The bucket told of the known version again. The first time about an object of ours that is its time, which the answer to
+    our request did not have; later it was written anew with the same bytes, and may have other headers."""
+    known = records.find_object(txn, assoc, key)
+    if known is None or (known.mtime_ns and told_ns <= known.mtime_ns + margin_ns):
+        return None
+    is_ours = not known.mtime_ns
+    known.mtime_ns = told_ns
+    records.put_object(txn, known)
+    inode = records.find_inode(txn, known.ino) if known.ino else None
+    if is_ours or inode is None or inode.is_dirty or inode.flags & InodeFlag.EXCLUDED:
+        return None
+    if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
+        return None
+    inode.flags |= InodeFlag.HEADERS_UNKNOWN
     records.put_inode(txn, inode)
     return inode
 

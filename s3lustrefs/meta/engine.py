@@ -198,8 +198,9 @@ class MetadataEngine(Protocol):
     ) -> Applied:  # fmt: skip
         """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
 
-    def sweep(self, events: frozenset[str]) -> AbstractContextManager[Sweep]:
-        """To be entered before a listing is asked for, and held until its last batch is applied."""
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> AbstractContextManager[Sweep]:
+        """To be entered before a listing is asked for, and held until its last batch is applied. `is_told`: not a listing,
+        but what events tell, which may be newer than a listing under way."""
 
     async def vanished_suspects(
         self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
@@ -211,6 +212,10 @@ class MetadataEngine(Protocol):
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
+        what is known by more than the margin, and nothing changed here. The inode then, else None."""
 
     async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
         """A conflict: the bucket's version takes the name, ours moves beside it. Returns the (parent, name) that changed hands."""

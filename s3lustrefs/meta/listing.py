@@ -98,6 +98,10 @@ class Sweep:
 
     events: frozenset[str]
     touched: set[bytes]
+    is_told: bool = False
+    """Of events: what is put is noted as touched for sweeps under way, whose listing may be older than the event."""
+    overtaken: set[bytes] = field(default_factory=set)
+    """Filled in: objects (by table key) that were left alone because they are among the touched."""
 
 
 class ListingApplier:
@@ -165,7 +169,10 @@ class ListingApplier:
         """Whether there is nothing to do about a listed object."""
         if seen is not None and _same_version(seen, listed):
             return True
-        return self._sweep is not None and object_key in self._sweep.touched
+        if self._sweep is None or object_key not in self._sweep.touched:
+            return False
+        self._sweep.overtaken.add(object_key)
+        return True
 
     def _in_doubt(self, objects: list[bytes]) -> dict[bytes, bytes]:
         """Those which a request of ours may have written. Mostly there are none, and looking for one says so quickly."""
@@ -195,7 +202,12 @@ class ListingApplier:
                 self._announce(schema.decode_u64(parent_key), [entry[0] for _, _, _, entry in fresh])
             self._txn.put_many(Table.INODES, [(ino, parent_key + entry[1]) for _, _, ino, entry in fresh])
             self._txn.put_many(Table.DENTRIES, [(dentry, ino) for dentry, _, ino, _ in fresh])
-            self._txn.put_many(Table.OBJECTS, [(key, ino + entry[2]) for _, key, ino, entry in fresh])
+            objects = [(key, ino + entry[2]) for _, key, ino, entry in fresh]
+            if self._sweep is not None and self._sweep.is_told:
+                for key, value in objects:
+                    self._txn.put(Table.OBJECTS, key, value)
+            else:
+                self._txn.put_many(Table.OBJECTS, objects)
             self.applied.new += len(fresh)
 
     def _announce(self, parent: Ino, names: list[bytes]) -> None:

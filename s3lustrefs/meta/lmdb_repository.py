@@ -140,11 +140,11 @@ class RepositoryVerbs(EngineCore):
         return applier.applied
 
     @contextmanager
-    def sweep(self, events: frozenset[str]) -> Iterator[Sweep]:
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> Iterator[Sweep]:
         touched: set[bytes] = set()
         self._store.object_watchers.append(touched)
         try:
-            yield Sweep(events, touched)
+            yield Sweep(events, touched, is_told)
         finally:
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
@@ -163,6 +163,10 @@ class RepositoryVerbs(EngineCore):
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         with self._store.begin() as txn:
             return attributes.replace_content(txn, ino, seen, self._now())
+
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        with self._store.begin() as txn:
+            return attributes.doubt_headers(txn, assoc, key, told_ns, margin_ns)
 
     async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
         with self._store.begin() as txn:

@@ -79,7 +79,9 @@ def remove(
     inode = records.find_inode(txn, ino) if ino is not None else None
     if known is None or inode is None or known.ino != inode.ino:
         return None  # renamed, removed or replaced here: its export brings the rest into line
-    if schema.object_key(association.assoc_id, key) in sweep.touched:
+    table_key = schema.object_key(association.assoc_id, key)
+    if table_key in sweep.touched:
+        sweep.overtaken.add(table_key)
         return None  # written by us since it was looked for
     if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
         return None

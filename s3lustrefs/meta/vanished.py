@@ -111,7 +111,7 @@ def remove(
         records.delete_object(txn, association.assoc_id, key)
         if locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
             return None
-    elif inode.is_dirty:
+    elif inode.is_file and inode.is_dirty:
         return None
     else:
         records.delete_object(txn, association.assoc_id, key)

@@ -35,7 +35,7 @@ class EventChooser:
             (self._import_anew, 1),
         ]  # fmt: skip
         if imports:
-            self._makers.append((self._others, 8))
+            self._makers.append((self._others, 20))
 
     def next(self, reference: Reference) -> Operation | None:
         """None: a system call is next."""

@@ -160,14 +160,15 @@ class Place:
     def objects(self) -> dict[str, bytes]:
         return {key.removeprefix(self.key): body for key, body in self.site.objects(self.key).items() if key != self.key}
 
-    def tree(self) -> dict[str, bytes]:
-        found = {}
+    def names(self) -> Iterator[str]:
         for folder, folders, files in os.walk(self.root):
             above = os.path.relpath(folder, self.root).removeprefix(".")
             above = above and above + "/"
-            found |= {f"{above}{name}/": b"" for name in folders}
-            found |= {above + name: Path(folder, name).read_bytes() for name in files}
-        return found
+            yield from (f"{above}{name}/" for name in folders)
+            yield from (above + name for name in files)
+
+    def tree(self) -> dict[str, bytes]:
+        return {name: b"" if name.endswith("/") else Path(f"{self.root}/{name}").read_bytes() for name in self.names()}
 
     def skipped(self) -> dict[str, str]:
         answer = self.ask("Skipped")["skipped"]
@@ -330,7 +331,7 @@ def test_pairs_come_and_go(seen: Seen) -> None:
     tellers: list[Callable[[Place], Story]] = [
         directory_comes_and_is_removed_here, directory_comes_and_goes_in_the_bucket, object_comes_behind_a_directory_made_here,
         file_made_here_gives_way, file_with_changes_stays, hidden_object_is_never_overwritten, hidden_object_goes,
-        special_files_stay, content_of_a_marker_stays, symlinks_become_files, kinds_in_turn,
+        special_files_stay, content_of_a_marker_stays, symlinks_become_files, kinds_in_turn, markers_go,
     ]  # fmt: skip
     stories = []
     for teller in tellers:
@@ -486,6 +487,25 @@ def symlinks_become_files(place: Place) -> Story:
     yield
     assert (place.root / "a").read_bytes() == b"file now"
     assert os.readlink(place.root / "b") == "other" and os.readlink(place.root / "c") == "target"
+
+
+def markers_go(place: Place) -> Story:
+    """Whoever removed them, a lifecycle rule too: there is nothing to tell the ways apart by."""
+    for key in ("empty/", "full/", "full/inside", "nest/", "nest/deeper/", "emptied/", "emptied/inside", "implied/inside"):
+        place.put(key, b"")
+    os.symlink("target", place.root / "made-here")
+    (place.root / "keeps").mkdir()
+    os.mkfifo(place.root / "keeps/fifo")
+    assert place.drain() == {}
+    yield
+    place.delete("empty/", "full/", "nest/", "nest/deeper/", "emptied/", "emptied/inside", "implied/inside", "made-here", "keeps/")
+    yield
+    assert set(place.names()) == {"full/", "full/inside", "implied/", "keeps/", "keeps/fifo"}
+    assert place.objects() == {"full/inside": b""}
+    os.rmdir(place.root / "implied")
+    os.unlink(place.root / "keeps/fifo")
+    os.rmdir(place.root / "keeps")
+    assert place.drain() == {} and place.objects() == {"full/inside": b""}
 
 
 def kinds_in_turn(place: Place) -> Story:

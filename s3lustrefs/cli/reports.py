@@ -39,6 +39,11 @@ def time_text(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def printable(text: str) -> str:
+    """Names of others for people: nothing in them breaks a line or steers the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 @click.command()
 @click.argument("mountpoint", required=False)
 @_mount_option
@@ -58,7 +63,7 @@ def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bo
         click.echo(json.dumps(answer))
     elif skipped:
         for item in answer["skipped"]:
-            click.echo(f"{item['key']}: {item['reason']}")
+            click.echo(printable(f"{item['key']}: {item['reason']}"))
     else:
         _print_status(answer)
 
@@ -164,7 +169,7 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
     """
     target, inside = find(mount, [path])
     answer: dict[str, Any] = target.client().call("Why", path=inside[0])
-    click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+    click.echo(json.dumps(answer) if as_json else "\n".join(map(printable, answer["lines"])))
 
 
 @click.command()
@@ -223,5 +228,5 @@ def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     for given, state in zip(paths, answer["states"], strict=True):
         failed = failed or "error" in state
         if not as_json:
-            click.echo(f"{given}: {state.get('error') or state['text']}", err="error" in state)
+            click.echo(printable(f"{given}: {state.get('error') or state['text']}"), err="error" in state)
     sys.exit(failed)

@@ -273,7 +273,7 @@ class NativeApi:
 
         A path that is not there means the directory it would be in.
         """
-        path = str(request.get("path", "/")).rstrip("/").encode()
+        path = os.fsencode(str(request.get("path", "/")).rstrip("/"))
         try:
             inode = await self._p.engine.resolve(path)
         except errors.NotFound:

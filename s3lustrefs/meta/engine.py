@@ -10,7 +10,7 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -203,9 +203,9 @@ class MetadataEngine(Protocol):
         but what events tell, which may be newer than a listing under way."""
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that are not among those listed there."""
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
@@ -231,6 +231,14 @@ class MetadataEngine(Protocol):
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""
+
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        """Why the object with this key does not show; empty when it does, or is not known."""
+
+    async def forget_skipped(
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
+    ) -> None:
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

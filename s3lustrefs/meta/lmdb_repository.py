@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -136,7 +136,7 @@ class RepositoryVerbs(EngineCore):
             for key, reason in skipped:
                 applier.skip(key, reason)
             self._save_next_ino(txn)
-        self._inodes += self._next_ino - first - len(applier.applied.replaced)
+        self._inodes += self._next_ino - first - applier.applied.removed
         return applier.applied
 
     @contextmanager
@@ -149,10 +149,10 @@ class RepositoryVerbs(EngineCore):
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
         keys = {schema.object_key(association.assoc_id, key) for key in listed}
-        return vanished.suspects(self._txn(), association, span, keys, sweep)
+        return vanished.suspects(self._txn(), association, below, span, keys, sweep)
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         with self._store.begin() as txn:
@@ -189,6 +189,19 @@ class RepositoryVerbs(EngineCore):
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         return listing.skipped(self._txn(), association)
+
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        return listing.skipped_reason(self._txn(), association, relative)
+
+    async def forget_skipped(
+        self,
+        association: Association,
+        below: bytes,
+        span: tuple[bytes, bytes | None],
+        listed: Callable[[], Container[bytes]],
+    ) -> None:
+        with self._store.begin() as txn:
+            vanished.forget_skipped(txn, association, below, span, listed)
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

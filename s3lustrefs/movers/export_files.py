@@ -124,18 +124,26 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        headers = _headers(inode, target, foreign)
         await self._note(inode, target)
         try:
-            written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
+            written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
+            written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
+
+    async def _write_small(
+        self, store: ObjectStore, inode: Inode, target: Target, body: bytes, there: ObjectHead | None, condition: Condition
+    ) -> ObjectVersion:
+        """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
+        headers = _headers(inode, target, there)
+        if inode.is_dir and there is not None and there.version.size:
+            return await store.copy(target.key, store.bucket, target.key, there.version, headers, Condition(there.version.etag))
+        return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         if inode.size > MAX_OBJECT_BYTES:

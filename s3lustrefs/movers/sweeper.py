@@ -23,7 +23,7 @@ from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.importer import Importer
-from s3lustrefs.movers.listing_frames import BatchKind, ListingRequest
+from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
 from s3lustrefs.movers.observer import Observer, Seen
 from s3lustrefs.repository.credentials import Credentials
@@ -149,18 +149,28 @@ class Sweeper:
                 async for batch in process.batches():
                     if batch.kind is BatchKind.BULK:
                         listed = await self._observer.apply(batch, directory, sweep, result)
-                        if batch.span is not None and "DELETED" in sweep.events:
-                            await self._look_for_vanished(batch.span, listed, sweep, result)
+                        if batch.span is not None:
+                            await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
         for key in sorted(self._gone_markers, reverse=True):
             await self._observer.remove(key, sweep, result)
 
-    async def _look_for_vanished(
-        self, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
+    async def _compare(
+        self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
     ) -> None:
-        suspects = await self._engine.vanished_suspects(self._observer.association(), span, listed, sweep)
+        """What the table knows of a span, beyond what is there; all keys listed begin with `below`."""
+        if "DELETED" in sweep.events:
+            await self._look_for_vanished(below, span, listed, sweep, result)
+        await self._engine.forget_skipped(
+            self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
+        )
+
+    async def _look_for_vanished(
+        self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
+    ) -> None:
+        suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
         limit = trio.Semaphore(_HEADS_AT_ONCE)
 
         async def check(key: bytes) -> None:

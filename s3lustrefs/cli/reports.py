@@ -12,8 +12,8 @@ import click
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
-_mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 
 
 def size_text(count: float) -> str:
@@ -46,8 +46,8 @@ def printable(text: str) -> str:
 
 @click.command()
 @click.argument("mountpoint", required=False)
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 @click.option("--skipped", is_flag=True, help="List the objects that cannot be files, with the reason.")
 def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bool) -> None:
     """Show associations, import progress, export queue, hydration and cache of a mount.
@@ -83,6 +83,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo(
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
+        click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
         click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
@@ -146,6 +147,7 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         f"{size_text(export['bytes_per_second'])}/s",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
+        *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
         *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
         *([f"state      FAILING: {answer['state_failure']}"] if answer.get("state_failure") else []),
@@ -159,8 +161,8 @@ def _target_text(target: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def why(path: str, mount: str | None, as_json: bool) -> None:
     """Say what PATH is linked to, its state, the last error and what to do about it.
 
@@ -174,8 +176,8 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def refresh(path: str, mount: str | None, as_json: bool) -> None:
     """Look at once for changes in the bucket: of PATH, or of everything below it if it is a directory.
 
@@ -207,8 +209,8 @@ def hsm() -> None:
 
 @hsm.command("state")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     """Print the HSM state of each PATH as `lfs hsm_state` does.
 

@@ -20,6 +20,7 @@ from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan
+from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
@@ -48,6 +49,7 @@ class Parts:
     importers: Mapping[AssocId, Importer]
     sweepers: Mapping[AssocId, Sweeper]
     listeners: Mapping[AssocId, EventListener]
+    archive: Archive
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -131,6 +133,7 @@ class NativeApi:
                 "capacity_bytes": space.capacity_bytes,
                 "targets": [target._asdict() for target in p.chunks.targets()],
             },
+            "restoring": p.archive.ongoing,
             "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
         }

@@ -207,7 +207,9 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
     records.put_inode(txn, inode)
 
 
-def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+def apply_headers(
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+) -> Inode | None:  # fmt: skip
     """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
     inode or object moved on meanwhile.
 
@@ -221,6 +223,9 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
         source = source_of(txn, inode)
         if etag != (source.etag if source else ""):
             return None
+        if source is not None and version_id:  # which no listing tells
+            source.version_id = version_id
+            records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
     inode.uid = inode.uid if change.uid is None else change.uid

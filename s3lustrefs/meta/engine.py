@@ -223,7 +223,9 @@ class MetadataEngine(Protocol):
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:

@@ -180,9 +180,11 @@ class RepositoryVerbs(EngineCore):
         with self._store.begin() as txn:
             attributes.lose_object(txn, ino, self._now())
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         with self._store.begin() as txn:
-            return attributes.apply_headers(txn, ino, etag, change, target)
+            return attributes.apply_headers(txn, ino, etag, change, target, version_id)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
         return listing.unknown_headers(self._txn(), after, limit)

@@ -715,3 +715,17 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     with pytest.raises(errors.ConfigError):
         await scene.engine.link_association(Association("/f/g", "third", "", association_id="dra-3"))
     assert scene.engine.association(AssocId(3)) is None
+
+
+async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
+    await scene.import_(b"f")
+    inode = await scene.engine.resolve(b"/a/f")
+    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1")
+    await scene.import_(b"f")
+    source = await scene.engine.source_of(inode)
+    assert source is not None
+    assert source.version_id == "version 1"
+    await scene.import_(b"f", etag=b"e1")
+    source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
+    assert source is not None
+    assert (source.etag, source.version_id) == ("e1", "")

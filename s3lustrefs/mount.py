@@ -47,8 +47,11 @@ from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers import recovery
+from s3lustrefs.movers import event_plan, recovery
 from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.event_judge import EventJudge
+from s3lustrefs.movers.event_listener import EventListener
+from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -57,6 +60,7 @@ from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -108,6 +112,7 @@ class Daemon:
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
         self._sweepers: dict[AssocId, Sweeper] = {}
+        self._listeners: dict[AssocId, EventListener] = {}
         self._credentials: dict[AssocId, Credentials] = {}
         self._losses: Losses | None = None
         self._targets: dict[AssocId, ListingTarget] = {}
@@ -211,13 +216,7 @@ class Daemon:
         config = self._config
         room = Room(chunks)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
-        for association in engine.associations():
-            assoc = association.assoc_id
-            self._sweepers[assoc] = Sweeper(
-                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
-                self._headers, self._hydrator, chunks, self._refresher.refresh,
-                self._handles.note_nameless, self._invalidator.notify,
-            )  # fmt: skip
+        self._build_auto_import()
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
         self._exporter = Exporter(
             engine,
@@ -250,7 +249,8 @@ class Daemon:
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
-            self._sweepers, self._archive, status, self._operations.requests, self._mount_point, str(config.state_dir),
+            self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
+            str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
         versions = Versions(
@@ -259,6 +259,22 @@ class Daemon:
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
         self._control = ControlServer(control_path, {**NativeApi(parts).operations(), **object_api.operations()})
         return self._losses
+
+    def _build_auto_import(self) -> None:
+        engine, told = self._engine, {}
+        for association in engine.associations():
+            assoc = association.assoc_id
+            observer = Observer(
+                engine, assoc, self._repositories, self._headers, self._hydrator, self._chunks,
+                self._handles.note_nameless, self._invalidator.notify,
+            )  # fmt: skip
+            self._sweepers[assoc] = Sweeper(
+                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], observer,
+                self._refresher.refresh,
+            )  # fmt: skip
+            judge = EventJudge(engine, assoc)
+            told[assoc] = EventObserver(engine, assoc, observer, self._headers, self._invalidator.notify, judge)
+        self._listeners = event_plan.listeners(engine, self._credentials, self._importers, told, read_only=self._config.read_only)
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -291,6 +307,8 @@ class Daemon:
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():
                     await nursery.start(sweeper.run)
+                for listener in set(self._listeners.values()):
+                    await nursery.start(listener.run)
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)

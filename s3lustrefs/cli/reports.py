@@ -39,6 +39,11 @@ def time_text(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def printable(text: str) -> str:
+    """Names of others for people: nothing in them breaks a line or steers the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 @click.command()
 @click.argument("mountpoint", required=False)
 @mount_option
@@ -58,7 +63,7 @@ def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bo
         click.echo(json.dumps(answer))
     elif skipped:
         for item in answer["skipped"]:
-            click.echo(f"{item['key']}: {item['reason']}")
+            click.echo(printable(f"{item['key']}: {item['reason']}"))
     else:
         _print_status(answer)
 
@@ -80,6 +85,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         )
         click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
+        click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
@@ -98,6 +104,23 @@ def _sweep_text(sweep: dict[str, Any] | None) -> str:
         f"{time_text(max(0.0, time.time() - sweep['at']))} ago, {sweep['objects']:,} objects in {time_text(sweep['seconds'])}: "
         f"{sweep['new']:,} new, {sweep['changed']:,} changed, {sweep['deleted']:,} deleted"
     )
+
+
+def _bucket_events_text(events: dict[str, Any]) -> str:
+    if events["state"] == "OFF":
+        return f"sweeps alone: {events['reason']}"
+    if events["state"] == "FAILING":
+        return f"FAILING, sweeps alone: {events['reason']}"
+    if events["state"] == "STARTING":
+        return "starting"
+    text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
+    if events["last_event_at"]:
+        text += f", last {time_text(max(0.0, time.time() - events['last_event_at']))} ago"
+    if events["lag_seconds"] is not None:
+        text += f", lag {events['lag_seconds']:.1f} s"
+    text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
+    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
 
 
 def _import_text(progress: dict[str, Any]) -> str:
@@ -148,7 +171,7 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
     """
     target, inside = find(mount, [path])
     answer: dict[str, Any] = target.client().call("Why", path=inside[0])
-    click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+    click.echo(json.dumps(answer) if as_json else "\n".join(map(printable, answer["lines"])))
 
 
 @click.command()
@@ -207,5 +230,5 @@ def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     for given, state in zip(paths, answer["states"], strict=True):
         failed = failed or "error" in state
         if not as_json:
-            click.echo(f"{given}: {state.get('error') or state['text']}", err="error" in state)
+            click.echo(printable(f"{given}: {state.get('error') or state['text']}"), err="error" in state)
     sys.exit(failed)

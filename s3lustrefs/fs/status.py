@@ -94,10 +94,29 @@ class InodeStatus:
         return general or self._repositories.troubles.find(ino)
 
     async def why(self, path: bytes) -> dict[str, Any]:
-        """`describe`, what the bucket says of an archived object, and the same in sentences. Raises: NotFound."""
-        inode = await self._engine.resolve(path)
+        """`describe`, what the bucket says of an archived object, and the same in sentences; of a name that is not here, why its
+        object does not show. Raises: NotFound."""
+        shown = path.decode(errors="replace")
+        hidden = await self._hidden(path)
+        try:
+            inode = await self._engine.resolve(path)
+        except errors.NotFound:
+            if not hidden:
+                raise
+            return {"path": shown, "hidden": hidden, "lines": [f"{shown}: no such file here", *hidden]}
         status = {**await self.describe(inode.ino), "archive": await self._archive_state(inode)}
-        return {"path": path.decode(errors="replace"), **status, "lines": list(_sentences(path, inode, status))}
+        return {"path": shown, **status, "hidden": hidden, "lines": [*_sentences(path, inode, status), *hidden]}
+
+    async def _hidden(self, path: bytes) -> list[str]:
+        """Objects that would have this path, or are this directory's, but cannot show."""
+        found = []
+        for association in self._engine.associations():
+            above = association.file_system_path.rstrip("/").encode() + b"/"
+            for relative in (path.removeprefix(above), path.removeprefix(above) + b"/") if path.startswith(above) else ():
+                if reason := await self._engine.skipped_reason(association, relative):
+                    key = association.key_of(relative).decode(errors="replace")
+                    found.append(f"the object s3://{association.bucket}/{key} is not shown: {reason}")
+        return found
 
     async def _archive_state(self, inode: Inode) -> dict[str, Any] | None:
         try:

@@ -10,7 +10,7 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -198,19 +198,24 @@ class MetadataEngine(Protocol):
     ) -> Applied:  # fmt: skip
         """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
 
-    def sweep(self, events: frozenset[str]) -> AbstractContextManager[Sweep]:
-        """To be entered before a listing is asked for, and held until its last batch is applied."""
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> AbstractContextManager[Sweep]:
+        """To be entered before a listing is asked for, and held until its last batch is applied. `is_told`: not a listing,
+        but what events tell, which may be newer than a listing under way."""
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that are not among those listed there."""
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
+        what is known by more than the margin, and nothing changed here. The inode then, else None."""
 
     async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
         """A conflict: the bucket's version takes the name, ours moves beside it. Returns the (parent, name) that changed hands."""
@@ -228,6 +233,14 @@ class MetadataEngine(Protocol):
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""
+
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        """Why the object with this key does not show; empty when it does, or is not known."""
+
+    async def forget_skipped(
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
+    ) -> None:
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

@@ -121,24 +121,31 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        headers = headers_of(inode, target.key, foreign)
-        if foreign is not None and holds(foreign, headers, body):
+        if foreign is not None and holds(foreign, headers_of(inode, target.key, foreign), body):
             await self._settle(inode, target, foreign.version, content=True)
             return
         await self._note(inode, target)
         try:
-            written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
+            written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            headers = headers_of(inode, target.key, head)
             written = head.version
-            if not holds(head, headers, body):
-                written = await store.put(target.key, body, headers, Condition(head.version.etag))
+            if not holds(head, headers_of(inode, target.key, head), body):
+                written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
+
+    async def _write_small(
+        self, store: ObjectStore, inode: Inode, target: Target, body: bytes, there: ObjectHead | None, condition: Condition
+    ) -> ObjectVersion:
+        """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
+        headers = headers_of(inode, target.key, there)
+        if inode.is_dir and there is not None and there.version.size:
+            return await store.copy(target.key, store.bucket, target.key, there.version, headers, Condition(there.version.etag))
+        return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         if inode.size > MAX_OBJECT_BYTES:
@@ -369,8 +376,8 @@ def _cannot_be_copied(source: ObjectRecord, head: ObjectHead) -> errors.ObjectAr
 
 
 def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
-    """The key that an inode's archived content is at."""
-    return (view.source.assoc, view.source.key) if view.source is not None else None
+    """The key that a file's archived content is at, to be copied from. A symlink is never copied: its target is in the table."""
+    return (view.source.assoc, view.source.key) if view.source is not None and view.inode.is_file else None
 
 
 def _condition(known: ObjectRecord | None) -> Condition:

@@ -63,6 +63,7 @@ class HeaderFetcher:
         with trio.move_on_after(self._patience_seconds):
             while inode.flags & InodeFlag.HEADERS_UNKNOWN:
                 await self._fetch(inode, demand=True)
+                await trio.lowlevel.checkpoint()  # nothing else here has to be one
                 inode = await self._engine.get(ino)
         if inode.flags & InodeFlag.HEADERS_UNKNOWN:
             raise self._repositories.troubles.late(ino, "no answer about the attributes", self._patience_seconds)

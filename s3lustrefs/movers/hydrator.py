@@ -341,7 +341,9 @@ class Hydrator:
             await self._get_pieces(inode, source, start, end)
         except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
             log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
-            if await self._on_changed(inode.ino):
+            is_known = await self._on_changed(inode.ino)
+            # Known in a later version, perhaps, than the one wanted here: somebody else noticed the change first.
+            if is_known and (await self._engine.get(inode.ino)).content_version == inode.content_version:
                 raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             if isinstance(exc, errors.ObjectNotFound):
                 raise

@@ -218,12 +218,8 @@ class Daemon:
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
         self._build_auto_import()
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
-        self._exporter = Exporter(
-            engine,
-            files,
-            DeleteExport(engine, self._hydrator, repositories),
-            lambda: self._operations.requests.total(),
-        )
+        deletes = DeleteExport(engine, self._hydrator, repositories)
+        self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())
         self._releaser = Releaser(
             engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
@@ -236,13 +232,9 @@ class Daemon:
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
         self._archive = Archive(
-            engine,
-            repositories,
-            self._hydrator,
-            partial(self._refresher.refresh, always=True),
-            self._invalidator.notify,
+            engine, repositories, self._hydrator, partial(self._refresher.refresh, always=True), self._invalidator.notify,
             self._exporter.wake,
-        )
+        )  # fmt: skip
         self._restores = RestoreJobs(engine, self._archive)
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"

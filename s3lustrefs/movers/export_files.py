@@ -121,9 +121,6 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        if foreign is not None and holds(foreign, headers_of(inode, target.key, foreign), body):
-            await self._settle(inode, target, foreign.version, content=True)
-            return
         await self._note(inode, target)
         try:
             written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
@@ -133,9 +130,7 @@ class FileExport:
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            written = head.version
-            if not holds(head, headers_of(inode, target.key, head), body):
-                written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
+            written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
 
     async def _write_small(
@@ -143,8 +138,11 @@ class FileExport:
     ) -> ObjectVersion:
         """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
         headers = headers_of(inode, target.key, there)
+        if there is not None and carries(there, headers) and (inode.is_dir or holds(there, body)):
+            return there.version  # written by an earlier request, whose answer was lost
         if inode.is_dir and there is not None and there.version.size:
-            return await store.copy(target.key, store.bucket, target.key, there.version, headers, Condition(there.version.etag))
+            source = replace(there.version, version_id="")
+            return await store.copy(target.key, store.bucket, target.key, source, headers, Condition(there.version.etag))
         return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:

@@ -47,7 +47,8 @@ STATUS: dict[str, Any] = {
             "sweep": {"objects": 10, "new": 1, "changed": 2, "deleted": 3, "seconds": 4.0, "at": 0.0, "error": "no answer"},
             "auto_import": ["NEW", "CHANGED"],
             "auto_export": [],
-            "capabilities": {},
+            "events": {"state": "OFF", "reason": "event_queue_url=off"},
+            "capabilities": {"versioning": "Suspended"},
         }
     ],
     "export": {
@@ -60,6 +61,7 @@ STATUS: dict[str, Any] = {
         "exported_bytes": 3 << 30,
         "bytes_per_second": 1024,
     },
+    "restoring": 1200,
     "hydration": {"in_flight": 0, "waiting_readers": 0, "bytes": 0, "bytes_per_second": 0},
     "cache": {"used_bytes": 1 << 20, "capacity_bytes": None, "targets": [{"path": "/nvme0", "free_bytes": 1 << 40}]},
 }
@@ -185,6 +187,9 @@ def test_status_says_everything_once(daemon: Daemon) -> None:
         "import new+changed, export off",
         "/  s3://lab/run/  MISCONFIGURED",
         "bucket lab does not exist",
+        "versioning   Suspended",
+        "events       sweeps alone: event_queue_url=off",
+        "restoring  1,200 archived objects",
         "3 due, 2 in flight, 1 still open, 1 failed, oldest waits 12 s",
         "99 objects, 3.0 GiB exported, 1.0 KiB/s",
         "/nvme0: 1.0 TiB free",

@@ -49,6 +49,7 @@ from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan, recovery
 from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.event_judge import EventJudge
 from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.event_observer import EventObserver
@@ -189,11 +190,11 @@ class Daemon:
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
+        await self._engine.link_association(replace(association, capabilities=asdict(await self._probe(dra))))
+
+    async def _probe(self, dra: AssociationSettings) -> Capabilities:
         store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
-        writable = bool(dra.auto_export) and not self._config.read_only
-        found = await preflight(store, dra.prefix, writable=writable)
-        await store.aclose()
-        await self._engine.link_association(replace(association, capabilities=asdict(found)))
+        return await preflight(store, dra.prefix, writable=bool(dra.auto_export) and not self._config.read_only)
 
     def _connect(self, association: Association) -> None:
         credentials = Credentials(association.endpoint)
@@ -235,7 +236,7 @@ class Daemon:
             engine, repositories, self._hydrator, partial(self._refresher.refresh, always=True), self._invalidator.notify,
             self._exporter.wake,
         )  # fmt: skip
-        self._restores = RestoreJobs(engine, self._archive)
+        self._restores = RestoreJobs(engine, self._archive, self._importers.values())
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
@@ -284,15 +285,11 @@ class Daemon:
         self._end_on_signals()
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._store.run)
-                await nursery.start(self._chunks.run)
-                await nursery.start(self._hydrator.run)
-                await nursery.start(self._releaser.run)
-                await nursery.start(self._io.run)
-                await nursery.start(self._invalidator.run)
-                await nursery.start(self._headers.run)
-                await nursery.start(self._archive.run)
-                await nursery.start(self._restores.run)
+                for part in (
+                    self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
+                    self._archive, self._restores, CapabilityWatch(self._engine, self._repositories, self._probe),
+                ):  # fmt: skip
+                    await nursery.start(part.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
                 for importer in self._importers.values():

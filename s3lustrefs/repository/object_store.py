@@ -195,6 +195,10 @@ class ObjectStore(Protocol):
         """
         ...
 
+    async def versioning(self) -> str:
+        """Of the bucket, as it is now: one of the words of `Capabilities.versioning`."""
+        ...
+
     async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
         """The history of exactly this key, delete markers included: the current entry first, then the newest."""
         ...

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import io
 import logging
-import re
 import urllib.parse
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
@@ -36,6 +35,7 @@ from s3lustrefs.repository.object_store import (
     UploadedPart,
 )
 from s3lustrefs.repository.replies import Response
+from s3lustrefs.repository.upload_parts import complete_body, composite_etag, part_query
 from s3lustrefs.repository.verification import CHECKSUM_MODE, MOST_BYTES, Md5Etags
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,9 @@ class S3Store:
 
     # --- versions and archives ---------------------------------------------------------------------------------------------
 
+    async def versioning(self) -> str:
+        return await versions.bucket_versioning(self._client)
+
     async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
         return await versions.list_versions(self._client, key)
 
@@ -235,7 +238,7 @@ class S3Store:
         return upload_id
 
     async def upload_part(self, key: bytes, upload_id: str, number: int, body: FileSlice | bytes) -> UploadedPart:
-        response = await self._client.send_body("UploadPart", key, body, [], _part_query(upload_id, number))
+        response = await self._client.send_body("UploadPart", key, body, [], part_query(upload_id, number))
         return UploadedPart(number, self._part_etag(key, response.headers.get("etag", "")))
 
     async def copy_part(
@@ -251,7 +254,7 @@ class S3Store:
     ) -> UploadedPart:
         headers, _ = await self._source_headers(source_bucket, source_key, source)
         headers += [("content-length", "0"), ("x-amz-copy-source-range", f"bytes={start}-{end - 1}")]
-        query = _part_query(upload_id, number)
+        query = part_query(upload_id, number)
         response = await self._client.call("UploadPartCopy", "PUT", key, query=query, headers=headers, seconds=COPY_SECONDS)
         return UploadedPart(number, self._part_etag(key, replies.xml_fields(response.body).get("ETag", "")))
 
@@ -260,7 +263,7 @@ class S3Store:
     ) -> ObjectVersion:
         able = self.capabilities.complete_if_match
         headers = await self._condition_headers(key, condition, none_match=able, match=able)
-        body = _complete_body(parts)
+        body = complete_body(parts)
         headers += [("content-length", str(len(body))), ("content-type", "application/xml")]
         try:
             response = await self._client.call(
@@ -374,26 +377,5 @@ class S3Store:
         return ObjectVersion(etag, size, 0, response.headers.get("x-amz-version-id", ""), storage_class or "STANDARD")
 
 
-def composite_etag(parts: Sequence[UploadedPart]) -> str:
-    """The ETag that a multipart object of these parts has, or an empty string where part ETags are no MD5 sums (SSE-KMS)."""
-    etags = [part.etag for part in parts]
-    if not all(re.fullmatch(r"[0-9a-f]{32}", etag) for etag in etags):
-        return ""
-    joined = b"".join(bytes.fromhex(etag) for etag in etags)
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
-
-
 def _content_md5(body: bytes) -> tuple[str, str]:
     return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())
-
-
-def _complete_body(parts: Sequence[UploadedPart]) -> bytes:
-    rows = (
-        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
-        for part in sorted(parts, key=lambda part: part.number)
-    )
-    return f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{"".join(rows)}</CompleteMultipartUpload>'.encode()
-
-
-def _part_query(upload_id: str, number: int) -> Headers:
-    return [("partNumber", str(number)), ("uploadId", upload_id)]

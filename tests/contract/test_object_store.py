@@ -302,6 +302,14 @@ async def test_the_history_of_a_key_is_told_and_of_no_other(store: S3Store, clie
     assert all(each.version.mtime_ns > 0 for each in history)
 
 
+async def test_the_state_of_versioning_is_told_as_it_is(store: S3Store, client: Any) -> None:
+    states = [await store.versioning()]
+    for status in ("Enabled", "Suspended"):
+        keep_versions(client, store.bucket, status)
+        states.append(await store.versioning())
+    assert states == ["Unversioned", "Enabled", "Suspended"]
+
+
 async def test_a_long_history_is_told_whole(store: S3Store, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_versions(client, store.bucket)
     written = [(await store.put(b"k", b"%d" % number, NOTHING, None)).version_id for number in range(12)]

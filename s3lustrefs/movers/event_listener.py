@@ -130,7 +130,8 @@ class EventListener:
                 messages = await _receive(queue, calls)
 
     async def _take(self, messages: Sequence[Message]) -> None:
-        failpoint("event.received")
+        if messages:
+            failpoint("event.received")
         self._oldest_sent = min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
         told: dict[AssocId, list[BucketEvent]] = defaultdict(list)
         for message in messages:
@@ -146,7 +147,8 @@ class EventListener:
         failed = {assoc: await self._observe(assoc, events) for assoc, events in told.items()}
         for observer in self._observers.values():
             await observer.settle_directories()
-        failpoint("event.applied")
+        if messages:
+            failpoint("event.applied")
         self._finish(messages, failed)
 
     def _place(self, event: BucketEvent) -> AssocId | None:

@@ -127,7 +127,7 @@ class Mount:
         )  # fmt: skip
         with self.engine.sweep(frozenset(EVENTS)) as sweep:
             listed = await self.observer.apply(batch, b"", sweep, Seen())
-            suspects = await self.engine.vanished_suspects(association, (b"", None), listed, sweep)
+            suspects = await self.engine.vanished_suspects(association, PREFIX, (b"", None), listed, sweep)
             for key in sorted(suspects, reverse=True):
                 assert await self.observer.find(key) is None
                 await self.observer.remove(key, sweep, Seen())

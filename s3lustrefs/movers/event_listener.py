@@ -91,18 +91,17 @@ class EventListener:
             nursery.start_soon(self._delete_messages)
             failures = 0
             while True:
-                if not self._is_wanted():
-                    self._state, self._error = "OFF", ""
-                    await trio.sleep(_POLICY_SECONDS)
-                    continue
                 try:
+                    if not self._is_wanted():
+                        self._state, self._error = "OFF", ""
+                        await trio.sleep(_POLICY_SECONDS)
+                        continue
                     self._queue = await self._connect()
                     for importer in self._importers:
                         await importer.wait_for_end()
-                    failures = 0
                     await self._listen(self._queue)
                 except errors.S3LustreError as exc:
-                    failures += 1
+                    failures = 1 if self._state == "LISTENING" else failures + 1
                     delay = backoff_seconds(failures)
                     if str(exc) != self._error:
                         log.warning("bucket events not available, sweeps go on error=%s", exc)

@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
+    bucket_events,
     cold_sequential,
     cold_small,
     create_small,
@@ -37,6 +38,8 @@ PROGRAMS: dict[str, Program] = {
     "cold-small": cold_small.run,
     "resident": resident_sequential.run,
     "create": create_small.run,
+    "events": bucket_events.rate,
+    "lag": bucket_events.lag,
 }
 
 

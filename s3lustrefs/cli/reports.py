@@ -110,7 +110,7 @@ def _bucket_events_text(events: dict[str, Any]) -> str:
     if events["state"] == "OFF":
         return f"sweeps alone: {events['reason']}"
     if events["state"] == "FAILING":
-        return f"FAILING, sweeps alone: {events['reason']}"
+        return f"not available, sweeps alone: {events['reason']}"
     if events["state"] == "STARTING":
         return "starting"
     text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"

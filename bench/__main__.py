@@ -12,7 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cold_sequential, cold_small, create_small, find_entries, import_listing, resident_sequential, stat_again
+from bench import (
+    cold_sequential,
+    cold_small,
+    create_small,
+    export_rate,
+    find_entries,
+    import_listing,
+    rename_rate,
+    resident_sequential,
+    stat_again,
+)
 from bench.candidate import Candidate, S3LustreFS
 from bench.report import Figure, print_table, save
 from bench.workplace import ROOT, Workplace, workplace
@@ -27,6 +37,8 @@ PROGRAMS: dict[str, Program] = {
     "cold-small": cold_small.run,
     "resident": resident_sequential.run,
     "create": create_small.run,
+    "export-rate": export_rate.run,
+    "rename-rate": rename_rate.run,
 }
 
 

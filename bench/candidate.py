@@ -45,6 +45,11 @@ class Mounted:
                 return dict(association["import"])
             time.sleep(0.05)
 
+    def wait_headers(self) -> None:
+        """Wait until nothing is left to be fetched in the background."""
+        while self.status()["associations"][0]["import"]["headers_pending"]:
+            time.sleep(0.05)
+
     def drain(self) -> None:
         """Wait until everything written is in the bucket."""
         subprocess.run([_S3LUSTREFS, "drain", "--mount", self.path], check=True, env=self.environment, stdout=subprocess.DEVNULL)

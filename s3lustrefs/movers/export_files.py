@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import trio
+
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
@@ -34,8 +36,12 @@ from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead,
 
 log = logging.getLogger(__name__)
 
+_REQUESTS = 32
+"""Objects written at once."""
 MULTIPART_BYTES = 16 << 20
 """Larger files go up in parts of this size."""
+SMALL_BYTES = 64 << 10
+"""Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
 """Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
@@ -65,6 +71,7 @@ class FileExport:
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
         self._order = ExportOrder(engine, hydrator)
+        self._requests = trio.Semaphore(_REQUESTS)
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -152,13 +159,14 @@ class FileExport:
         try:
             in_parts = inode.size > MULTIPART_BYTES
             await self._note(inode, target, in_parts=in_parts)
-            if in_parts:
-                written = await self._multipart.upload(store, inode, target.key, headers, condition)
-            else:
-                body = await self._body(inode)
-                failpoint("put.before")
-                written = await store.put(target.key, body, headers, condition)
-                failpoint("put.answered")
+            async with self._requests:
+                if in_parts:
+                    written = await self._multipart.upload(store, inode, target.key, headers, condition)
+                else:
+                    body = await self._body(inode)
+                    failpoint("put.before")
+                    written = await store.put(target.key, body, headers, condition)
+                    failpoint("put.answered")
         except errors.ObjectChanged as exc:
             try:
                 head = await store.head(target.key)
@@ -182,9 +190,10 @@ class FileExport:
     async def _body(self, inode: Inode) -> FileSlice | bytes:
         if not inode.size:
             return b""
-        slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
-        if len(slices) == 1:
-            return FileSlice(*slices[0])
+        if inode.size > SMALL_BYTES:
+            slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
+            if len(slices) == 1:
+                return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
     async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
@@ -192,22 +201,23 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return
+        await self._note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
-            head = await self._repositories.of(source.assoc).head(source.key)
-            if head.version.etag != source.etag:
-                raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
-            headers = _headers(inode, target, head)
-            await self._note(inode, target, in_parts=source.size > COPY_BYTES)
-            failpoint("copy.before")
-            written = await self._copy_object(store, target, origin.bucket, source, headers)
-            failpoint("copy.answered")
+            async with self._requests:
+                # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
+                head = await self._repositories.of(source.assoc).head(source.key)
+                if head.version.etag != source.etag:
+                    raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
+                failpoint("copy.before")
+                written = await self._copy_object(store, target, origin.bucket, source, head, _headers(inode, target, head))
+                failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
             return
         await self._settle(inode, target, written, content=True)
 
     async def _copy_object(
-        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders
+        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, head: ObjectHead, headers: PutHeaders
     ) -> ObjectVersion:
         version = _version(source)
         if source.size > COPY_BYTES:
@@ -215,7 +225,7 @@ class FileExport:
             return await self._multipart.copy(
                 store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
             )
-        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
+        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known), head)
 
     async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""

@@ -53,6 +53,8 @@ class AssociationSettings:
     dir_mode: int = 0o755
     event_queue_url: str | None = None
     import_interval_seconds: float = 300.0
+    export_open_after_seconds: float = 0.0
+    """How long a file may be held open for writing before it is exported all the same; 0: as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mimetypes
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 
 import trio
@@ -22,10 +21,10 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
-from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.export_headers import check_key, headers_of, with_tags
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
@@ -45,9 +44,10 @@ SMALL_BYTES = 64 << 10
 COPY_BYTES = 5 << 30
 """Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
-_DIRECTORY_TYPE = "application/x-directory"
-_DEFAULT_TYPE = "binary/octet-stream"
-_STANDARD = "STANDARD"
+
+
+AsItWas = Callable[[], AbstractAsyncContextManager[bool]]
+"""Keeps writers of an open file away; whether they have written nothing since its snapshot."""
 
 
 class FileExport:
@@ -110,7 +110,7 @@ class FileExport:
 
     async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
         inode = view.inode
-        _check_key(target.key, inode)
+        check_key(target.key)
         await self._order.before_write(view, target)
         store = self._repositories.of(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
@@ -131,7 +131,7 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        headers = _headers(inode, target, foreign)
+        headers = headers_of(inode, target.key, foreign)
         await self._note(inode, target)
         try:
             written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
@@ -141,7 +141,7 @@ class FileExport:
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
+            written = await store.put(target.key, body, headers_of(inode, target.key, head), Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
@@ -154,19 +154,10 @@ class FileExport:
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._resolve(store, inode, target, foreign)
             return
-        headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
+        headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
-            in_parts = inode.size > MULTIPART_BYTES
-            await self._note(inode, target, in_parts=in_parts)
-            async with self._requests:
-                if in_parts:
-                    written = await self._multipart.upload(store, inode, target.key, headers, condition)
-                else:
-                    body = await self._body(inode)
-                    failpoint("put.before")
-                    written = await store.put(target.key, body, headers, condition)
-                    failpoint("put.answered")
+            written = await self._send(store, inode, target, headers, condition)
         except errors.ObjectChanged as exc:
             try:
                 head = await store.head(target.key)
@@ -174,8 +165,56 @@ class FileExport:
                 raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
             await self._resolve(store, inode, target, head)
             return
-        self.exported_bytes += inode.size
         await self._settle(inode, target, written, content=True)
+
+    async def _send(
+        self, store: ObjectStore, inode: Inode, target: Target, headers: PutHeaders, condition: Condition
+    ) -> ObjectVersion:
+        in_parts = inode.size > MULTIPART_BYTES
+        await self._note(inode, target, in_parts=in_parts)
+        async with self._requests:
+            if in_parts:
+                written = await self._multipart.upload(store, inode, target.key, headers, condition)
+            else:
+                body = await self._body(inode)
+                failpoint("put.before")
+                written = await store.put(target.key, body, headers, condition)
+                failpoint("put.answered")
+        self.exported_bytes += inode.size
+        return written
+
+    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas, hold: HoldKey) -> None:
+        """Write the snapshot of a file that is still open; whatever cannot be done at once is left to its close.
+
+        `frozen` is the inode at that moment, with the content version its bytes are kept under. Raises: RepositoryError,
+        StorageError.
+        """
+        record = await self._engine.find_journal(frozen.ino)
+        view = await self._engine.export_view(frozen.ino)
+        if record is None or view is None or len(view.targets) != 1:
+            return
+        place = (view.targets[0].association.assoc_id, view.targets[0].key)
+        async with hold(*place):
+            view = await self._engine.export_view(frozen.ino)
+            target = next((t for t in view.targets if (t.association.assoc_id, t.key) == place), None) if view else None
+            if view is None or target is None or ("CHANGED" if target.known else "NEW") not in target.association.auto_export:
+                return
+            check_key(target.key)
+            store = self._repositories.of(place[0])
+            try:
+                await self._order.before_write(view, target)
+                await self._sent.drop_uploads(store, *place)
+                foreign = await _head_if(store, target.key, target.known)
+                headers = await with_tags(store, headers_of(frozen, target.key, foreign), target.key, foreign)
+                written = await self._send(store, frozen, target, headers, _condition(target.known if foreign else None))
+            except (NotYet, errors.ObjectChanged) as reason:
+                log.info("open file left to its close ino=%d reason=%s", frozen.ino, reason)
+                return
+            failpoint("snapshot.sent")
+            async with as_it_was() as is_unchanged:
+                await self._settle(frozen, target, written, content=is_unchanged)
+                if is_unchanged and not await self._engine.finish(record):
+                    await self._engine.make_due(frozen.ino)  # its name or attributes changed meanwhile
 
     async def _complete(self, inode: Inode, target: Target) -> None:
         """Fetch what is not local yet. Raises: ObjectNotFound when that version is no longer in the bucket."""
@@ -209,7 +248,7 @@ class FileExport:
                 if head.version.etag != source.etag:
                     raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
                 failpoint("copy.before")
-                written = await self._copy_object(store, target, origin.bucket, source, head, _headers(inode, target, head))
+                written = await self._copy_object(store, target, origin.bucket, source, head, headers_of(inode, target.key, head))
                 failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
@@ -351,40 +390,3 @@ def _condition(known: ObjectRecord | None) -> Condition:
 
 def _version(source: ObjectRecord) -> ObjectVersion:
     return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
-
-
-def _headers(inode: Inode, target: Target, existing: ObjectHead | None) -> PutHeaders:
-    """POSIX headers of the inode, and whatever else the existing object carries."""
-    metadata = dict(posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
-    content: dict[str, str] = {}
-    storage_class = ""
-    if existing is not None:
-        metadata = {**posix_headers.foreign(existing.metadata), **metadata}
-        content = dict(existing.content_headers)
-        storage_class = existing.version.storage_class
-    if "content-type" not in {name.lower() for name in content}:
-        content["content-type"] = _content_type(inode, target.key)
-    return PutHeaders(metadata, content, "" if storage_class == _STANDARD else storage_class)
-
-
-async def _with_tags(store: ObjectStore, headers: PutHeaders, key: bytes, existing: ObjectHead | None) -> PutHeaders:
-    if existing is None or not existing.tag_count:
-        return headers
-    return replace(headers, tags=await store.get_tags(key))
-
-
-def _content_type(inode: Inode, key: bytes) -> str:
-    if inode.is_dir:
-        return _DIRECTORY_TYPE
-    return mimetypes.guess_type(key.decode(errors="replace"))[0] or _DEFAULT_TYPE
-
-
-def _check_key(key: bytes, inode: Inode) -> None:
-    try:
-        text = key.decode()
-    except UnicodeDecodeError as exc:
-        raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
-    if len(key) > MAX_KEY_BYTES:
-        raise errors.KeyNotExportable(
-            f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text
-        )

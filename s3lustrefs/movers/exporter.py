@@ -22,11 +22,13 @@ from dataclasses import dataclass, field
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, journal_key
 from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_deletes import DeleteExport
-from s3lustrefs.movers.export_files import FileExport
+from s3lustrefs.movers.export_files import AsItWas, FileExport
 from s3lustrefs.movers.export_order import NotYet
 from s3lustrefs.movers.rate import Rate
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
@@ -266,6 +268,7 @@ class Exporter:
                 if association is None:
                     break
                 after = await self._engine.expand_prefix(association, record, after, _EXPANSION_BATCH)
+            failpoint("expand.batch")
             await trio.lowlevel.checkpoint()
         await self._engine.end_expansion(record)
 
@@ -311,6 +314,10 @@ class Exporter:
     def has_failed_since_urge(self, key: bytes, record: JournalRecord) -> bool:
         """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""
         return record.terminal and key not in self._claims and self._attempted.get(key, 0) >= self._urged_ns
+
+    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas) -> None:
+        """Export a file that is still open, see `FileExport.export_snapshot`."""
+        await self._files.export_snapshot(frozen, as_it_was, self._locks.hold)
 
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino

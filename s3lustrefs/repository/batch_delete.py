@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.repository import replies
-from s3lustrefs.repository.bucket_client import BucketClient
+from s3lustrefs.repository.bucket_client import BucketClient, Meaning
 from s3lustrefs.repository.replies import Response
 
 MOST_KEYS = 1000
@@ -22,6 +22,8 @@ _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 """What XML 1.0 cannot say in any way."""
 _BLANKS = {"\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
 """Written as they are, parsers may make others of them."""
+
+_UNKNOWN_REQUEST: Meaning = {"404": errors.RepositoryRejected, "NoSuchKey": errors.RepositoryRejected}
 
 
 def can_name(key: bytes) -> bool:
@@ -42,7 +44,14 @@ async def delete_objects(client: BucketClient, bucket: str, keys: Sequence[bytes
     digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
     headers = [("content-md5", digest), ("content-type", "application/xml"), ("content-length", str(len(body)))]
     response = await client.call(
-        "DeleteObjects", "POST", b"", query=[("delete", "")], headers=headers, body=io.BytesIO(body), length=len(body)
+        "DeleteObjects",
+        "POST",
+        b"",
+        query=[("delete", "")],
+        headers=headers,
+        body=io.BytesIO(body),
+        length=len(body),
+        meaning=_UNKNOWN_REQUEST,
     )
     try:
         failures = replies.xml_delete_errors(response.body)

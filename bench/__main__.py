@@ -17,8 +17,10 @@ from bench import (
     cold_sequential,
     cold_small,
     create_small,
+    export_rate,
     find_entries,
     import_listing,
+    rename_rate,
     resident_sequential,
     stat_again,
     sweep_listing,
@@ -40,6 +42,8 @@ PROGRAMS: dict[str, Program] = {
     "create": create_small.run,
     "events": bucket_events.rate,
     "lag": bucket_events.lag,
+    "export-rate": export_rate.run,
+    "rename-rate": rename_rate.run,
 }
 
 

@@ -320,11 +320,13 @@ async def test_moved_directory_is_expanded_into_what_is_below(scene: Scene) -> N
     await scene.engine.rename(ROOT_INO, b"o", scene.root, b"o")
     record = await scene.engine.find_journal(outside.ino)
     assert record is not None and record.change == Change.NAME | Change.SUBTREE
-    assert await scene.engine.expand_directory(outside.ino, b"", 1) == b"f"
-    assert await scene.engine.expand_directory(outside.ino, b"f", 10) is None
+    assert await scene.engine.expand_directory(record, b"", 1) == b"f"
+    assert await scene.engine.expand_directory(record, b"f", 10) is None
     await scene.engine.end_expansion(record)
     assert await scene.change(file) == Change.NAME | Change.CONTENT
     assert await scene.change(below) == Change.NAME | Change.SUBTREE
+    child = await scene.engine.find_journal(file.ino)
+    assert child is not None and child.since_ns == record.since_ns, "it has waited as long as the rename"
     assert await scene.change(outside) == Change.NAME
 
 
@@ -337,9 +339,9 @@ async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -
     await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
     again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
-    after = await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 2)
+    after = await scene.engine.expand_prefix(scene.association, again, b"", 2)
     assert after is not None
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", after, 10) is None
+    assert await scene.engine.expand_prefix(scene.association, again, after, 10) is None
     await scene.engine.end_expansion(again)
     assert await scene.is_lost(b"d/x") and await scene.is_lost(b"d/s/y") and not await scene.is_lost(b"dz")
     marker = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
@@ -477,7 +479,9 @@ async def test_request_without_answer_below_a_lost_directory_is_found(scene: Sce
     key = b"p/d/" + long + b"/" + long
     assert await scene.engine.note_write(file.ino, scene.assoc, key, SentObject(1, {}))
     await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 100) is None
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert record is not None
+    assert await scene.engine.expand_prefix(scene.association, record, b"", 100) is None
     assert await scene.engine.find_lost_key(scene.assoc, key) is not None
 
 

@@ -46,6 +46,7 @@ from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import recovery
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -53,6 +54,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -212,11 +214,16 @@ class Daemon:
                 self._headers, self._hydrator, chunks, self._refresher.refresh,
                 self._handles.note_nameless, self._invalidator.notify,
             )  # fmt: skip
-        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
+        disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
+        self._lost_found = LostFound(
+            engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
+            keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes,
+        )  # fmt: skip
+        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
         self._exporter = Exporter(
             engine,
             files,
-            DeleteExport(engine, self._hydrator, repositories),
+            DeleteExport(engine, self._hydrator, repositories, disputes),
             lambda: self._operations.requests.total(),
         )
         self._releaser = Releaser(
@@ -234,7 +241,7 @@ class Daemon:
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
-            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
             self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
@@ -266,6 +273,7 @@ class Daemon:
                 await nursery.start(self._headers.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
+                    await nursery.start(self._lost_found.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():

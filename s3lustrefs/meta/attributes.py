@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
-from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.location import LocationMap, is_lost_found
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
@@ -182,7 +182,11 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.mtime_ns = seen.mtime_ns
     inode.ctime_ns = now_ns
     inode.content_version = ContentVersion(inode.content_version + 1)
-    inode.flags = (inode.flags | InodeFlag.HEADERS_UNKNOWN) & ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    pending = records.find_journal(txn, schema.journal_ino_key(ino))
+    is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
+    if not is_given_here:
+        inode.flags |= InodeFlag.HEADERS_UNKNOWN
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
     inode.source_assoc, inode.source_key = seen.assoc, seen.key
@@ -207,7 +211,8 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
 
 
 def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
-    """What a HEAD of the object said; `target` given: it is a symlink. None when inode or object moved on meanwhile.
+    """What a HEAD of the object said (no `etag`: there is none to ask); `target` given: it is a symlink. None when inode or object
+    moved on meanwhile.
 
     A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
     Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
@@ -216,8 +221,8 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
     if inode is None or not inode.flags & InodeFlag.HEADERS_UNKNOWN:
         return inode
     if inode.is_file:
-        source = records.find_object(txn, inode.source_assoc, inode.source_key)
-        if source is None or source.etag != etag:
+        source = records.find_object(txn, inode.source_assoc, inode.source_key) if inode.source_assoc else None
+        if etag != (source.etag if source is not None and source.ino == ino else ""):
             return None
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)

@@ -12,21 +12,25 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from s3lustrefs.meta import attributes, journal, records, schema
+from s3lustrefs.meta import attributes, conflict_log, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
-from s3lustrefs.meta.location import walk
+from s3lustrefs.meta.location import LOST_FOUND, path_of, walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict, ConflictKind
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, AssocId, ContentVersion, Ino
+from s3lustrefs.model.ids import NO_INO, ROOT_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 PATH_MAX = 4096
 """A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
 DIRECTORY_WINS = "a directory of this name exists"
+_HIDDEN = 3
+"""Examples of what a file hides."""
 _NOBODY = schema.pack_u64(NO_INO)
+RESERVED = "this name is taken by the losers of conflicts"
 FILE_IN_THE_WAY = "a file with local changes, or with other names, has the name of its directory"
 
 PreparedEntry = tuple[bytes, bytes, bytes]
@@ -88,6 +92,7 @@ class Applied:
     """Of a sweep: new names, which the kernel may remember as absent."""
     outdated: list[Inode] = field(default_factory=list)
     """Changed files as they were before: their bytes are of no more use."""
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +126,12 @@ class ListingApplier:
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
         self.applied = Applied()
+        self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
     def group(self, directory: bytes, entries: Sequence[PreparedEntry]) -> None:
         """Files of one directory. A name that a server listed twice counts once."""
+        if self._reserved is not None:
+            entries = self._without_reserved(directory, entries)
         if not entries:
             return
         if len({entry[0] for entry in entries}) < len(entries):
@@ -135,6 +143,7 @@ class ListingApplier:
             (object_key, known.get(object_key), entry)
             for object_key, entry in zip(objects, entries, strict=True)
             if not self._is_known(object_key, known.get(object_key), entry[2])
+            and not self._is_followed(object_key, known.get(object_key), entry[2])
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
         if not differing:
@@ -153,11 +162,24 @@ class ListingApplier:
             if dentry in taken:
                 if seen is None or self._takes_changed:
                     self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
-            elif self._takes_new:
-                if seen is not None and seen[:8] != _NOBODY:
-                    self._take_from(object_key, seen)
-                fresh.append((dentry, object_key, schema.pack_u64(self._allocate()), entry))
+            elif self._takes_new or (seen is not None and self._takes_changed):
+                ino = self._allocate()
+                if seen is not None:
+                    self._take_from(object_key, seen, parent, entry, ino)
+                fresh.append((dentry, object_key, schema.pack_u64(ino), entry))
         self._insert(parent_key, fresh)
+
+    def _without_reserved(self, directory: bytes, entries: Sequence[PreparedEntry]) -> Sequence[PreparedEntry]:
+        """Nobody's object is shown among the losers of conflicts, which are local."""
+        if not directory:
+            refused = [name for name, _, _ in entries if name == self._reserved]
+        elif directory.partition(b"/")[0] == self._reserved:
+            refused = [directory + b"/" + name for name, _, _ in entries]
+        else:
+            return entries
+        for relative in refused:
+            self.skip(relative, RESERVED)
+        return [entry for entry in entries if not directory and entry[0] != self._reserved]
 
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
@@ -170,10 +192,39 @@ class ListingApplier:
             return walk(self._txn, Ino(self._association.root_ino), path)
         return self.directory(path)
 
-    def _take_from(self, object_key: bytes, seen: bytes) -> None:
-        """The object of a file that was renamed here, and not yet there, has new content: that is a new file."""
+    def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
+        """The object of a file that was renamed here, and not yet there, has new content. Without a whole copy of the old one the
+        file is whatever its object is."""
+        if seen is None or seen[:8] == _NOBODY or not self._takes_changed:
+            return False
         old = schema.decode_object(object_key, seen)
-        journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
+        inode = records.find_inode(self._txn, old.ino)
+        if inode is None or not inode.nlink or inode.is_complete or (inode.source_assoc, inode.source_key) != (old.assoc, old.key):
+            return False
+        relative = old.key[len(self._association.prefix.encode()) :]
+        if walk(self._txn, Ino(self._association.root_ino), relative) == inode.ino:
+            return False
+        new = schema.decode_object(object_key, seen[:8] + listed)
+        if attributes.replace_content(self._txn, inode.ino, new, self._now_ns) is None:
+            return False
+        self.applied.changed.append(inode.ino)
+        self.applied.outdated.append(inode)
+        return True
+
+    def _take_from(self, object_key: bytes, seen: bytes, parent: Ino, entry: PreparedEntry, ino: Ino) -> None:
+        """An object whose name was taken away here, and not yet there, has new content: that is a new file, number `ino`."""
+        old = schema.decode_object(object_key, seen)
+        if old.ino:
+            journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
+        if self._txn.get(Table.JOURNAL, schema.journal_object_key(old.assoc, old.key)) is not None:
+            etag = schema.decode_object(object_key, _NOBODY + entry[2]).etag
+            self._note(ConflictKind.DELETED_HERE, parent, entry[0], etag, ino)
+
+    def _note(self, kind: ConflictKind, parent: Ino, name: bytes, etag: str, ino: Ino) -> None:
+        path = path_of(self._txn, parent).rstrip(b"/") + b"/" + name
+        conflict = Conflict(kind, self._now_ns, path.decode(errors="replace"), etag=etag, winner_ino=ino)
+        conflict_log.note(self._txn, conflict)
+        self.applied.conflicts.append(conflict)
 
     def _object_key(self, plain: bytes) -> bytes:
         if len(plain) <= schema.LONGEST_TABLE_KEY:
@@ -185,6 +236,8 @@ class ListingApplier:
         if fresh:
             if self._sweep is not None:
                 self._announce(schema.decode_u64(parent_key), [entry[0] for _, _, _, entry in fresh])
+                for key in self._txn.get_many(Table.SKIPPED, [key for _, key, _, _ in fresh]):
+                    self._txn.delete(Table.SKIPPED, key)
             self._txn.put_many(Table.INODES, [(ino, parent_key + entry[1]) for _, _, ino, entry in fresh])
             self._txn.put_many(Table.DENTRIES, [(dentry, ino) for dentry, _, ino, _ in fresh])
             self._txn.put_many(Table.OBJECTS, [(key, ino + entry[2]) for _, key, ino, entry in fresh])
@@ -210,12 +263,22 @@ class ListingApplier:
                 self.applied.changed.append(ino)
                 if inode is not None:
                     self.applied.outdated.append(inode)
+            elif inode is not None and inode.flags & InodeFlag.EXCLUDED:
+                self._note_excluded(inode, seen.etag)
+
+    def _note_excluded(self, inode: Inode, etag: str) -> None:
+        """The export policy keeps a change here, and the object changed too: said once for each version."""
+        before = conflict_log.of_inode(self._txn, inode.ino)
+        if before is None or (before.kind, before.etag) != (ConflictKind.NOT_EXPORTED, etag):
+            self._note(ConflictKind.NOT_EXPORTED, inode.parent, inode.name, etag, inode.ino)
 
     def directory(self, path: bytes) -> Ino | None:
         """The directory at a relative path, made with its parents where missing; None: a changed file is in the way."""
         ino = Ino(self._association.root_ino)
         if not path:
             return ino
+        if path.partition(b"/")[0] == self._reserved:
+            return None
         at = b""
         for name in path.split(b"/"):
             child = records.find_child(self._txn, ino, name)
@@ -237,6 +300,8 @@ class ListingApplier:
         if inode.is_dirty or self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None or self._in_use(inode.ino):
             return False
         self.applied.replaced.append((inode.parent, inode.name))
+        if self._sweep is not None:
+            self._note(ConflictKind.DIRECTORY_THERE, inode.parent, inode.name, "", NO_INO)
         records.delete_dentry(self._txn, inode.parent, inode.name)
         purge(self._txn, inode)
         self.skip(path, DIRECTORY_WINS)
@@ -257,6 +322,9 @@ class ListingApplier:
         table_key = schema.object_key(self._association.assoc_id, key)
         tail = schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
         if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail):
+            return
+        if path.partition(b"/")[0] == self._reserved:
+            self.skip(path + b"/", RESERVED)
             return
         ino = self._directory_for_new(path)
         if ino is None:
@@ -292,6 +360,18 @@ def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
         reason, _, relative = value.partition(b"\0")
         found.append((relative, reason.decode()))
     return found
+
+
+def hidden_by(txn: Txn, association: Association, inode: Inode, relative: bytes) -> list[tuple[bytes, str]]:
+    """(relative key, reason) of objects that cannot be shown because of what has their name here, or that of their directory."""
+    key = schema.object_key(association.assoc_id, association.key_of(relative))
+    if inode.is_dir:
+        own = txn.get(Table.SKIPPED, key)
+        values = [own] if own is not None else []
+    else:
+        values = [value for _, value in txn.scan(Table.SKIPPED, key + b"/", limit=_HIDDEN)]
+    parts = [value.partition(b"\0") for value in values]
+    return [(hidden, reason.decode()) for reason, _, hidden in parts]
 
 
 def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:

@@ -11,6 +11,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
@@ -26,10 +27,11 @@ _LATE_SECONDS = 3.0
 class DeleteExport:
     """Exports one lost-key record."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
         self._order = ExportOrder(engine, hydrator)
         self._repositories = repositories
+        self._disputes = disputes
         self._sent = SentObjects(engine)
         self._looked_since: dict[tuple[AssocId, bytes], float] = {}
         self.deleted_objects = 0
@@ -57,9 +59,8 @@ class DeleteExport:
             if not gone and known is None and self._may_still_come(assoc, key):
                 raise NotYet(0.5)
         self._looked_since.pop((assoc, key), None)
-        if known is not None:
-            await self._delete(store, known)
-        await self._engine.forget_object(assoc, key, with_writes=True)
+        if known is None or await self._delete(store, known):
+            await self._engine.forget_object(assoc, key, with_writes=True)
 
     def _may_still_come(self, assoc: AssocId, key: bytes) -> bool:
         """A request given up may be carried out a little later: its only condition was that there is no object yet."""
@@ -79,8 +80,9 @@ class DeleteExport:
         self.deleted_objects += 1
         return True
 
-    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
-        """Raises: RepositoryError; ObjectNotFound when somebody else was faster, which the next attempt finds out."""
+    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> bool:
+        """Whether the object is gone; if somebody has changed it, it is a file here again. Raises: RepositoryError; ObjectNotFound
+        when somebody else was faster, which the next attempt finds out."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
             await self._engine.sync()
@@ -88,8 +90,11 @@ class DeleteExport:
             await store.delete(known.key, Condition(known.etag))
             failpoint("delete.answered")
         except errors.ObjectChanged as exc:
-            if (await store.head(known.key)).version.etag == known.etag:
+            head = await store.head(known.key)
+            if head.version.etag == known.etag:
                 raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
-        else:
-            self.deleted_objects += 1
+            await self._disputes.bring_back(known.assoc, known.key, head)
+            return False
+        self.deleted_objects += 1
+        return True

@@ -24,6 +24,7 @@ from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
@@ -45,7 +46,7 @@ _STANDARD = "STANDARD"
 
 
 class FileExport:
-    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known; `on_conflict` keeps the loser."""
+    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known."""
 
     def __init__(
         self,
@@ -54,14 +55,14 @@ class FileExport:
         hydrator: Hydrator,
         repositories: Repositories,
         know_headers: Callable[[Inode], Awaitable[Inode]],
-        on_conflict: Callable[[Inode, Target, ObjectHead], Awaitable[None]],
+        disputes: Disputes,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
         self._know_headers = know_headers
-        self._on_conflict = on_conflict
+        self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
         self._order = ExportOrder(engine, hydrator)
@@ -142,8 +143,7 @@ class FileExport:
             raise errors.ObjectTooLarge(
                 f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
             )
-        await self._complete(inode, target)
-        foreign = await _head_if(store, target.key, target.known)
+        foreign = await self._complete(store, inode, target)
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._resolve(store, inode, target, foreign)
             return
@@ -168,13 +168,20 @@ class FileExport:
             return
         self.exported_bytes += inode.size
         await self._settle(inode, target, written, content=True)
+        if foreign is None:
+            await self._disputes.deleted_there(inode, target)
 
-    async def _complete(self, inode: Inode, target: Target) -> None:
-        """Fetch what is not local yet. Raises: ObjectNotFound when that version is no longer in the bucket."""
+    async def _complete(self, store: ObjectStore, inode: Inode, target: Target) -> ObjectHead | None:
+        """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when the version to fetch is
+        no longer in the bucket; NotYet when its successor has won."""
         try:
             await self._hydrator.ensure(inode, 0, inode.size)
+            return await _head_if(store, target.key, target.known)
         except errors.StaleInode as exc:
             key = target.key.decode()
+            head = await _head_if(store, target.key, target.known)
+            if head is not None and target.association.on_conflict == "bucket-wins":
+                await self._conflict(inode, target, head)
             raise errors.ObjectNotFound(
                 f"{key}: not all of the file was local when its object was replaced ({exc})", key=key
             ) from exc
@@ -233,27 +240,32 @@ class FileExport:
                 await self._conflict(inode, target, there)
         elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
             await self._engine.forget_object(target.association.assoc_id, target.key)
+            await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)
         elif await self._engine.find_object(source.assoc, source.key) != source:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
-            if not await self._is_there(source):
-                await self._engine.forget_object(source.assoc, source.key)
+            await self._leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))
-        elif await self._is_there(source):
+        elif (head := await _head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
             raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
+        elif await self._disputes.follow(inode):
+            raise NotYet(0.0)
         else:
-            await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(
                 f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
                 key=source.key.decode(),
             )
 
-    async def _is_there(self, source: ObjectRecord) -> bool:
-        try:
-            return (await self._repositories.of(source.assoc).head(source.key)).version.etag == source.etag
-        except errors.ObjectNotFound:
-            return False
+    async def _leave(self, source: ObjectRecord) -> None:
+        """Forget where a file came from that is wholly here, unless it is there as it was. What is there now is a file, too."""
+        head = await _head_if(self._repositories.of(source.assoc), source.key, source)
+        if head is not None and head.version.etag == source.etag:
+            return
+        if head is not None:
+            await self._disputes.bring_back(source.assoc, source.key, head)
+        if await self._engine.find_object(source.assoc, source.key) == source:
+            await self._engine.forget_object(source.assoc, source.key)
 
     # --- ends ------------------------------------------------------------------------------------------------------------------
 
@@ -316,7 +328,7 @@ class FileExport:
 
     async def _conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
-        await self._on_conflict(inode, target, head)
+        await self._disputes.resolve(inode, target, head)
         raise NotYet(0.0)
 
 

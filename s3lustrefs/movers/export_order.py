@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import ObjectRecord
@@ -52,9 +54,25 @@ class ExportOrder:
                 return
             raise NotYet(0.1)
         if await self._engine.find_journal(other.ino) is None:
-            await self._hydrator.ensure(other, 0, other.size)
+            await self._fetch(other)
             return
         raise NotYet(0.2, other.ino)
+
+    async def _fetch(self, other: Inode) -> None:
+        """Bring a file's bytes here, durably, before the object goes that has them.
+
+        Raises: StorageError when the disk does not take them; NotYet when the object has changed, and the file with it.
+        """
+        try:
+            await self._hydrator.ensure(other, 0, other.size)
+        except errors.ObjectNotFound:
+            return  # nothing is left that could be lost
+        except errors.StaleInode:
+            if (await self._engine.get(other.ino)).is_dirty:
+                return  # it has lost them already, and says so
+            raise NotYet(0.0) from None
+        await self._engine.sync()
+        failpoint("dependant.fetched")
 
     async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
         """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
@@ -84,4 +102,4 @@ class ExportOrder:
         current = await self._engine.dependant(known, NO_INO)
         if current is not None:
             # Renamed to where nobody exports it: its bytes come down before the object goes.
-            await self._hydrator.ensure(current, 0, current.size)
+            await self._fetch(current)

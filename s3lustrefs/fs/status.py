@@ -132,7 +132,7 @@ def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3Lustre
 def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     yield f"{path.decode(errors='replace')}: {_kind(inode)}, {inode.size} bytes"
     if inode.flags & InodeFlag.DAMAGED:
-        yield f"fsck found that bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
+        yield f"bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
     if conflict := status["conflict"]:
         at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(conflict["at"]))
         yield f"conflict at {at}: {conflict['path']} {conflict['text']}"

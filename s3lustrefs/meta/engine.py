@@ -229,8 +229,9 @@ class MetadataEngine(Protocol):
     async def conflict_of(self, ino: Ino) -> Conflict | None:
         """The latest conflict that a file won or lost."""
 
-    async def remove_loser(self, parent: Ino, name: bytes) -> Removed | None:
-        """Take away a file or an empty directory in lost+found. None: there is no such, or its bytes are still to be fetched."""
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
+        """Take away a file or an empty directory in lost+found. None: there is no such, or its bytes are still to be fetched;
+        from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""

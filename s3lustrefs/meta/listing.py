@@ -27,11 +27,11 @@ from s3lustrefs.model.inode import Inode, InodeFlag
 PATH_MAX = 4096
 """A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
 DIRECTORY_WINS = "a directory of this name exists"
+RESERVED = "this name is taken by the losers of conflicts"
+FILE_IN_THE_WAY = "a file with local changes, or with other names, has the name of its directory"
 _HIDDEN = 3
 """Examples of what a file hides."""
 _NOBODY = schema.pack_u64(NO_INO)
-RESERVED = "this name is taken by the losers of conflicts"
-FILE_IN_THE_WAY = "a file with local changes, or with other names, has the name of its directory"
 
 PreparedEntry = tuple[bytes, bytes, bytes]
 """(name, inode value without parent, object value without ino): see `preparer`."""

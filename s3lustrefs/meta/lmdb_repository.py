@@ -186,9 +186,9 @@ class RepositoryVerbs(EngineCore):
     async def conflict_of(self, ino: Ino) -> Conflict | None:
         return conflict_log.of_inode(self._txn(), ino)
 
-    async def remove_loser(self, parent: Ino, name: bytes) -> Removed | None:
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
         with self._store.begin() as txn:
-            removed = lost_found.remove(txn, parent, name, self._now(), self._in_use)
+            removed = lost_found.remove(txn, parent, name, self._now(), self._in_use, is_vanished=is_vanished)
         self._inodes -= removed is not None and not removed.inode.nlink
         return removed
 

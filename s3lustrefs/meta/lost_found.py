@@ -107,15 +107,16 @@ def keep_local(txn: Txn, locations: LocationMap, inode: Inode, now_ns: int) -> N
     records.put_inode(txn, inode)
 
 
-def remove(txn: Txn, parent: Ino, name: bytes, now_ns: int, in_use: Callable[[Ino], bool]) -> Removed | None:
-    """Take away one loser, or an empty directory here; None when it is not there, not empty, or still to be fetched."""
+def remove(txn: Txn, parent: Ino, name: bytes, now_ns: int, in_use: Callable[[Ino], bool], *, is_vanished: bool) -> Removed | None:
+    """Take away one loser, or an empty directory here; None when it is not there, not empty, or still to be fetched from an
+    object that has not `is_vanished`."""
     ino = records.find_child(txn, parent, name)
     inode = records.find_inode(txn, ino) if ino is not None else None
     if inode is None or not (location.is_lost_found(txn, inode.ino) or location.is_lost_found(txn, parent)):
         return None
     if inode.is_dir and txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
         return None
-    if waits_for_fetch(txn, inode):
+    if waits_for_fetch(txn, inode) and not is_vanished:
         return None
     drop_link(txn, inode, parent, name, now_ns, in_use)
     touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1 if inode.is_dir else 0)

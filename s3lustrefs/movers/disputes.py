@@ -101,6 +101,16 @@ class Disputes:
         after = await self._engine.source_of(await self._engine.get(inode.ino))
         return after is not None and after != before
 
+    async def vanished(self, inode: Inode) -> None:
+        """The object of a file was deleted before all of it was here. A loser of which nothing will come is none."""
+        removed = await self._engine.remove_loser(inode.parent, inode.name, is_vanished=True)
+        if removed is None:
+            return
+        log.info("loser dropped, its object is gone ino=%d name=%r", inode.ino, inode.name)
+        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
+        self._notify(DentryInvalidation(removed.parent, removed.name))
+        self._notify(InodeInvalidation(removed.parent, content=False))
+
     async def bring_back(self, assoc: AssocId, key: bytes, head: ObjectHead) -> None:
         """The object of a name that was taken away here was changed in the bucket: it is a new file, whatever auto_import says."""
         association = self._engine.association(assoc)

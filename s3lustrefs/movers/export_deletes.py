@@ -29,7 +29,7 @@ class DeleteExport:
 
     def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
-        self._order = ExportOrder(engine, hydrator)
+        self._order = ExportOrder(engine, hydrator, disputes)
         self._repositories = repositories
         self._disputes = disputes
         self._sent = SentObjects(engine)
@@ -82,7 +82,7 @@ class DeleteExport:
 
     async def _delete(self, store: ObjectStore, known: ObjectRecord) -> bool:
         """Whether the object is gone; if somebody has changed it, it is a file here again. Raises: RepositoryError; ObjectNotFound
-        when somebody else was faster, which the next attempt finds out."""
+        when somebody else was faster, which the next attempt finds out; NotYet."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
             await self._engine.sync()
@@ -93,6 +93,8 @@ class DeleteExport:
             head = await store.head(known.key)
             if head.version.etag == known.etag:
                 raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
+            if await self._sent.wrote(known.assoc, known.key, head):
+                raise NotYet(0.0) from exc  # a request of ours that was given up was carried out late
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
             await self._disputes.bring_back(known.assoc, known.key, head)
             return False

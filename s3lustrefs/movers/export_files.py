@@ -65,7 +65,7 @@ class FileExport:
         self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator)
+        self._order = ExportOrder(engine, hydrator, disputes)
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -262,7 +262,7 @@ class FileExport:
         head = await _head_if(self._repositories.of(source.assoc), source.key, source)
         if head is not None and head.version.etag == source.etag:
             return
-        if head is not None:
+        if head is not None and not await self._sent.wrote(source.assoc, source.key, head):
             await self._disputes.bring_back(source.assoc, source.key, head)
         if await self._engine.find_object(source.assoc, source.key) == source:
             await self._engine.forget_object(source.assoc, source.key)

@@ -16,6 +16,7 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.hydrator import Hydrator
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
@@ -35,9 +36,10 @@ class NotYet(Exception):
 class ExportOrder:
     """Waits by raising NotYet; fetches where waiting would never end."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, disputes: Disputes) -> None:
         self._engine = engine
         self._hydrator = hydrator
+        self._disputes = disputes
 
     async def before_write(self, view: ExportView, target: Target) -> None:
         """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
@@ -66,7 +68,8 @@ class ExportOrder:
         try:
             await self._hydrator.ensure(other, 0, other.size)
         except errors.ObjectNotFound:
-            return  # nothing is left that could be lost
+            await self._disputes.vanished(other)  # nothing is left that could be lost
+            return
         except errors.StaleInode:
             if (await self._engine.get(other.ino)).is_dirty:
                 return  # it has lost them already, and says so

@@ -16,23 +16,26 @@ LOST_FOUND = ".s3lustrefs-lost+found"
 OURS, THEIRS = content(200, 5000), content(201, (1 << 20) + 6000)
 
 
-@pytest.mark.parametrize(
-    ("policy", "failpoint"),
-    [
-        ("keep-both", "put.before"),
-        ("keep-both", "settle.before"),
-        ("bucket-wins", "conflict.recorded"),
-        ("file-wins", "conflict.recorded"),
-        ("file-wins", "residency.before"),
-        ("file-wins", "residency.after"),
-        ("file-wins", "dependant.fetched"),
-        ("file-wins", "sent.noted"),
-        ("file-wins", "put.before"),
-        ("file-wins", "put.answered"),
-        ("file-wins", "settle.before"),
-        ("file-wins", "settle.after"),
-    ],
-)
+CRITICAL = [
+    ("bucket-wins", "conflict.recorded"),
+    ("file-wins", "conflict.recorded"),
+    ("file-wins", "dependant.fetched"),
+    ("file-wins", "put.answered"),
+]
+BESIDE = [
+    ("keep-both", "put.before"),
+    ("keep-both", "settle.before"),
+    ("file-wins", "residency.before"),
+    ("file-wins", "residency.after"),
+    ("file-wins", "sent.noted"),
+    ("file-wins", "put.before"),
+    ("file-wins", "settle.before"),
+    ("file-wins", "settle.after"),
+]
+"""Every file passes these; what is special about them here is the conflict around them."""
+
+
+@pytest.mark.parametrize(("policy", "failpoint"), [*CRITICAL, *(pytest.param(*each, marks=pytest.mark.long) for each in BESIDE)])
 def test_a_conflict_cut_short_keeps_both_sides_once(crashing: Crashing, policy: str, failpoint: str) -> None:
     crashing.fill()
     option = f"on_conflict={policy}"
@@ -60,7 +63,7 @@ def test_a_conflict_cut_short_keeps_both_sides_once(crashing: Crashing, policy: 
     assert check_state_dir(crashing.state_dir) == []
 
 
-@pytest.mark.parametrize("failpoint", ["delete.before", "conflict.back"])
+@pytest.mark.parametrize("failpoint", [pytest.param("delete.before", marks=pytest.mark.long), "conflict.back"])
 def test_a_file_that_comes_back_does_so_once(crashing: Crashing, failpoint: str) -> None:
     crashing.fill()
     crashing.mount(failpoint)
@@ -78,7 +81,7 @@ def test_a_file_that_comes_back_does_so_once(crashing: Crashing, failpoint: str)
     assert crashing.end_cleanly() == 0
 
 
-@pytest.mark.parametrize("failpoint", ["lost_found.removed:1", "lost_found.removed:2"])
+@pytest.mark.parametrize("failpoint", ["lost_found.removed:1", pytest.param("lost_found.removed:2", marks=pytest.mark.long)])
 def test_a_purge_cut_short_is_finished_by_the_next_mount(crashing: Crashing, failpoint: str) -> None:
     crashing.fill()
     crashing.mount("", "on_conflict=bucket-wins")

@@ -102,7 +102,7 @@ class Place:
         assert self.files() == before == self.objects()
 
 
-@pytest.fixture(scope="module", params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+@pytest.fixture(scope="module", params=["moto", pytest.param("rgw", marks=[pytest.mark.rgw, pytest.mark.long])])
 def shared(request: pytest.FixtureRequest) -> Iterator[tuple[Site, BackgroundProxy]]:
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
     bucket = fresh_bucket(server)
@@ -137,7 +137,13 @@ def place(shared: tuple[Site, BackgroundProxy]) -> Callable[[str], Place]:
 
 @pytest.mark.parametrize(
     ("policy", "how"),
-    [(p, h) for p in POLICIES for h in ("rewrite", "large")] + list(zip(POLICIES, ("append", "create", "empty"), strict=True)),
+    [
+        *((policy, "rewrite") for policy in POLICIES),
+        ("keep-both", "append"),
+        ("bucket-wins", "create"),
+        ("file-wins", "empty"),
+        *(pytest.param(policy, "large", marks=() if policy == "file-wins" else pytest.mark.long) for policy in POLICIES),
+    ],
 )
 def test_both_versions_are_kept_and_the_policy_says_which_has_the_name(
     place: Callable[[str], Place], policy: str, how: str
@@ -465,7 +471,7 @@ def test_conflicts_are_remembered_and_losers_purged_by_a_later_mount(make_site: 
 # --- endpoints without conditions -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [p if p == "keep-both" else pytest.param(p, marks=pytest.mark.long) for p in POLICIES])
 def test_where_the_endpoint_knows_no_conditions_a_look_just_before_stands_in(
     proxy: BackgroundProxy, make_site: Callable[..., Site], policy: str
 ) -> None:

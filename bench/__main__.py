@@ -12,7 +12,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cold_sequential, cold_small, create_small, find_entries, import_listing, resident_sequential, stat_again
+from bench import (
+    cold_sequential,
+    cold_small,
+    create_small,
+    find_entries,
+    import_listing,
+    resident_sequential,
+    stat_again,
+    sweep_listing,
+)
 from bench.candidate import Candidate, S3LustreFS
 from bench.report import Figure, print_table, save
 from bench.workplace import ROOT, Workplace, workplace
@@ -21,6 +30,7 @@ Program = Callable[[Candidate, Workplace], list[Figure]]
 
 PROGRAMS: dict[str, Program] = {
     "import": import_listing.run,
+    "sweep": sweep_listing.run,
     "find": find_entries.run,
     "stat": stat_again.run,
     "cold-sequential": cold_sequential.run,

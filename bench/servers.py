@@ -36,7 +36,7 @@ http {{
 
 @contextlib.contextmanager
 def stub(kind: str, value: int | Path) -> Iterator[S3Server]:
-    """`generated` COUNT or `served` DIRECTORY, see `bench.stub`."""
+    """`generated` COUNT, `flat` COUNT or `served` DIRECTORY, see `bench.stub`."""
     with child([sys.executable, "-m", "bench.stub", kind, str(value)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

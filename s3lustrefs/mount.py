@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import pyfuse3
 import trio
@@ -24,6 +25,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.config import Config
 from s3lustrefs.control.native_api import NativeApi, Parts
+from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data import targets
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -45,8 +47,12 @@ from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers import recovery
+from s3lustrefs.movers import event_plan, recovery
+from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.event_judge import EventJudge
+from s3lustrefs.movers.event_listener import EventListener
+from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -55,11 +61,15 @@ from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
+from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
+from s3lustrefs.movers.versions import Versions
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
@@ -104,6 +114,7 @@ class Daemon:
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
         self._sweepers: dict[AssocId, Sweeper] = {}
+        self._listeners: dict[AssocId, EventListener] = {}
         self._credentials: dict[AssocId, Credentials] = {}
         self._losses: Losses | None = None
         self._targets: dict[AssocId, ListingTarget] = {}
@@ -207,13 +218,7 @@ class Daemon:
         config = self._config
         room = Room(chunks)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
-        for association in engine.associations():
-            assoc = association.assoc_id
-            self._sweepers[assoc] = Sweeper(
-                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
-                self._headers, self._hydrator, chunks, self._refresher.refresh,
-                self._handles.note_nameless, self._invalidator.notify,
-            )  # fmt: skip
+        self._build_auto_import()
         disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
         self._lost_found = LostFound(
             engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
@@ -237,16 +242,46 @@ class Daemon:
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
-        status = InodeStatus(engine, chunks, self._hydrator, repositories)
+        self._archive = Archive(
+            engine,
+            repositories,
+            self._hydrator,
+            partial(self._refresher.refresh, always=True),
+            self._invalidator.notify,
+            self._exporter.wake,
+        )
+        self._restores = RestoreJobs(engine, self._archive)
+        status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
-            self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
+            self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
+            str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
-        self._control = ControlServer(control_path, NativeApi(parts).operations())
+        versions = Versions(
+            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
+        )
+        object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
+        self._control = ControlServer(control_path, {**NativeApi(parts).operations(), **object_api.operations()})
         return self._losses
+
+    def _build_auto_import(self) -> None:
+        engine, told = self._engine, {}
+        for association in engine.associations():
+            assoc = association.assoc_id
+            observer = Observer(
+                engine, assoc, self._repositories, self._headers, self._hydrator, self._chunks,
+                self._handles.note_nameless, self._invalidator.notify,
+            )  # fmt: skip
+            self._sweepers[assoc] = Sweeper(
+                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], observer,
+                self._refresher.refresh,
+            )  # fmt: skip
+            judge = EventJudge(engine, assoc)
+            told[assoc] = EventObserver(engine, assoc, observer, self._headers, self._invalidator.notify, judge)
+        self._listeners = event_plan.listeners(engine, self._credentials, self._importers, told, read_only=self._config.read_only)
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -271,6 +306,8 @@ class Daemon:
                 await nursery.start(self._io.run)
                 await nursery.start(self._invalidator.run)
                 await nursery.start(self._headers.run)
+                await nursery.start(self._archive.run)
+                await nursery.start(self._restores.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
                     await nursery.start(self._lost_found.run)
@@ -278,6 +315,8 @@ class Daemon:
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():
                     await nursery.start(sweeper.run)
+                for listener in set(self._listeners.values()):
+                    await nursery.start(listener.run)
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests import servers
@@ -12,6 +13,8 @@ from tests.servers import S3Server
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("suite", deadline=None)  # how busy the machine is decides nothing
+    hypothesis.settings.load_profile("suite")
     config.addinivalue_line("markers", "rgw: needs Ceph's RADOS Gateway (12 s to start); deselect with -m 'not rgw'")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from s3lustrefs.cli.control_client import ControlClient
+from s3lustrefs.cli.reports import printable
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
@@ -78,7 +79,7 @@ def drain(client: ControlClient, paths: Sequence[str], *, timeout: float | None,
         click.echo(json.dumps({"remaining": remaining, "timed_out": timed_out, "failed": failed}))
     else:
         for file in failed:
-            click.echo(f"{file['path']}: {file['error']} [{file['code']}]", err=True)
+            click.echo(printable(f"{file['path']}: {file['error']} [{file['code']}]"), err=True)
             if file.get("remedy"):
                 click.echo(f"    {file['remedy']}", err=True)
         if timed_out:

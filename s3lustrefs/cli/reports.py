@@ -12,8 +12,8 @@ import click
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
-_mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 
 
 def size_text(count: float) -> str:
@@ -39,10 +39,15 @@ def time_text(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def printable(text: str) -> str:
+    """Names of others for people: nothing in them breaks a line or steers the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 @click.command()
 @click.argument("mountpoint", required=False)
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 @click.option("--skipped", is_flag=True, help="List the objects that cannot be files, with the reason.")
 def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bool) -> None:
     """Show associations, import progress, export queue, hydration and cache of a mount.
@@ -58,7 +63,7 @@ def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bo
         click.echo(json.dumps(answer))
     elif skipped:
         for item in answer["skipped"]:
-            click.echo(f"{item['key']}: {item['reason']}")
+            click.echo(printable(f"{item['key']}: {item['reason']}"))
     else:
         _print_status(answer)
 
@@ -78,8 +83,10 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo(
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
+        click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
         click.echo(f"    conditions   {_conditions_text(association)}")
+        click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
@@ -118,6 +125,23 @@ def _sweep_text(sweep: dict[str, Any] | None) -> str:
     )
 
 
+def _bucket_events_text(events: dict[str, Any]) -> str:
+    if events["state"] == "OFF":
+        return f"sweeps alone: {events['reason']}"
+    if events["state"] == "FAILING":
+        return f"FAILING, sweeps alone: {events['reason']}"
+    if events["state"] == "STARTING":
+        return "starting"
+    text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
+    if events["last_event_at"]:
+        text += f", last {time_text(max(0.0, time.time() - events['last_event_at']))} ago"
+    if events["lag_seconds"] is not None:
+        text += f", lag {events['lag_seconds']:.1f} s"
+    text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
+    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
+
+
 def _import_text(progress: dict[str, Any]) -> str:
     text = f"{progress['state'].lower()}, {progress['objects']:,} objects"
     if progress["state"] == "RUNNING":
@@ -143,6 +167,7 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         f"{size_text(export['bytes_per_second'])}/s",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
+        *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
         *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
         f"conflicts  {answer['conflicts']:,}; {kept['files']:,} losers, {size_text(kept['bytes'])} in .s3lustrefs-lost+found"
@@ -162,8 +187,8 @@ def _target_text(target: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def why(path: str, mount: str | None, as_json: bool) -> None:
     """Say what PATH is linked to, its state, the last error and what to do about it.
 
@@ -172,13 +197,13 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
     """
     target, inside = find(mount, [path])
     answer: dict[str, Any] = target.client().call("Why", path=inside[0])
-    click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+    click.echo(json.dumps(answer) if as_json else "\n".join(map(printable, answer["lines"])))
 
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def refresh(path: str, mount: str | None, as_json: bool) -> None:
     """Look at once for changes in the bucket: of PATH, or of everything below it if it is a directory.
 
@@ -210,8 +235,8 @@ def hsm() -> None:
 
 @hsm.command("state")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     """Print the HSM state of each PATH as `lfs hsm_state` does.
 
@@ -231,5 +256,5 @@ def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     for given, state in zip(paths, answer["states"], strict=True):
         failed = failed or "error" in state
         if not as_json:
-            click.echo(f"{given}: {state.get('error') or state['text']}", err="error" in state)
+            click.echo(printable(f"{given}: {state.get('error') or state['text']}"), err="error" in state)
     sys.exit(failed)

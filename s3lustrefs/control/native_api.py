@@ -19,6 +19,9 @@ from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers import event_plan
+from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
@@ -46,6 +49,8 @@ class Parts:
     repositories: Repositories
     importers: Mapping[AssocId, Importer]
     sweepers: Mapping[AssocId, Sweeper]
+    listeners: Mapping[AssocId, EventListener]
+    archive: Archive
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -104,6 +109,7 @@ class NativeApi:
         p = self._p
         hydration = p.hydrator.statistics()
         space = p.chunks.space()
+        export = await self._export()
         return {
             "mountpoint": p.mount_point,
             "state_dir": p.state_dir,
@@ -113,7 +119,10 @@ class NativeApi:
             "inodes": p.engine.inode_count,
             **await self._conflicts(),
             "associations": [await self._association(a) for a in p.engine.associations()],
-            "export": await self._export(),
+            "export": export,
+            "metrics": {
+                "AgeOfOldestQueuedMessage": {"AutoImport": self._oldest_event(), "AutoExport": export["oldest_due_seconds"]}
+            },
             "hydration": {
                 "in_flight": hydration.in_flight,
                 "waiting_readers": hydration.waiting_readers,
@@ -125,6 +134,7 @@ class NativeApi:
                 "capacity_bytes": space.capacity_bytes,
                 "targets": [target._asdict() for target in p.chunks.targets()],
             },
+            "restoring": p.archive.ongoing,
             "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
         }
@@ -157,6 +167,7 @@ class NativeApi:
                 "headers_pending": self._p.headers.pending if a.posix_metadata != "off" else 0,
             },
             "sweep": self._sweep(a.assoc_id),
+            "events": self._events(a),
             "auto_import": sorted(a.auto_import),
             "auto_export": sorted(a.auto_export),
             "capabilities": a.capabilities or {},
@@ -165,6 +176,18 @@ class NativeApi:
     def _sweep(self, assoc: AssocId) -> dict[str, Any] | None:
         sweeper = self._p.sweepers.get(assoc)
         return {**asdict(sweeper.last), "error": sweeper.error or None} if sweeper else None
+
+    def _events(self, a: Association) -> dict[str, Any]:
+        listener = self._p.listeners.get(a.assoc_id)
+        if listener is None:
+            return {"state": "OFF", "error": None, "reason": event_plan.no_events(a, read_only=self._p.read_only)}
+        told = asdict(listener.statistics())
+        return {**told, "reason": "auto_import=none" if told["state"] == "OFF" else told["error"]}
+
+    def _oldest_event(self) -> float | None:
+        """Seconds, of the queue that is furthest behind; None when no queue tells."""
+        ages = [listener.statistics().oldest_queued_seconds for listener in self._p.listeners.values()]
+        return max((age for age in ages if age is not None), default=None)
 
     async def _export(self) -> dict[str, Any]:
         queue = await self._count_queue()
@@ -262,7 +285,7 @@ class NativeApi:
 
         A path that is not there means the directory it would be in.
         """
-        path = str(request.get("path", "/")).rstrip("/").encode()
+        path = os.fsencode(str(request.get("path", "/")).rstrip("/"))
         try:
             inode = await self._p.engine.resolve(path)
         except errors.NotFound:

@@ -84,7 +84,11 @@ class FileIO:
 
     async def open(self, inode: Inode, flags: int) -> FileHandle:
         """Raises: whatever `truncate` raises, for O_TRUNC."""
+        renewed = not self._handles.is_open(inode.ino) and await self._hydrator.renew(inode.ino)
+        if renewed:
+            inode = await self._engine.get(inode.ino)
         handle = self._handles.open_file(inode.ino, inode.content_version)
+        handle.is_renewed = renewed
         handle.leaves_atime = self._noatime or bool(flags & os.O_NOATIME)
         if flags & os.O_TRUNC:  # even with O_RDONLY; the kernel has asked for write permission
             try:

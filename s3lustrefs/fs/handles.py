@@ -35,6 +35,8 @@ class FileHandle:
     has_written: bool = False
     leaves_atime: bool = False
     """Reading does not change the access time (O_NOATIME)."""
+    is_renewed: bool = False
+    """Opening it found out that the object was replaced: what the kernel remembers of the content is another version's."""
 
 
 @dataclass(slots=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta.export_targets import source_of
 from s3lustrefs.meta.location import LocationMap, is_lost_found
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _MAX_XATTR_BYTES = 65_536
@@ -210,9 +211,11 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
     records.put_inode(txn, inode)
 
 
-def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
-    """What a HEAD of the object said (no `etag`: there is none to ask); `target` given: it is a symlink. None when inode or object
-    moved on meanwhile.
+def apply_headers(
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+) -> Inode | None:  # fmt: skip
+    """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
+    inode or object moved on meanwhile.
 
     A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
     Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
@@ -221,9 +224,12 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
     if inode is None or not inode.flags & InodeFlag.HEADERS_UNKNOWN:
         return inode
     if inode.is_file:
-        source = records.find_object(txn, inode.source_assoc, inode.source_key) if inode.source_assoc else None
-        if etag != (source.etag if source is not None and source.ino == ino else ""):
+        source = source_of(txn, inode)
+        if etag != (source.etag if source else ""):
             return None
+        if source is not None and version_id:  # which no listing tells
+            source.version_id = version_id
+            records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
     inode.uid = inode.uid if change.uid is None else change.uid
@@ -237,6 +243,25 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
         inode.flags &= ~InodeFlag.PARTIAL
         inode.hsm = Hsm.NONE
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def doubt_headers(txn: Txn, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+    """The bucket told of the known version again. The first time about an object of ours that is its time, which the answer to
+    our request did not have; later it was written anew with the same bytes, and may have other headers."""
+    known = records.find_object(txn, assoc, key)
+    if known is None or (known.mtime_ns and told_ns <= known.mtime_ns + margin_ns):
+        return None
+    is_ours = not known.mtime_ns
+    known.mtime_ns = told_ns
+    records.put_object(txn, known)
+    inode = records.find_inode(txn, known.ino) if known.ino else None
+    if is_ours or inode is None or inode.is_dirty or inode.flags & InodeFlag.EXCLUDED:
+        return None
+    if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
+        return None
+    inode.flags |= InodeFlag.HEADERS_UNKNOWN
     records.put_inode(txn, inode)
     return inode
 

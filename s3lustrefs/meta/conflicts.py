@@ -101,7 +101,7 @@ class Resolver:
         self._move(inode, (parent, name), (place.directory, place.name))
         journal.detach_source(self._txn, inode.ino, self._seen.assoc, self._seen.key, self._now_ns)
         loser = records.get_inode(self._txn, inode.ino)
-        if loser.hsm & Hsm.LOST and not loser.is_complete:
+        if loser.hsm & Hsm.LOST and loser.is_dirty and not loser.is_complete:
             # What of it was not fetched in time is gone; what was changed here is kept.
             loser.source_assoc, loser.source_key, loser.hsm = NO_ASSOC, b"", Hsm.NONE
             loser.flags |= InodeFlag.DAMAGED

@@ -10,7 +10,7 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -200,19 +200,24 @@ class MetadataEngine(Protocol):
     ) -> Applied:  # fmt: skip
         """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
 
-    def sweep(self, events: frozenset[str]) -> AbstractContextManager[Sweep]:
-        """To be entered before a listing is asked for, and held until its last batch is applied."""
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> AbstractContextManager[Sweep]:
+        """To be entered before a listing is asked for, and held until its last batch is applied. `is_told`: not a listing,
+        but what events tell, which may be newer than a listing under way."""
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that are not among those listed there."""
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
+        what is known by more than the margin, and nothing changed here. The inode then, else None."""
 
     async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
         """File and object both changed: the association's policy says who keeps the name, and the other one is kept elsewhere.
@@ -236,7 +241,9 @@ class MetadataEngine(Protocol):
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
@@ -245,8 +252,16 @@ class MetadataEngine(Protocol):
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""
 
-    async def hidden_by(self, inode: Inode) -> list[tuple[bytes, str]]:
-        """(relative key, reason) of keys that this file or directory keeps from being shown; some of them."""
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        """Why the object with this key does not show; empty when it does, or is not known."""
+
+    async def forget_skipped(
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
+    ) -> None:
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

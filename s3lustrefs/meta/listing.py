@@ -2,8 +2,11 @@
 
 One idempotent rule for every listed object, compared with the objects table and the dentries:
 unknown object and free name: a new, cold file. Same ETag as known: nothing. Other ETag: new content of a clean file. A file
-with local changes is left alone: its export will find the difference by its condition. A later listing of the same prefix (a
+with local changes is left alone: its export will find the difference by its condition. So is an object that a request of ours
+may have written, while nobody knows (`writes`): the exporter finds out. A later listing of the same prefix (a
 sweep) follows the same rule, as far as the association's policy goes; what it no longer finds is `vanished`'s matter.
+
+No object is hidden by another in silence: what cannot show is in the table SKIPPED, with the reason, until it shows or is gone.
 """
 
 from __future__ import annotations
@@ -12,14 +15,15 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from s3lustrefs.meta import attributes, conflict_log, journal, records, schema
+from s3lustrefs.meta import attributes, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
-from s3lustrefs.meta.location import LOST_FOUND, path_of, walk
+from s3lustrefs.meta.listing_conflicts import ListingConflicts
+from s3lustrefs.meta.location import LOST_FOUND, walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.conflict import Conflict, ConflictKind
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -28,9 +32,9 @@ PATH_MAX = 4096
 """A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
 DIRECTORY_WINS = "a directory of this name exists"
 RESERVED = "this name is taken by the losers of conflicts"
-FILE_IN_THE_WAY = "a file with local changes, or with other names, has the name of its directory"
-_HIDDEN = 3
-"""Examples of what a file hides."""
+FILE_IN_THE_WAY = "a file that is open, changed here or has other names has the name of its directory"
+SPECIAL_FILE_WINS = "a FIFO, socket or device of this name exists"
+MARKER_HAS_CONTENT = "it has content, which a directory cannot show"
 _NOBODY = schema.pack_u64(NO_INO)
 
 PreparedEntry = tuple[bytes, bytes, bytes]
@@ -83,7 +87,9 @@ class Applied:
     new: int = 0
     changed: list[Ino] = field(default_factory=list)
     replaced: list[tuple[Ino, bytes]] = field(default_factory=list)
-    """Dentries that now name something else."""
+    """Dentries that name something else now, or perhaps another kind of file."""
+    removed: int = 0
+    """Inodes that are gone."""
     made: set[Ino] = field(default_factory=set)
     """New directories."""
     grown: set[Ino] = field(default_factory=set)
@@ -91,7 +97,7 @@ class Applied:
     appeared: list[tuple[Ino, bytes]] = field(default_factory=list)
     """Of a sweep: new names, which the kernel may remember as absent."""
     outdated: list[Inode] = field(default_factory=list)
-    """Changed files as they were before: their bytes are of no more use."""
+    """Changed or removed files as they were before: their bytes are of no more use."""
     conflicts: list[Conflict] = field(default_factory=list)
 
 
@@ -102,6 +108,10 @@ class Sweep:
 
     events: frozenset[str]
     touched: set[bytes]
+    is_told: bool = False
+    """Of events: what is put is noted as touched for sweeps under way, whose listing may be older than the event."""
+    overtaken: set[bytes] = field(default_factory=set)
+    """Filled in: objects (by table key) that were left alone because they are among the touched."""
 
 
 class ListingApplier:
@@ -125,7 +135,8 @@ class ListingApplier:
         self._sweep = sweep
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
-        self.applied = Applied()
+        self._conflicts = ListingConflicts(txn, association, now_ns)
+        self.applied = Applied(conflicts=self._conflicts.met)
         self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
     def group(self, directory: bytes, entries: Sequence[PreparedEntry]) -> None:
@@ -139,10 +150,12 @@ class ListingApplier:
         base = self._prefix + (directory + b"/" if directory else b"")
         objects = [self._object_key(base + entry[0]) for entry in entries]
         known = self._txn.get_many(Table.OBJECTS, objects)
+        in_doubt = self._in_doubt(objects)
         differing = [
             (object_key, known.get(object_key), entry)
             for object_key, entry in zip(objects, entries, strict=True)
             if not self._is_known(object_key, known.get(object_key), entry[2])
+            and object_key not in in_doubt
             and not self._is_followed(object_key, known.get(object_key), entry[2])
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
@@ -160,32 +173,41 @@ class ListingApplier:
         for object_key, seen, entry in differing:
             dentry = parent_key + entry[0]
             if dentry in taken:
-                if seen is None or self._takes_changed:
-                    self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0])
-            elif self._takes_new or (seen is not None and self._takes_changed):
-                ino = self._allocate()
-                if seen is not None:
-                    self._take_from(object_key, seen, parent, entry, ino)
-                fresh.append((dentry, object_key, schema.pack_u64(ino), entry))
+                may = seen is None or self._takes_changed
+                if not may or not self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0]):
+                    continue
+            elif not self._takes_new and (seen is None or not self._takes_changed):
+                continue
+            ino = self._allocate()
+            if dentry not in taken and seen is not None:
+                etag = schema.decode_object(object_key, _NOBODY + entry[2]).etag
+                self._conflicts.take_from(schema.decode_object(object_key, seen), parent, entry[0], etag, ino)
+            fresh.append((dentry, object_key, schema.pack_u64(ino), entry))
         self._insert(parent_key, fresh)
 
     def _without_reserved(self, directory: bytes, entries: Sequence[PreparedEntry]) -> Sequence[PreparedEntry]:
         """Nobody's object is shown among the losers of conflicts, which are local."""
-        if not directory:
-            refused = [name for name, _, _ in entries if name == self._reserved]
-        elif directory.partition(b"/")[0] == self._reserved:
-            refused = [directory + b"/" + name for name, _, _ in entries]
-        else:
+        if directory and directory.partition(b"/")[0] != self._reserved:
             return entries
-        for relative in refused:
-            self.skip(relative, RESERVED)
+        for name, _, _ in entries:
+            if directory or name == self._reserved:
+                self.skip(directory + b"/" + name if directory else name, RESERVED)
         return [entry for entry in entries if not directory and entry[0] != self._reserved]
 
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
         if seen is not None and _same_version(seen, listed):
             return True
-        return self._sweep is not None and object_key in self._sweep.touched
+        if self._sweep is None or object_key not in self._sweep.touched:
+            return False
+        self._sweep.overtaken.add(object_key)
+        return True
+
+    def _in_doubt(self, objects: list[bytes]) -> dict[bytes, bytes]:
+        """Those which a request of ours may have written. Mostly there are none, and looking for one says so quickly."""
+        if not self._txn.scan(Table.WRITES, self._prefix[:2], limit=1):
+            return {}
+        return self._txn.get_many(Table.WRITES, objects)
 
     def _directory_for_new(self, path: bytes) -> Ino | None:
         if not self._takes_new:
@@ -193,38 +215,18 @@ class ListingApplier:
         return self.directory(path)
 
     def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
-        """The object of a file that was renamed here, and not yet there, has new content. Without a whole copy of the old one the
-        file is whatever its object is."""
-        if seen is None or seen[:8] == _NOBODY or not self._takes_changed:
+        """Whether the object is that of a file which was renamed here and takes the new content with it."""
+        if seen is None or not self._takes_changed:
             return False
-        old = schema.decode_object(object_key, seen)
-        inode = records.find_inode(self._txn, old.ino)
-        if inode is None or not inode.nlink or inode.is_complete or (inode.source_assoc, inode.source_key) != (old.assoc, old.key):
+        old, new = schema.decode_object(object_key, seen), schema.decode_object(object_key, seen[:8] + listed)
+        before, after = self._conflicts.follow(old, new) or (None, None)
+        if before is None or after is None:
             return False
-        relative = old.key[len(self._association.prefix.encode()) :]
-        if walk(self._txn, Ino(self._association.root_ino), relative) == inode.ino:
-            return False
-        new = schema.decode_object(object_key, seen[:8] + listed)
-        if attributes.replace_content(self._txn, inode.ino, new, self._now_ns) is None:
-            return False
-        self.applied.changed.append(inode.ino)
-        self.applied.outdated.append(inode)
+        self.applied.changed.append(after.ino)
+        self.applied.outdated.append(before)
+        if after.flags & InodeFlag.HEADERS_UNKNOWN:
+            self._ask_for_headers(after)
         return True
-
-    def _take_from(self, object_key: bytes, seen: bytes, parent: Ino, entry: PreparedEntry, ino: Ino) -> None:
-        """An object whose name was taken away here, and not yet there, has new content: that is a new file, number `ino`."""
-        old = schema.decode_object(object_key, seen)
-        if old.ino:
-            journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
-        if self._txn.get(Table.JOURNAL, schema.journal_object_key(old.assoc, old.key)) is not None:
-            etag = schema.decode_object(object_key, _NOBODY + entry[2]).etag
-            self._note(ConflictKind.DELETED_HERE, parent, entry[0], etag, ino)
-
-    def _note(self, kind: ConflictKind, parent: Ino, name: bytes, etag: str, ino: Ino) -> None:
-        path = path_of(self._txn, parent).rstrip(b"/") + b"/" + name
-        conflict = Conflict(kind, self._now_ns, path.decode(errors="replace"), etag=etag, winner_ino=ino)
-        conflict_log.note(self._txn, conflict)
-        self.applied.conflicts.append(conflict)
 
     def _object_key(self, plain: bytes) -> bytes:
         if len(plain) <= schema.LONGEST_TABLE_KEY:
@@ -236,11 +238,14 @@ class ListingApplier:
         if fresh:
             if self._sweep is not None:
                 self._announce(schema.decode_u64(parent_key), [entry[0] for _, _, _, entry in fresh])
-                for key in self._txn.get_many(Table.SKIPPED, [key for _, key, _, _ in fresh]):
-                    self._txn.delete(Table.SKIPPED, key)
             self._txn.put_many(Table.INODES, [(ino, parent_key + entry[1]) for _, _, ino, entry in fresh])
             self._txn.put_many(Table.DENTRIES, [(dentry, ino) for dentry, _, ino, _ in fresh])
-            self._txn.put_many(Table.OBJECTS, [(key, ino + entry[2]) for _, key, ino, entry in fresh])
+            objects = [(key, ino + entry[2]) for _, key, ino, entry in fresh]
+            if self._sweep is not None and self._sweep.is_told:
+                for key, value in objects:
+                    self._txn.put(Table.OBJECTS, key, value)
+            else:
+                self._txn.put_many(Table.OBJECTS, objects)
             self.applied.new += len(fresh)
 
     def _announce(self, parent: Ino, names: list[bytes]) -> None:
@@ -251,26 +256,53 @@ class ListingApplier:
         self.applied.grown.add(parent)
         self.applied.appeared += [(parent, name) for name in names]
 
-    def _observe_changed(self, taken: bytes, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> None:
+    def _observe_changed(self, taken: bytes, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> bool:
+        """True when the name is free now: the kernel takes no other kind of file under the number of a symlink."""
         ino = schema.decode_u64(taken)
-        inode = records.find_inode(self._txn, ino)
-        if inode is not None and inode.is_dir:
-            self.skip(directory + b"/" + name if directory else name, DIRECTORY_WINS)
-            return
+        inode = records.get_inode(self._txn, ino)
+        if inode.is_dir or not inode.is_exportable:
+            reason = DIRECTORY_WINS if inode.is_dir else SPECIAL_FILE_WINS
+            relative = directory + b"/" + name if directory else name
+            self.skip(relative, reason)
+            journal.forget_object(self._txn, self._association.assoc_id, self._prefix[2:] + relative, self._now_ns)
+            return False
+        if inode.is_symlink:
+            return self._is_only_the_object(inode, object_key) and self._drop_name(inode)
         seen = schema.decode_object(object_key, schema.pack_u64(ino) + object_tail)
         if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
-            if attributes.replace_content(self._txn, ino, seen, self._now_ns) is not None:
+            replaced = attributes.replace_content(self._txn, ino, seen, self._now_ns)
+            if replaced is not None:
                 self.applied.changed.append(ino)
-                if inode is not None:
-                    self.applied.outdated.append(inode)
-            elif inode is not None and inode.flags & InodeFlag.EXCLUDED:
-                self._note_excluded(inode, seen.etag)
+                self.applied.outdated.append(inode)
+                self._ask_for_headers(replaced)
+            elif inode.flags & InodeFlag.EXCLUDED:
+                self._conflicts.stays(inode, seen.etag)
+        return False
 
-    def _note_excluded(self, inode: Inode, etag: str) -> None:
-        """The export policy keeps a change here, and the object changed too: said once for each version."""
-        before = conflict_log.of_inode(self._txn, inode.ino)
-        if before is None or (before.kind, before.etag) != (ConflictKind.NOT_EXPORTED, etag):
-            self._note(ConflictKind.NOT_EXPORTED, inode.parent, inode.name, etag, inode.ino)
+    def _ask_for_headers(self, changed: Inode) -> None:
+        if self._association.posix_metadata == "off":
+            changed.flags &= ~InodeFlag.HEADERS_UNKNOWN
+        elif 0 < changed.size < PATH_MAX:
+            changed.flags |= InodeFlag.KIND_UNKNOWN
+            self.applied.replaced.append((changed.parent, changed.name))  # it may be a symlink now
+        records.put_inode(self._txn, changed)
+
+    def _is_only_the_object(self, inode: Inode, object_key: bytes) -> bool:
+        """Whether the bucket has under this key all there is to know about a file or symlink, so that it may go."""
+        known = self._txn.get(Table.OBJECTS, object_key)
+        changed_here = (inode.is_file and inode.is_dirty) or bool(inode.flags & InodeFlag.EXCLUDED)
+        journalled = self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None
+        is_held = known is not None and known[:8] == schema.pack_u64(inode.ino)
+        return is_held and not changed_here and not journalled and inode.nlink == 1 and not self._in_use(inode.ino)
+
+    def _drop_name(self, inode: Inode) -> bool:
+        self.applied.replaced.append((inode.parent, inode.name))
+        self.applied.removed += 1
+        records.delete_dentry(self._txn, inode.parent, inode.name)
+        purge(self._txn, inode)
+        if inode.is_file:
+            self.applied.outdated.append(inode)
+        return True
 
     def directory(self, path: bytes) -> Ino | None:
         """The directory at a relative path, made with its parents where missing; None: a changed file is in the way."""
@@ -295,15 +327,14 @@ class ListingApplier:
 
     def _move_aside(self, inode: Inode, path: bytes) -> bool:
         """A clean file `a` gives way to the directory `a/`, so that the outcome does not depend on the listing's order."""
-        if inode.nlink > 1:
+        key = self._prefix[2:] + path
+        if not self._is_only_the_object(inode, self._object_key(self._prefix + path)):
             return False
-        if inode.is_dirty or self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None or self._in_use(inode.ino):
-            return False
-        self.applied.replaced.append((inode.parent, inode.name))
         if self._sweep is not None:
-            self._note(ConflictKind.DIRECTORY_THERE, inode.parent, inode.name, "", NO_INO)
-        records.delete_dentry(self._txn, inode.parent, inode.name)
-        purge(self._txn, inode)
+            self._conflicts.gives_way(inode)
+        self._drop_name(inode)
+        # Nothing is known of it, so that it shows again once the directory is gone, and no export here replaces it unseen.
+        records.delete_object(self._txn, self._association.assoc_id, key)
         self.skip(path, DIRECTORY_WINS)
         return True
 
@@ -321,7 +352,9 @@ class ListingApplier:
         key = self._prefix[2:] + path + b"/" if path else self._prefix[2:]
         table_key = schema.object_key(self._association.assoc_id, key)
         tail = schema.object_tail(etag, size, mtime_ns, storage_class, b"", schema.long_key(key))
-        if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail):
+        if size:
+            self.skip(path + b"/" if path else b"", MARKER_HAS_CONTENT)
+        if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail) or self._in_doubt([table_key]):
             return
         if path.partition(b"/")[0] == self._reserved:
             self.skip(path + b"/", RESERVED)
@@ -342,36 +375,19 @@ class ListingApplier:
     def skip(self, relative: bytes, reason: str) -> None:
         """Remember a key that cannot be a file, and why."""
         key = self._prefix[2:] + relative
+        table_key = schema.object_key(self._association.assoc_id, key)
         value = reason.encode() + b"\0" + relative
-        self._txn.put(Table.SKIPPED, schema.object_key(self._association.assoc_id, key), value)
+        if self._txn.get(Table.SKIPPED, table_key) != value:
+            self._txn.put(Table.SKIPPED, table_key, value)
 
 
 def _same_version(known: bytes, tail: bytes) -> bool:
     """Whether a stored object value and a listed one speak of the same version: equal ETag and size."""
+    if known[8:] == tail:
+        return True  # nearly always, in a tenth of the time
     a = schema.decode_object(b"\0\0", known)
     b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
     return a.etag == b.etag and a.size == b.size
-
-
-def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
-    """(relative key, reason) of every key that could not become a file."""
-    found = []
-    for _, value in txn.scan(Table.SKIPPED, schema.pack_u16(association.assoc_id)):
-        reason, _, relative = value.partition(b"\0")
-        found.append((relative, reason.decode()))
-    return found
-
-
-def hidden_by(txn: Txn, association: Association, inode: Inode, relative: bytes) -> list[tuple[bytes, str]]:
-    """(relative key, reason) of objects that cannot be shown because of what has their name here, or that of their directory."""
-    key = schema.object_key(association.assoc_id, association.key_of(relative))
-    if inode.is_dir:
-        own = txn.get(Table.SKIPPED, key)
-        values = [own] if own is not None else []
-    else:
-        values = [value for _, value in txn.scan(Table.SKIPPED, key + b"/", limit=_HIDDEN)]
-    parts = [value.partition(b"\0") for value in values]
-    return [(hidden, reason.decode()) for reason, _, hidden in parts]
 
 
 def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from s3lustrefs.meta import (
     lost_found,
     records,
     schema,
+    skipped,
     vanished,
     writes,
 )
@@ -139,23 +140,23 @@ class RepositoryVerbs(EngineCore):
             for key, reason in skipped:
                 applier.skip(key, reason)
             self._save_next_ino(txn)
-        self._inodes += self._next_ino - first - len(applier.applied.replaced)
+        self._inodes += self._next_ino - first - applier.applied.removed
         return applier.applied
 
     @contextmanager
-    def sweep(self, events: frozenset[str]) -> Iterator[Sweep]:
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> Iterator[Sweep]:
         touched: set[bytes] = set()
         self._store.object_watchers.append(touched)
         try:
-            yield Sweep(events, touched)
+            yield Sweep(events, touched, is_told)
         finally:
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
         keys = {schema.object_key(association.assoc_id, key) for key in listed}
-        return vanished.suspects(self._txn(), association, span, keys, sweep)
+        return vanished.suspects(self._txn(), association, below, span, keys, sweep)
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         with self._store.begin() as txn:
@@ -166,6 +167,10 @@ class RepositoryVerbs(EngineCore):
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         with self._store.begin() as txn:
             return attributes.replace_content(txn, ino, seen, self._now())
+
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        with self._store.begin() as txn:
+            return attributes.doubt_headers(txn, assoc, key, told_ns, margin_ns)
 
     async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
         first = self._next_ino
@@ -197,19 +202,35 @@ class RepositoryVerbs(EngineCore):
         with self._store.begin() as txn:
             attributes.lose_object(txn, ino, self._now())
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         with self._store.begin() as txn:
-            return attributes.apply_headers(txn, ino, etag, change, target)
+            return attributes.apply_headers(txn, ino, etag, change, target, version_id)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
         return listing.unknown_headers(self._txn(), after, limit)
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
-        return listing.skipped(self._txn(), association)
+        return skipped.skipped(self._txn(), association)
 
-    async def hidden_by(self, inode: Inode) -> list[tuple[bytes, str]]:
-        location = self._locations.of_name(self._txn(), inode.parent, inode.name) if inode.parent else None
-        return listing.hidden_by(self._txn(), location.association, inode, location.relative) if location else []
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        return skipped.skipped_reason(self._txn(), association, relative)
+
+    async def forget_skipped(
+        self,
+        association: Association,
+        below: bytes,
+        span: tuple[bytes, bytes | None],
+        listed: Callable[[], Container[bytes]],
+    ) -> None:
+        with self._store.begin() as txn:
+            vanished.forget_skipped(txn, association, below, span, listed)
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        is_file = inode.parent and not inode.is_dir
+        location = self._locations.of_name(self._txn(), inode.parent, inode.name) if is_file else None
+        return skipped.hidden_below(self._txn(), location.association, location.relative) if location else []
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from s3lustrefs.meta import records
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
 
 LOST_FOUND = b".s3lustrefs-lost+found"
 """At the root of the mount: where the losers of conflicts are kept. In no association, whatever contains it."""
@@ -73,22 +74,22 @@ class LocationMap:
 
     def of_directory(self, txn: Txn, ino: Ino) -> Location | None:
         """Raises: StaleInode."""
-        if ino in self._known:
-            return self._known[ino]
-        association = self._by_root.get(ino)
-        found: Location | None
-        if association is not None:
-            found = Location(association, b"")
-        elif ino == ROOT_INO:
-            found = None
-        else:
-            inode = records.get_inode(txn, ino)
-            if not inode.parent:
-                return None
-            found = self.of_name(txn, inode.parent, inode.name)
         if len(self._known) >= _REMEMBERED_DIRECTORIES:
             self._known.clear()
-        self._known[ino] = found
+        climbed: list[Inode] = []  # no recursion: a local tree may be deeper than any stack
+        while ino not in self._known:
+            if ino in self._by_root or ino == ROOT_INO:
+                self._known[ino] = Location(self._by_root[ino], b"") if ino in self._by_root else None
+            else:
+                inode = records.get_inode(txn, ino)
+                if not inode.parent:
+                    return None
+                climbed.append(inode)
+                ino = inode.parent
+        found = self._known[ino]
+        for inode in reversed(climbed):
+            is_lost_found = (inode.parent, inode.name) == (ROOT_INO, LOST_FOUND)
+            found = self._known[inode.ino] = None if found is None or is_lost_found else found.child(inode.name)
         return found
 
     def of_name(self, txn: Txn, parent: Ino, name: bytes) -> Location | None:

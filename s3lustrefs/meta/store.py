@@ -87,7 +87,7 @@ class Store:
         self.active = Overlay()
         self._frozen = Overlay()
         self.object_watchers: list[set[bytes]] = []
-        """Each is given the table keys of objects that change one by one, not those that `put_many` puts."""
+        """Each is given the table keys of objects, and of requests for them, that change one by one: not by `put_many`."""
         self._marks = 0
         self._log_failed = False
         self._failure = ""

@@ -52,7 +52,7 @@ class Txn:
         self._changes += [(table, key, value) for key, value in items]
 
     def _change(self, table: Table, key: bytes, value: bytes | None) -> None:
-        if table is Table.OBJECTS:
+        if table is Table.OBJECTS or table is Table.WRITES:
             for touched in self._store.object_watchers:
                 touched.add(key)
         group = self._store.active.group(table, key)

@@ -52,6 +52,7 @@ class AssociationSettings:
     file_mode: int = 0o755
     dir_mode: int = 0o755
     event_queue_url: str | None = None
+    """`auto` (None is the same), `create`, `off`, or the URL of an SQS queue: see `movers.event_plan`."""
     import_interval_seconds: float = 300.0
 
 

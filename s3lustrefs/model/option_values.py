@@ -17,6 +17,7 @@ _SIZE_UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGTP", start=1)
     for unit, factor in ((letter, 1 << 10 * power), (f"{letter}IB", 1 << 10 * power), (f"{letter}B", 1000**power))
 }
+EVENT_QUEUE_WORDS = ("auto", "create", "off")
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -126,5 +127,10 @@ def parse_listen(value: object) -> str:
 
 
 def parse_event_queue(value: object) -> str:
-    parse_url(value)
-    raise ValueError("is not available yet: changes in the bucket are found by listing (import_interval)")
+    """`auto`, `create`, `off`, or the URL of a queue."""
+    if value in EVENT_QUEUE_WORDS:
+        return str(value)
+    try:
+        return parse_url(value)
+    except ValueError:
+        raise ValueError("must be auto, create, off, or the URL of an SQS queue") from None

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.conflicts import Dispute
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.meta.listing import PATH_MAX, Sweep, preparer, preparer_options
+from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.association import EVENTS
 from s3lustrefs.model.conflict import Conflict, ConflictKind
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
@@ -27,6 +29,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.importer import announce
 from s3lustrefs.movers.refresher import Refresher, seen
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import ObjectHead
 
@@ -49,6 +52,7 @@ class Disputes:
         self._repositories = repositories
         self._refresher = refresher
         self._notify = notify
+        self._sent = SentObjects(engine)
 
     async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """File and object both changed. Raises: RepositoryError, StorageError; NotADirectory where lost+found cannot be made."""
@@ -111,6 +115,19 @@ class Disputes:
         self._notify(DentryInvalidation(removed.parent, removed.name))
         self._notify(InodeInvalidation(removed.parent, content=False))
 
+    async def leave(self, source: ObjectRecord) -> None:
+        """Forget where a file came from that is wholly here, unless that is as it was. What is there now is a file, too."""
+        try:
+            head = await self._repositories.of(source.assoc).head(source.key)
+        except errors.ObjectNotFound:
+            head = None
+        if head is not None and head.version.etag == source.etag:
+            return
+        if head is not None and not await self._sent.wrote(source.assoc, source.key, head):
+            await self.bring_back(source.assoc, source.key, head)
+        if await self._engine.find_object(source.assoc, source.key) == source:
+            await self._engine.forget_object(source.assoc, source.key)
+
     async def bring_back(self, assoc: AssocId, key: bytes, head: ObjectHead) -> None:
         """The object of a name that was taken away here was changed in the bucket: it is a new file, whatever auto_import says."""
         association = self._engine.association(assoc)
@@ -120,7 +137,9 @@ class Disputes:
         directory, _, name = relative.rpartition(b"/")
         v = head.version
         what = v.size, v.etag.encode(), v.mtime_ns, v.storage_class.encode()
-        sweep = Sweep(frozenset(EVENTS), set())
+        if await self._engine.noted_writes(assoc, key):  # it is none of those
+            await self._engine.forget_object(assoc, key, with_writes=True)
+        sweep = Sweep(frozenset(EVENTS), set(), is_told=True)
         if name:
             prepare = preparer(**preparer_options(association))  # type: ignore[arg-type]
             groups = [(directory, [prepare(relative, name, *what)])]

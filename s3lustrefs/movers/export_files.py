@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mimetypes
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -25,6 +24,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.export_headers import carries, headers_of, holds, with_tags
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
@@ -40,9 +40,6 @@ MULTIPART_BYTES = 16 << 20
 COPY_BYTES = 5 << 30
 """Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
-_DIRECTORY_TYPE = "application/x-directory"
-_DEFAULT_TYPE = "binary/octet-stream"
-_STANDARD = "STANDARD"
 
 
 class FileExport:
@@ -125,18 +122,31 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        headers = _headers(inode, target, foreign)
+        if foreign is not None and holds(foreign, headers_of(inode, target.key, foreign), body):
+            await self._settle(inode, target, foreign.version, content=True)
+            return
         await self._note(inode, target)
         try:
-            written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
+            written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
+            written = head.version
+            if not holds(head, headers_of(inode, target.key, head), body):
+                written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
+
+    async def _write_small(
+        self, store: ObjectStore, inode: Inode, target: Target, body: bytes, there: ObjectHead | None, condition: Condition
+    ) -> ObjectVersion:
+        """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
+        headers = headers_of(inode, target.key, there)
+        if inode.is_dir and there is not None and there.version.size:
+            return await store.copy(target.key, store.bucket, target.key, there.version, headers, Condition(there.version.etag))
+        return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         if inode.size > MAX_OBJECT_BYTES:
@@ -147,7 +157,7 @@ class FileExport:
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._resolve(store, inode, target, foreign)
             return
-        headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
+        headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
             in_parts = inode.size > MULTIPART_BYTES
@@ -172,8 +182,7 @@ class FileExport:
             await self._disputes.deleted_there(inode, target)
 
     async def _complete(self, store: ObjectStore, inode: Inode, target: Target) -> ObjectHead | None:
-        """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when the version to fetch is
-        no longer in the bucket; NotYet when its successor has won."""
+        """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when that version is gone."""
         try:
             await self._hydrator.ensure(inode, 0, inode.size)
             return await _head_if(store, target.key, target.known)
@@ -200,29 +209,56 @@ class FileExport:
             await self._put_content(store, inode, target)
             return
         try:
-            head = await self._repositories.of(source.assoc).head(source.key)
-            if head.version.etag != source.etag:
-                raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
-            headers = _headers(inode, target, head)
+            head, is_current = await self._source_head(source)
+            if head.archived:
+                raise _cannot_be_copied(source, head)
+            headers = headers_of(inode, target.key, head)
+            onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
+            if is_current and onto_itself and carries(head, headers):
+                await self._settle(inode, target, head.version, content=True)  # done before a crash, or changed there and back
+                return
             await self._note(inode, target, in_parts=source.size > COPY_BYTES)
             failpoint("copy.before")
-            written = await self._copy_object(store, target, origin.bucket, source, headers)
+            # Naming a version takes a permission of its own, so it is done only where it must be.
+            version = replace(head.version, version_id="") if is_current else head.version
+            written = await self._copy_object(store, target, origin.bucket, version, source.key, headers)
             failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
             return
         await self._settle(inode, target, written, content=True)
 
-    async def _copy_object(
-        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders
-    ) -> ObjectVersion:
-        version = _version(source)
-        if source.size > COPY_BYTES:
-            tags = await store.get_tags(source.key) if bucket == store.bucket else ()
-            return await self._multipart.copy(
-                store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
+    async def _source_head(self, source: ObjectRecord) -> tuple[ObjectHead, bool]:
+        """What a copy is to carry, and whether that is the current version: one that was replaced can be copied while it is kept.
+
+        Raises: ObjectChanged, ObjectNotFound when it is gone.
+        """
+        store = self._repositories.of(source.assoc)
+        try:
+            head = await store.head(source.key)
+            if head.version.etag == source.etag:
+                return head, True
+            changed: errors.RepositoryError = errors.ObjectChanged(
+                f"{source.key.decode()} is no longer the version it was", key=source.key.decode()
             )
-        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
+        except errors.ObjectNotFound as exc:
+            changed = exc
+        if not _version(source).is_kept:
+            raise changed
+        try:
+            return await store.head(source.key, version_id=source.version_id), False
+        except (errors.ObjectNotFound, errors.RepositoryDenied, errors.RepositoryRejected):
+            raise changed from None
+
+    async def _copy_object(
+        self, store: ObjectStore, target: Target, bucket: str, version: ObjectVersion, key: bytes, headers: PutHeaders
+    ) -> ObjectVersion:
+        if version.size > COPY_BYTES:
+            tags = await store.get_tags(key, version_id=version.version_id) if bucket == store.bucket else ()
+            return await self._multipart.copy(
+                store, target.key, bucket, key, version, replace(headers, tags=tags), _condition(target.known)
+            )
+        return await store.copy(target.key, bucket, key, version, headers, _condition(target.known))
 
     async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""
@@ -245,7 +281,7 @@ class FileExport:
         elif await self._engine.find_object(source.assoc, source.key) != source:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
-            await self._leave(source)
+            await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))
         elif (head := await _head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
             raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
@@ -256,16 +292,6 @@ class FileExport:
                 f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
                 key=source.key.decode(),
             )
-
-    async def _leave(self, source: ObjectRecord) -> None:
-        """Forget where a file came from that is wholly here, unless it is there as it was. What is there now is a file, too."""
-        head = await _head_if(self._repositories.of(source.assoc), source.key, source)
-        if head is not None and head.version.etag == source.etag:
-            return
-        if head is not None and not await self._sent.wrote(source.assoc, source.key, head):
-            await self._disputes.bring_back(source.assoc, source.key, head)
-        if await self._engine.find_object(source.assoc, source.key) == source:
-            await self._engine.forget_object(source.assoc, source.key)
 
     # --- ends ------------------------------------------------------------------------------------------------------------------
 
@@ -342,9 +368,17 @@ async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -
         return None
 
 
+def _cannot_be_copied(source: ObjectRecord, head: ObjectHead) -> errors.ObjectArchived:
+    key = source.key.decode()
+    return errors.ObjectArchived(
+        f"{key} is archived ({head.version.storage_class}): what changed of it but its content is exported once it is restored",
+        key=key,
+    )
+
+
 def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
-    """The key that an inode's archived content is at."""
-    return (view.source.assoc, view.source.key) if view.source is not None else None
+    """The key that a file's archived content is at, to be copied from. A symlink is never copied: its target is in the table."""
+    return (view.source.assoc, view.source.key) if view.source is not None and view.inode.is_file else None
 
 
 def _condition(known: ObjectRecord | None) -> Condition:
@@ -353,32 +387,6 @@ def _condition(known: ObjectRecord | None) -> Condition:
 
 def _version(source: ObjectRecord) -> ObjectVersion:
     return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
-
-
-def _headers(inode: Inode, target: Target, existing: ObjectHead | None) -> PutHeaders:
-    """POSIX headers of the inode, and whatever else the existing object carries."""
-    metadata = dict(posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
-    content: dict[str, str] = {}
-    storage_class = ""
-    if existing is not None:
-        metadata = {**posix_headers.foreign(existing.metadata), **metadata}
-        content = dict(existing.content_headers)
-        storage_class = existing.version.storage_class
-    if "content-type" not in {name.lower() for name in content}:
-        content["content-type"] = _content_type(inode, target.key)
-    return PutHeaders(metadata, content, "" if storage_class == _STANDARD else storage_class)
-
-
-async def _with_tags(store: ObjectStore, headers: PutHeaders, key: bytes, existing: ObjectHead | None) -> PutHeaders:
-    if existing is None or not existing.tag_count:
-        return headers
-    return replace(headers, tags=await store.get_tags(key))
-
-
-def _content_type(inode: Inode, key: bytes) -> str:
-    if inode.is_dir:
-        return _DIRECTORY_TYPE
-    return mimetypes.guess_type(key.decode(errors="replace"))[0] or _DEFAULT_TYPE
 
 
 def _check_key(key: bytes, inode: Inode) -> None:

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -262,6 +262,8 @@ class Exporter:
         attempt = record.attempts + 1
         delay = LONGEST_SECONDS if exc.terminal else backoff_seconds(attempt)
         level = logging.ERROR if exc.terminal or record.attempts > 5 else logging.WARNING
+        if isinstance(exc, errors.ObjectArchived):  # nothing is wrong: it waits for a restore, perhaps for ever
+            level = logging.DEBUG if record.attempts else logging.INFO
         log.log(
             level,
             "export failed ino=%d key=%r attempt=%d retry_seconds=%.0f error=%s",
@@ -316,6 +318,10 @@ class Exporter:
         if claim is not None:
             claim.scope.cancel()
             await claim.done.wait()
+
+    def hold(self, assoc: AssocId, key: bytes) -> AbstractAsyncContextManager[None]:
+        """No export touches this key meanwhile."""
+        return self._locks.hold(assoc, key)
 
     def statistics(self) -> ExporterStatistics:
         return ExporterStatistics(

@@ -29,10 +29,11 @@ class Refresher:
         self._repositories = repositories
         self._notify = notify
 
-    async def refresh(self, ino: Ino) -> bool:
+    async def refresh(self, ino: Ino, *, always: bool = False) -> bool:
         """Import the present version of a clean file's object; new opens see it. A file with local changes is left alone.
 
-        True when the object is the version known: whoever said otherwise was wrong.
+        True when the object is the version known: whoever said otherwise was wrong. `always`: import it then, too, since
+        metadata can change and leave the ETag as it is.
 
         Raises: RepositoryError when the bucket does not say what it has.
         """
@@ -46,7 +47,7 @@ class Refresher:
             await self._engine.object_vanished(ino)
             self._notify(InodeInvalidation(ino, content=True))
             return False
-        if head.version.etag == source.etag:
+        if head.version.etag == source.etag and not always:
             return True
         replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
         if replaced is not None:

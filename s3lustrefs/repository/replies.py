@@ -144,6 +144,7 @@ def _kind(status: int, code: str) -> type[errors.RepositoryError]:
         "PreconditionFailed": errors.ObjectChanged,
         "ConditionalRequestConflict": errors.ObjectChanged,
         "InvalidObjectState": errors.ObjectArchived,
+        "ObjectNotInActiveTierError": errors.ObjectArchived,
         "KeyTooLongError": errors.KeyNotExportable,
         "EntityTooLarge": errors.ObjectTooLarge,
         # The upload was aborted or completed by somebody else: the whole export may well succeed later.

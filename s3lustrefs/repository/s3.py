@@ -18,16 +18,18 @@ from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository import replies
+from s3lustrefs.repository import replies, versions
 from s3lustrefs.repository.address import quote_key
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.crt import STALL_SECONDS
+from s3lustrefs.repository.object_headers import head_of, object_headers
 from s3lustrefs.repository.object_store import (
     Capabilities,
     Condition,
     FileSlice,
+    KeptVersion,
     ObjectHead,
     ObjectVersion,
     PutHeaders,
@@ -42,10 +44,6 @@ DEFAULT_CAPABILITIES = Capabilities()
 
 COPY_SECONDS = 600.0
 """Server-side copies send nothing until they are done; 5 GiB took minutes on some products."""
-
-_CONTENT_HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
-_ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-_META = "x-amz-meta-"
 
 _SHORTER_MEANS_CHANGED: Meaning = {"InvalidRange": errors.ObjectChanged, "416": errors.ObjectChanged}
 _GONE_MEANS_CHANGED: Meaning = {"NoSuchKey": errors.ObjectChanged, "404": errors.ObjectChanged}
@@ -80,52 +78,84 @@ class S3Store:
     async def head(self, key: bytes, *, version_id: str = "") -> ObjectHead:
         query = [("versionId", version_id)] if version_id else []
         response = await self._client.call("HeadObject", "HEAD", key, query=query)
-        return _head_of(response)
+        return head_of(response)
 
-    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
-        sink = RangeSink(self._client.where(key), version, start, end, fd, fd_offset, self._md5)
-        await self._get(key, version, start, end, sink)
+    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> bool:
+        return await self._get(key, version, start, end, self._sink(key, version, start, end, fd, fd_offset))
 
     async def get_bytes(self, key: bytes, version: ObjectVersion, start: int, end: int) -> bytes:
-        sink = RangeSink(self._client.where(key), version, start, end, None, md5=self._md5)
+        sink = self._sink(key, version, start, end, None)
         await self._get(key, version, start, end, sink)
         return bytes(sink.data)
 
-    async def get_tags(self, key: bytes) -> Sequence[tuple[str, str]]:
-        response = await self._client.call("GetObjectTagging", "GET", key, query=[("tagging", "")])
+    def _sink(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0) -> RangeSink:
+        return RangeSink(self._client.where(key), version, start, end, fd, fd_offset, self._md5)
+
+    async def get_tags(self, key: bytes, *, version_id: str = "") -> Sequence[tuple[str, str]]:
+        query = [("tagging", ""), *([("versionId", version_id)] if version_id else [])]
+        response = await self._client.call("GetObjectTagging", "GET", key, query=query)
         try:
             return replies.xml_tags(response.body)
         except ValueError as error:
             raise errors.RepositoryRejected(f"{self._client.where(key)}: GET tagging: {error}", bucket=self.bucket) from error
 
-    async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> None:
+    async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> bool:
+        """By ETag first: that takes no permission but s3:GetObject, and tells that the object was replaced."""
+        try:
+            await self._get_version(key, version, start, end, sink, by_id=not self.capabilities.get_if_match)
+            return True
+        except (errors.ObjectChanged, errors.ObjectNotFound):
+            if not (self.capabilities.get_if_match and version.is_kept):
+                raise
+            if not await self._get_kept(key, version, start, end, sink):
+                raise
+            return False
+
+    async def _get_kept(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> bool:
+        """Read a version that is no longer the current one. False: it is gone, or s3:GetObjectVersion is not allowed."""
+        try:
+            await self._get_version(key, version, start, end, sink, by_id=True)
+        except (errors.ObjectNotFound, errors.ObjectChanged, errors.RepositoryDenied, errors.RepositoryRejected) as error:
+            log.debug("version cannot be read key=%r reason=%s", key, error)
+            return False
+        return True
+
+    async def _get_version(
+        self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink, *, by_id: bool
+    ) -> None:  # fmt: skip
         headers: Headers = []
         if sink.is_whole and end <= MOST_BYTES:
             headers.append(CHECKSUM_MODE)  # Amazon states none for a range, even when that is all there is
         else:
             headers.append(("range", f"bytes={start}-{end - 1}"))
         query: Headers = []
-        if self.capabilities.get_if_match:
+        if by_id:
+            query = [("versionId", version.version_id)] if version.version_id else []
+        else:
             headers.append(("if-match", f'"{version.etag}"'))
-        elif version.version_id:
-            query.append(("versionId", version.version_id))
         await self._client.call(
-            "GetObject",
-            "GET",
-            key,
-            query=query,
-            headers=headers,
-            length=end - start,
-            sink=sink,
-            meaning=_SHORTER_MEANS_CHANGED,
+            "GetObject", "GET", key, query=query, headers=headers, length=end - start, sink=sink, meaning=_SHORTER_MEANS_CHANGED
         )
         sink.finish()
+
+    # --- versions and archives ---------------------------------------------------------------------------------------------
+
+    async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
+        return await versions.list_versions(self._client, key)
+
+    async def restore(self, key: bytes, days: int | None, tier: str) -> None:
+        wanted = f"<Days>{days}</Days>" if days is not None else ""
+        body = f"<RestoreRequest>{wanted}<GlacierJobParameters><Tier>{tier}</Tier></GlacierJobParameters></RestoreRequest>".encode()
+        headers = [("content-length", str(len(body))), ("content-type", "application/xml"), _content_md5(body)]
+        meaning: Meaning = {"InvalidObjectState": errors.RepositoryRejected}
+        query = [("restore", "")]
+        await self._client.call("RestoreObject", "POST", key, query=query, headers=headers, body=io.BytesIO(body), meaning=meaning)
 
     # --- writing whole objects -------------------------------------------------------------------------------------------
 
     async def put(self, key: bytes, body: FileSlice | bytes, headers: PutHeaders, condition: Condition | None) -> ObjectVersion:
         able = self.capabilities
-        sent = _object_headers(headers)
+        sent = object_headers(headers)
         sent += await self._condition_headers(key, condition, none_match=able.put_if_none_match, match=able.put_if_match)
         response = await self._client.send_body("PutObject", key, body, sent, [], meaning=_GONE_MEANS_CHANGED if condition else {})
         return await self._written(key, response, body_length(body), headers.storage_class)
@@ -143,12 +173,14 @@ class S3Store:
         if condition is not None:
             await self._check_by_head(key, condition)
         sent, found = await self._source_headers(source_bucket, source_key, source)
-        sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *_object_headers(headers)]
+        sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
         kept: Sequence[tuple[str, str]] = ()
         if found is not None and found.tag_count and not headers.tags:
-            kept = await self.sibling(source_bucket).get_tags(source_key)  # before: the copy may be of the object onto itself
+            kept = await self.sibling(source_bucket).get_tags(
+                source_key, version_id=source.version_id
+            )  # before: the copy may be of the object onto itself
         response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
         if kept:
             await self._keep_tags(key, kept)
@@ -193,7 +225,7 @@ class S3Store:
 
     async def create_upload(self, key: bytes, headers: PutHeaders) -> str:
         response = await self._client.call(
-            "CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=_object_headers(headers)
+            "CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=object_headers(headers)
         )
         upload_id = replies.xml_fields(response.body).get("UploadId", "")
         if not upload_id:
@@ -319,13 +351,14 @@ class S3Store:
         """Name the source of a copy so that only this version of it is copied; the HEAD is there where one was needed for that."""
         name = f"{bucket}/{quote_key(key)}"
         if self.capabilities.copy_source_if_match:
+            if source.version_id:
+                name += f"?versionId={urllib.parse.quote(source.version_id, safe='')}"
             return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')], None
         other = self.sibling(bucket)
-        found = await other.head(key)
+        found = await other.head(key, version_id=source.version_id)
         other._compare(key, found.version.etag, Condition(source.etag))
-        version_id = found.version.version_id
-        if version_id and version_id != "null":
-            name += f"?versionId={urllib.parse.quote(version_id, safe='')}"
+        if found.version.is_kept:
+            name += f"?versionId={urllib.parse.quote(found.version.version_id, safe='')}"
         return [("x-amz-copy-source", name)], found
 
     def sibling(self, bucket: str) -> S3Store:
@@ -364,33 +397,3 @@ def _complete_body(parts: Sequence[UploadedPart]) -> bytes:
 
 def _part_query(upload_id: str, number: int) -> Headers:
     return [("partNumber", str(number)), ("uploadId", upload_id)]
-
-
-def _object_headers(headers: PutHeaders) -> Headers:
-    sent = [(name, value) for name, value in headers.content_headers.items()]
-    sent += [(_META + name, value) for name, value in headers.metadata.items()]
-    if headers.storage_class:
-        sent.append(("x-amz-storage-class", headers.storage_class))
-    if headers.tags:
-        sent.append(("x-amz-tagging", urllib.parse.urlencode(list(headers.tags), quote_via=urllib.parse.quote)))
-    return sent
-
-
-def _head_of(response: Response) -> ObjectHead:
-    headers = response.headers
-    storage_class = headers.get("x-amz-storage-class", "") or "STANDARD"
-    archived = storage_class in _ARCHIVE_CLASSES or "x-amz-archive-status" in headers
-    tags = headers.get("x-amz-tagging-count", "")
-    return ObjectHead(
-        ObjectVersion(
-            replies.bare_etag(headers.get("etag", "")),
-            int(headers.get("content-length", "0")),
-            replies.http_time_ns(headers.get("last-modified", "")),
-            headers.get("x-amz-version-id", ""),
-            storage_class,
-        ),
-        {name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)},
-        {name.title(): headers[name] for name in _CONTENT_HEADERS if name in headers},
-        int(tags) if tags.isdecimal() else 0,
-        archived and 'ongoing-request="false"' not in headers.get("x-amz-restore", ""),
-    )

@@ -308,7 +308,7 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chunk_bytes=st.sampled_from([1, 7, 64, 333, 4096]), open_files=st.sampled_from([1, 3, 512]), steps=operations)
 def test_any_sequence_of_operations_matches_a_byte_array(
     tmp_path_factory: pytest.TempPathFactory, chunk_bytes: int, open_files: int, steps: list[tuple[str, int, bytes]]

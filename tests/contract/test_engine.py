@@ -580,6 +580,23 @@ async def test_deleted_here_is_not_brought_back_until_it_changes(scene: Scene) -
     assert await scene.names() == [b"x"]
 
 
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_what_a_request_without_answer_may_have_written_is_nobodys_new_file(scene: Scene, kind: str) -> None:
+    """Unlinked after its request was cut off, and listed before the exporter has seen to it: brought in, it would be back."""
+    made = await scene.make(b"f", mode=DIR if kind == "directory" else stat.S_IFREG | 0o644)
+    key = b"p/f/" if kind == "directory" else b"p/f"
+    assert await scene.engine.note_write(made.ino, scene.assoc, key, SentObject(10, {}))
+    await (scene.engine.rmdir if kind == "directory" else scene.engine.unlink)(scene.root, b"f")
+
+    async def listed() -> list[bytes]:
+        await (scene.import_(b"other", markers=[b"f"]) if kind == "directory" else scene.import_(b"other", b"f"))
+        return await scene.names()
+
+    assert await listed() == [b"other"]
+    await scene.engine.forget_object(scene.assoc, key, with_writes=True)
+    assert await listed() == [b"f", b"other"]
+
+
 async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file_if_the_old_one_is_whole(scene: Scene) -> None:
     """A file of which not all is here cannot be what it was: it is the new version, as if that had come before the rename."""
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
@@ -643,6 +660,22 @@ async def test_headers_are_asked_for_once_and_may_tell_of_a_symlink(scene: Scene
     link = await scene.engine.apply_headers(y.ino, "e0", AttributeChange(mode=0o777), b"target")
     assert link is not None and link.is_symlink and link.target == b"target" and link.is_complete
     assert (await scene.engine.unknown_headers(Ino(0), 100))[0] == []
+
+
+@pytest.mark.parametrize("lost", ["forgotten", "another's"])
+async def test_file_without_an_object_to_ask_keeps_the_attributes_it_has(scene: Scene, lost: str) -> None:
+    await scene.import_(b"x")
+    file = await scene.engine.resolve(b"/a/x")
+    if lost == "forgotten":
+        await scene.engine.forget_object(scene.assoc, b"p/x")
+    else:
+        await scene.engine.rename(scene.root, b"x", scene.root, b"y")
+        other = await scene.make(b"x")
+        await scene.engine.settle_object(other.ino, scene.object(b"p/x", "x1"), content=True)
+    assert await scene.engine.source_of(await scene.engine.get(file.ino)) is None
+    assert await scene.engine.apply_headers(file.ino, "e0", AttributeChange(mode=0o600), None) is None
+    known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)
+    assert known is not None and not known.flags & InodeFlag.HEADERS_UNKNOWN
 
 
 async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: Scene) -> None:
@@ -805,3 +838,17 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     with pytest.raises(errors.ConfigError):
         await scene.engine.link_association(Association("/f/g", "third", "", association_id="dra-3"))
     assert scene.engine.association(AssocId(3)) is None
+
+
+async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
+    await scene.import_(b"f")
+    inode = await scene.engine.resolve(b"/a/f")
+    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1")
+    await scene.import_(b"f")
+    source = await scene.engine.source_of(inode)
+    assert source is not None
+    assert source.version_id == "version 1"
+    await scene.import_(b"f", etag=b"e1")
+    source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
+    assert source is not None
+    assert (source.etag, source.version_id) == ("e1", "")

@@ -283,6 +283,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
-)
+TestEngine.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck), database=None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 from tests.servers import S3Server
 
@@ -200,6 +201,21 @@ def test_a_refresh_of_one_subtree_or_file_leaves_the_rest(here: Site) -> None:
     assert not (here.root / "a").exists()
     done = here.cli("refresh", here.root / "d/e/not/there", check=False)
     assert done.returncode == 1 and "no such path" in done.stderr
+
+
+def test_a_refresh_of_one_subtree_asks_about_nothing_else(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url)
+    for key in ("p/a/x", "p/b/", "p/b/x", "p/b/y", "p/b-/x", "p/c/x"):
+        place.put(key, b"content")
+    place.mount()
+    tree(place.root)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/b/y")
+    place.s3.delete_object(Bucket=place.bucket, Key="p/c/x")
+    mark = proxy.mark()
+    assert refresh(place, "b")["deleted"] == 1
+    heads = proxy.requests("HEAD", since=mark)
+    assert heads and all("/p/b/y" in head for head in heads), heads
+    assert refresh(place)["deleted"] == 1
 
 
 def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -> None:

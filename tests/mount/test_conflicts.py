@@ -356,7 +356,7 @@ def test_a_directory_there_where_a_changed_file_is_here(place: Callable[[str], P
         here.put("a/b", THEIRS)
         here.refresh()
         assert (here.root / "a").is_file()
-        assert skipped(here)[here.key("a/b")].startswith("a file with local changes")
+        assert skipped(here)[here.key("a/b")].startswith("a file that is open, changed here")
         assert "a/b" in here.why("a")
     here.drain()
     assert here.objects() == {"a": OURS, "a/b": THEIRS}

@@ -327,6 +327,16 @@ def test_each_hard_link_is_an_object(area: Area) -> None:
     assert (area.root / "a2").read_bytes() == b"content of a"
 
 
+def test_moved_symlink_of_two_names_has_two_objects(area: Area) -> None:
+    area.site.put(area.key("link"), b"target", Metadata={"file-permissions": "0120777"})
+    area.site.cli("refresh", area.root)
+    os.rename(area.root / "link", area.root / "moved")
+    os.link(area.root / "moved", area.root / "other", follow_symlinks=False)
+    area.drain()
+    assert os.readlink(area.root / "other") == "target"
+    assert area.objects() == {**COLD, "moved": b"target", "other": b"target"}
+
+
 def test_names_of_every_kind_survive(area: Area) -> None:
     names = ["with space", "plus+and%25", "ünïcødé", "quote'\"&<>", "#?=;", ".hidden", "x" * 255]
     if area.site.server.kind != "moto":  # which answers 404 to such a PUT

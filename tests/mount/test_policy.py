@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from s3lustrefs.repository import posix_headers
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 
@@ -138,3 +139,23 @@ def test_cancelled_upload_leaves_nothing_under_the_old_name(here: Site, proxy: B
     proxy.clear_faults()
     here.drain()
     assert here.objects() == {"p/log2": b"12"}
+
+
+def test_upload_carried_out_late_is_removed_when_its_file_has_another_name(here: Site, proxy: BackgroundProxy) -> None:
+    """It lands between the look at the object that the table knows and its delete, and makes that one fail."""
+    here.mount()
+    here.expected_log.append("export failed")
+    (here.root / "log").write_bytes(b"0")
+    here.drain()
+    proxy.add("reset", method="PUT", path="/p/log", times=10**6)
+    proxy.add("hold", method="DELETE", path="/p/log")
+    (here.root / "log").write_bytes(b"1")
+    here.cli("drain", here.root, "--timeout", "2", check=False)
+    assert proxy.hits(), "a PUT without an answer"
+    st = (here.root / "log").stat()
+    (here.root / "log").rename(here.root / "moved")
+    proxy.wait_held()
+    here.put("p/log", b"1", Metadata=posix_headers.encode(st.st_mode, st.st_uid, st.st_gid, st.st_atime_ns, st.st_mtime_ns))
+    proxy.clear_faults()
+    here.drain()
+    assert here.objects() == {"p/moved": b"1"}

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+SMALLEST_UNIT = 1024
+"""Bytes that reach a disk together. ext4's superblock is as long, and half of one is nothing it recovers from."""
 _MIB = 1 << 20
 _COMMAND_SECONDS = 60
 

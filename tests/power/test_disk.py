@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.power.disk import Machine, run
+from tests.power.disk import SMALLEST_UNIT, Machine, run
 
 DATA = os.urandom(300_000)
 
@@ -56,7 +56,7 @@ def test_bytes_written_but_not_flushed_survive_in_part(make_machine: Callable[..
     buffer.write(b"\2" * (1 << 20))
     os.pwrite(descriptor, buffer, 0)
     os.close(descriptor)
-    found = machine.cut_power(keep=0.5, unit=512, seed=3)
+    found = machine.cut_power(keep=0.5, unit=SMALLEST_UNIT, seed=3)
     assert found["kept"] and found["lost"]
     machine.start()
     sectors = {path.read_bytes()[at : at + 512] for at in range(0, 1 << 20, 512)}

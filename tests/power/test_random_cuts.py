@@ -12,6 +12,7 @@ from s3lustrefs.movers import repair
 from tests.crash.test_kill import random_steps
 from tests.crash.tree import File, Tree
 from tests.crash.workload import Step
+from tests.power.disk import SMALLEST_UNIT
 from tests.power.harness import Powered
 from tests.power.history import History
 
@@ -48,7 +49,7 @@ def cut_again_and_again(powered: Powered, rounds: int, seed: int) -> None:
         except TimeoutExpired:
             pass
         keep = rng.choice([0.0, 0.0, 0.3, 0.7, 1.0])
-        powered.cut_power(keep=keep, unit=rng.choice([512, 4096]), seed=rng.randrange(1 << 30))
+        powered.cut_power(keep=keep, unit=rng.choice([SMALLEST_UNIT, 4096]), seed=rng.randrange(1 << 30))
         job.communicate()
         history = History(tree, steps)
         try:

@@ -69,7 +69,7 @@ def test_every_option_reaches_its_field() -> None:
         "state_dir=/st,cache_dir=/a:/b,cache_size=500GiB,endpoint_url=http://127.0.0.1:9000/,region=eu-central-1,profile=lab,"
         "role_arn=arn:aws:iam::1:role/x,addressing_style=path,allow_other,ro,uid=5,gid=6,file_mode=0640,dir_mode=750,"
         "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,on_conflict=file-wins,"
-        "posix_metadata=eager,lost_found_age=7d,lost_found_size=1GiB"
+        "posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
     )
     assert (config.state_dir, config.cache_dirs, config.cache_bytes) == (Path("/st"), (Path("/a"), Path("/b")), 500 << 30)
     assert (config.allow_other, config.read_only) == (True, True)
@@ -81,6 +81,7 @@ def test_every_option_reaches_its_field() -> None:
     assert (only.uid, only.gid, only.file_mode, only.dir_mode) == (5, 6, 0o640, 0o750)
     assert (only.imported_file_chunk_size_mib, only.import_interval_seconds, only.posix_metadata) == (64, 300.0, "eager")
     assert (only.auto_import, only.auto_export) == ({"NEW", "CHANGED"}, frozenset())
+    assert only.event_queue_url == "create"
 
 
 def test_standard_mount_options_are_accepted_and_the_kernels_are_handed_on() -> None:
@@ -121,6 +122,7 @@ def test_last_of_ro_and_rw_wins() -> None:
         ("endpoint_url=localhost:9000", "is not a URL; write for example https://"),
         ("endpoint_url=http://host:99999", "is not a URL"),
         ("addressing_style=dns", "must be one of auto, path, virtual"),
+        ("event_queue_url=make", "must be auto, create, off, or the URL of an SQS queue"),
         ("posix_metadata=maybe", "must be one of lazy, eager, off"),
         ("lost_found_age=soon", "is not a length of time"),
         ("lost_found_size=many", "is not a size"),

@@ -202,7 +202,7 @@ KEYS = st.binary(min_size=0, max_size=2).map(lambda tail: b"8bytes--" + tail) | 
 CHANGES = st.lists(st.tuples(KEYS, st.none() | st.binary(max_size=3)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     table=st.sampled_from([Table.INODES, Table.DENTRIES]), old=CHANGES, frozen=CHANGES, new=CHANGES,
     after=st.binary(max_size=2), limit=st.integers(0, 5),

@@ -105,7 +105,7 @@ def test_every_key_is_listed_exactly_once(shape: str, habits: str) -> None:
     assert progress.requests <= progress.pages * 1.5 + FREE_MISSES + 8
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     keys=st.sets(st.text("ab/-0é +%\U0001f600", min_size=1, max_size=7).map(str.encode), max_size=120),
     page_keys=st.integers(1, 9),

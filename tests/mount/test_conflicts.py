@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import stat
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from tests.servers import S3Server
 
 POLICIES = ("keep-both", "bucket-wins", "file-wins")
 OURS, THEIRS = b"ours", b"theirs, and longer"
-EXPECTED = ["conflict (ino|kept)", "object changed", "delete given up", "export failed .*ESTALE"]
+EXPECTED = ["conflict (ino|kept)", "object changed", "delete given up", "export failed .*ESTALE", "errno=ESTALE"]
 LOST_FOUND = ".s3lustrefs-lost+found"
 
 LINKS = {
@@ -500,3 +505,37 @@ def test_where_the_endpoint_knows_no_conditions_a_look_just_before_stands_in(
         assert version in everything
     assert here.body("p/delete") == THEIRS == (here.root / "delete").read_bytes()
     assert here.status()["conflicts"] == 4
+
+
+# --- what a job sees of a change there --------------------------------------------------------------------------------------
+
+
+def test_who_opens_a_file_never_gets_pages_of_another_version(place: Callable[[str], Place]) -> None:
+    """Else what it writes on top of them would replace a version that nobody here has seen."""
+    here = place("keep-both")
+    bodies = {hashlib.md5(body).hexdigest(): body for body in (b"%d\n" % number * (number + 1) for number in range(12))}
+    here.put("a", bodies[next(iter(bodies))])
+    here.refresh()
+    ended = threading.Event()
+
+    def read() -> int:
+        seen = set()
+        while not ended.is_set():
+            before = etag()
+            with contextlib.suppress(OSError), open(here.root / "a", "rb") as file:
+                content = file.read()
+                if etag() == before:
+                    assert content == bodies[before]
+                    seen.add(before)
+        return len(seen)
+
+    def etag() -> str:
+        return str(json.loads(os.getxattr(here.root / "a", "user.s3lustrefs.status"))["etag"])
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        for body in bodies.values():
+            here.put("a", body)
+            here.refresh()
+        ended.set()
+        assert max(reader.result() for reader in readers) > 2

@@ -36,6 +36,10 @@ class Config:
     read_only: bool = False
     allow_other: bool = False
     noatime: bool = False
+    lost_found_seconds: float = 30 * 86400.0
+    """How long losers of conflicts are kept; 0: until they are too much."""
+    lost_found_bytes: int | None = None
+    """Most bytes of them; None: a tenth of the cache."""
     api_listen: str | None = None
     kernel_options: tuple[str, ...] = ()
     """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
@@ -62,6 +66,8 @@ _MOUNT_KEYS: dict[str, Parser] = {
     "allow_other": values.parse_boolean,
     "ro": values.parse_boolean,
     "noatime": values.parse_boolean,
+    "lost_found_age": values.parse_seconds,
+    "lost_found_size": values.parse_size,
     "api_listen": values.parse_listen,
 }
 _ENDPOINT_KEYS: dict[str, Parser] = {
@@ -82,13 +88,15 @@ _DRA_KEYS: dict[str, Parser] = {
     "import_interval": values.parse_seconds,
     "export_open_after": values.parse_seconds,
     "event_queue_url": values.parse_event_queue,
-    "on_conflict": values.parse_conflict_policy,
+    "on_conflict": values.parse_choice("keep-both", "bucket-wins", "file-wins"),
     "posix_metadata": values.parse_choice("lazy", "eager", "off"),
 }
 _LINK_KEYS: dict[str, Parser] = {"file_system_path": values.parse_text, "data_repository_path": values.parse_text}
 _FIELD_NAMES = {
     "cache_dir": "cache_dirs",
     "cache_size": "cache_bytes",
+    "lost_found_age": "lost_found_seconds",
+    "lost_found_size": "lost_found_bytes",
     "ro": "read_only",
     "imported_file_chunk_size": "imported_file_chunk_size_mib",
     "import_interval": "import_interval_seconds",

@@ -51,6 +51,7 @@ from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan, recovery
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.capability_watch import CapabilityWatch
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.event_judge import EventJudge
 from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.event_observer import EventObserver
@@ -61,6 +62,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.refresher import Refresher
@@ -219,8 +221,13 @@ class Daemon:
         room = Room(chunks)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
         self._build_auto_import()
-        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
-        deletes = DeleteExport(engine, self._hydrator, repositories)
+        disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
+        self._lost_found = LostFound(
+            engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
+            keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes,
+        )  # fmt: skip
+        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
+        deletes = DeleteExport(engine, self._hydrator, repositories, disputes)
         self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())
         self._releaser = Releaser(
             engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
@@ -243,7 +250,7 @@ class Daemon:
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
-            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
             self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
             str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
@@ -295,6 +302,7 @@ class Daemon:
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
                     await nursery.start(self._open_exports.run)
+                    await nursery.start(self._lost_found.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():

@@ -85,10 +85,29 @@ def _print_status(answer: dict[str, Any]) -> None:
         )
         click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
+        click.echo(f"    conditions   {_conditions_text(association)}")
         click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
+
+
+_CONDITIONS = {
+    "put_if_none_match": "creations",
+    "put_if_match": "writes",
+    "complete_if_match": "multipart completion",
+    "copy_if_match": "copies",
+    "delete_if_match": "deletes",
+}
+"""Requests that must not replace what nobody has seen, by the capability that makes the endpoint see to it."""
+
+
+def _conditions_text(association: dict[str, Any]) -> str:
+    able = association["capabilities"]
+    if not association["auto_export"]:
+        return "nothing is written"
+    missing = [words for name, words in _CONDITIONS.items() if not able.get(name)]
+    return f"a look just before stands in for {', '.join(missing)}" if missing else "all enforced by the endpoint"
 
 
 def _events_text(events: list[str]) -> str:
@@ -138,6 +157,7 @@ def _import_text(progress: dict[str, Any]) -> str:
 
 def _work_lines(answer: dict[str, Any]) -> list[str]:
     export, hydration, cache = answer["export"], answer["hydration"], answer["cache"]
+    kept = answer["lost_found"]
     capacity = "" if cache["capacity_bytes"] is None else f" of {size_text(cache['capacity_bytes'])}"
     oldest = "" if export["oldest_due_seconds"] is None else f", oldest waits {time_text(export['oldest_due_seconds'])}"
     to_go = "" if export["eta_seconds"] is None else f", {time_text(export['eta_seconds'])} to go"
@@ -151,6 +171,12 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
         *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
+        f"conflicts  {answer['conflicts']:,}; {kept['files']:,} losers, {size_text(kept['bytes'])} in .s3lustrefs-lost+found"
+        + (f", the oldest {time_text(kept['oldest_seconds'])} old" if kept["files"] else ""),
+        *(
+            f"           {time_text(max(0.0, time.time() - each['at']))} ago: {each['path']} {each['text']}"
+            for each in answer["latest_conflicts"]
+        ),
         *([f"state      FAILING: {answer['state_failure']}"] if answer.get("state_failure") else []),
     ]
 

@@ -26,13 +26,14 @@ from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.rate import Rate
-from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sweeper import Sweeper
 
 _SCAN = 500
 _MOST_LISTED = 1000
+_LATEST_CONFLICTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Parts:
     hydrator: Hydrator
     exporter: Exporter
     headers: HeaderFetcher
-    refresher: Refresher
+    lost_found: LostFound
     repositories: Repositories
     importers: Mapping[AssocId, Importer]
     sweepers: Mapping[AssocId, Sweeper]
@@ -102,7 +103,7 @@ class NativeApi:
             "uptime_seconds": time.monotonic() - self._started,
             "read_only": p.read_only,
             "inodes": p.engine.inode_count,
-            "conflicts": p.refresher.conflicts,
+            **await self._conflicts(),
             "associations": [await self._association(a) for a in p.engine.associations()],
             "export": export,
             "metrics": {
@@ -122,6 +123,14 @@ class NativeApi:
             "restoring": p.archive.ongoing,
             "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
+        }
+
+    async def _conflicts(self) -> dict[str, Any]:
+        count, latest = await self._p.engine.conflicts(_LATEST_CONFLICTS)
+        return {
+            "conflicts": count,
+            "latest_conflicts": [{"path": c.path, "at": c.at_ns / 1e9, "kind": c.kind, "text": c.text()} for c in latest],
+            "lost_found": asdict(await self._p.lost_found.statistics()),
         }
 
     async def _association(self, a: Association) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class FileIO:
         if renewed:
             inode = await self._engine.get(inode.ino)
         handle = self._handles.open_file(inode.ino, inode.content_version)
-        handle.is_renewed = renewed
+        handle.is_renewed = handle.is_renewed or renewed
         handle.leaves_atime = self._noatime or bool(flags & os.O_NOATIME)
         if flags & os.O_TRUNC:  # even with O_RDONLY; the kernel has asked for write permission
             try:

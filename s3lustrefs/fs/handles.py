@@ -89,6 +89,8 @@ class Handles:
         self._dirs: dict[FileHandleId, DirHandle] = {}
         self._inodes: dict[Ino, OpenInode] = {}
         self._open_dirs: dict[Ino, int] = {}
+        self._cached: dict[Ino, ContentVersion] = {}
+        """Which content the kernel's pages of an inode are of, as last opened. The order to drop them may still be on its way."""
         self._nameless: dict[Ino, bool] = {}
         """Inodes that lost their last name, and whether the kernel has forgotten them already."""
 
@@ -106,6 +108,8 @@ class Handles:
             shared = self._inodes[ino] = OpenInode(ino)
         shared.handles += 1
         handle = FileHandle(self._number(), shared, version)
+        handle.is_renewed = self._cached.get(ino, version) != version
+        self._cached[ino] = version
         self._files[handle.fh] = handle
         return handle
 
@@ -126,7 +130,9 @@ class Handles:
         return handle
 
     def renew(self, ino: Ino, old: ContentVersion, new: ContentVersion) -> None:
-        """Handles that saw the old content go on with the new one."""
+        """Handles that saw the old content go on with the new one, and so do the kernel's pages."""
+        if self._cached.get(ino) == old:
+            self._cached[ino] = new
         if ino in self._inodes:
             for handle in self._files.values():
                 if handle.inode.ino == ino and handle.version == old:
@@ -162,6 +168,7 @@ class Handles:
 
     def note_forgotten(self, ino: Ino) -> bool:
         """The kernel has no use for the inode any more. Returns whether it is to be buried now, see `ended`."""
+        self._cached.pop(ino, None)
         if ino not in self._nameless:
             return False
         self._nameless[ino] = True

@@ -84,6 +84,8 @@ class InodeStatus:
             "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
             "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
             "export": _export(record) if record else None,
+            "conflict": await self._conflict(ino),
+            "hides": [{"key": k.decode(errors="replace"), "reason": r} for k, r in await self._engine.hidden_below(inode)],
             "last_error": _last_error(loss, record, failure),
             "remedy": remedy(errors.ContentLost.code) if loss else _advice(inode, record, failure),
         }
@@ -92,6 +94,10 @@ class InodeStatus:
         """What keeps the association, or else this inode, from being fetched."""
         general = self._repositories.failure(assoc) if assoc is not None else None
         return general or self._repositories.troubles.find(ino)
+
+    async def _conflict(self, ino: Ino) -> dict[str, Any] | None:
+        found = await self._engine.conflict_of(ino)
+        return None if found is None else {"path": found.path, "at": found.at_ns / 1e9, "kind": found.kind, "text": found.text()}
 
     async def why(self, path: bytes) -> dict[str, Any]:
         """`describe`, what the bucket says of an archived object, and the same in sentences; of a name that is not here, why its
@@ -158,12 +164,17 @@ def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3Lustre
 def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     yield f"{path.decode(errors='replace')}: {_kind(inode)}, {inode.size} bytes"
     if inode.flags & InodeFlag.DAMAGED:
-        yield f"fsck found that bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
+        yield f"bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
+    if conflict := status["conflict"]:
+        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(conflict["at"]))
+        yield f"conflict at {at}: {conflict['path']} {conflict['text']}"
     if status["association"] is None:
         yield "not inside any association: local only, never exported"
         yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
+    for hidden in status["hides"]:
+        yield f"in the bucket, but not shown: {hidden['key']} ({hidden['reason']})"
     if inode.is_file:
         yield f"state {status['hsm_state']}; {status['resident_bytes']} of {inode.size} bytes are local"
         yield (

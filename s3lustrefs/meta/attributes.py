@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.export_targets import source_of
-from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.location import LocationMap, is_lost_found
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
@@ -183,7 +183,11 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.mtime_ns = seen.mtime_ns
     inode.ctime_ns = now_ns
     inode.content_version = ContentVersion(inode.content_version + 1)
-    inode.flags = (inode.flags | InodeFlag.HEADERS_UNKNOWN) & ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    pending = records.find_journal(txn, schema.journal_ino_key(ino))
+    is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
+    if not is_given_here:
+        inode.flags |= InodeFlag.HEADERS_UNKNOWN
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
     inode.source_assoc, inode.source_key = seen.assoc, seen.key
@@ -205,6 +209,16 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
         inode.hsm |= Hsm.LOST
     inode.ctime_ns = now_ns
     records.put_inode(txn, inode)
+
+
+def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
+    """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at; and
+    whether there are more."""
+    rows = txn.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
+    found = [
+        schema.decode_inode(schema.decode_u64(key), raw) for key, raw in rows if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN
+    ]
+    return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit
 
 
 def apply_headers(

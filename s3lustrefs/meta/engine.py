@@ -15,12 +15,14 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.conflicts import Dispute, Resolved
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -217,8 +219,24 @@ class MetadataEngine(Protocol):
         """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
         what is known by more than the margin, and nothing changed here. The inode then, else None."""
 
-    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
-        """A conflict: the bucket's version takes the name, ours moves beside it. Returns the (parent, name) that changed hands."""
+    async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
+        """File and object both changed: the association's policy says who keeps the name, and the other one is kept elsewhere.
+
+        None when the local file no longer has the name.
+        """
+
+    async def note_conflict(self, conflict: Conflict) -> None:
+        """Count and remember a conflict in which no version had to move."""
+
+    async def conflicts(self, limit: int) -> tuple[int, list[Conflict]]:
+        """How many there were, and the latest, newest first."""
+
+    async def conflict_of(self, ino: Ino) -> Conflict | None:
+        """The latest conflict that a file won or lost."""
+
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
+        """Take away a file or an empty directory in lost+found. None: there is no such, or its bytes are still to be fetched;
+        from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
@@ -241,6 +259,9 @@ class MetadataEngine(Protocol):
         self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
     ) -> None:
         """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

@@ -17,18 +17,21 @@ from dataclasses import dataclass, field
 
 from s3lustrefs.meta import attributes, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
-from s3lustrefs.meta.location import walk
+from s3lustrefs.meta.listing_conflicts import ListingConflicts
+from s3lustrefs.meta.location import LOST_FOUND, walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, AssocId, ContentVersion, Ino
+from s3lustrefs.model.ids import NO_INO, ROOT_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 PATH_MAX = 4096
 """A symlink's target, and so its object, is shorter than this. Source: linux/limits.h."""
 DIRECTORY_WINS = "a directory of this name exists"
+RESERVED = "this name is taken by the losers of conflicts"
 FILE_IN_THE_WAY = "a file that is open, changed here or has other names has the name of its directory"
 SPECIAL_FILE_WINS = "a FIFO, socket or device of this name exists"
 MARKER_HAS_CONTENT = "it has content, which a directory cannot show"
@@ -95,6 +98,7 @@ class Applied:
     """Of a sweep: new names, which the kernel may remember as absent."""
     outdated: list[Inode] = field(default_factory=list)
     """Changed or removed files as they were before: their bytes are of no more use."""
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class Sweep:
     touched: set[bytes]
     is_told: bool = False
     """Of events: what is put is noted as touched for sweeps under way, whose listing may be older than the event."""
+    is_certain: bool = False
+    """The answer to a HEAD by the exporter, who has no request under way to that key."""
     overtaken: set[bytes] = field(default_factory=set)
     """Filled in: objects (by table key) that were left alone because they are among the touched."""
 
@@ -131,10 +137,14 @@ class ListingApplier:
         self._sweep = sweep
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
-        self.applied = Applied()
+        self._conflicts = ListingConflicts(txn, association, now_ns)
+        self.applied = Applied(conflicts=self._conflicts.met)
+        self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
     def group(self, directory: bytes, entries: Sequence[PreparedEntry]) -> None:
         """Files of one directory. A name that a server listed twice counts once."""
+        if self._reserved is not None:
+            entries = self._without_reserved(directory, entries)
         if not entries:
             return
         if len({entry[0] for entry in entries}) < len(entries):
@@ -146,7 +156,9 @@ class ListingApplier:
         differing = [
             (object_key, known.get(object_key), entry)
             for object_key, entry in zip(objects, entries, strict=True)
-            if not self._is_known(object_key, known.get(object_key), entry[2]) and object_key not in in_doubt
+            if not self._is_known(object_key, known.get(object_key), entry[2])
+            and object_key not in in_doubt
+            and not self._is_followed(object_key, known.get(object_key), entry[2])
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
         if not differing:
@@ -166,12 +178,23 @@ class ListingApplier:
                 may = seen is None or self._takes_changed
                 if not may or not self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0]):
                     continue
-            elif not self._takes_new:
+            elif not self._takes_new and (seen is None or not self._takes_changed):
                 continue
-            elif seen is not None and seen[:8] != _NOBODY:
-                self._take_from(object_key, seen)
-            fresh.append((dentry, object_key, schema.pack_u64(self._allocate()), entry))
+            ino = self._allocate()
+            if dentry not in taken and seen is not None:
+                etag = schema.decode_object(object_key, _NOBODY + entry[2]).etag
+                self._conflicts.take_from(schema.decode_object(object_key, seen), parent, entry[0], etag, ino)
+            fresh.append((dentry, object_key, schema.pack_u64(ino), entry))
         self._insert(parent_key, fresh)
+
+    def _without_reserved(self, directory: bytes, entries: Sequence[PreparedEntry]) -> Sequence[PreparedEntry]:
+        """Nobody's object is shown among the losers of conflicts, which are local."""
+        if directory and directory.partition(b"/")[0] != self._reserved:
+            return entries
+        for name, _, _ in entries:
+            if directory or name == self._reserved:
+                self.skip(directory + b"/" + name if directory else name, RESERVED)
+        return [entry for entry in entries if not directory and entry[0] != self._reserved]
 
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
@@ -182,21 +205,37 @@ class ListingApplier:
         self._sweep.overtaken.add(object_key)
         return True
 
-    def _in_doubt(self, objects: list[bytes]) -> dict[bytes, bytes]:
-        """Those which a request of ours may have written. Mostly there are none, and looking for one says so quickly."""
+    def _in_doubt(self, objects: list[bytes]) -> set[bytes]:
+        """Those which a request of ours may have written, as long as the exporter is going to find out. Mostly there are none, and
+        looking for one says so quickly."""
         if not self._txn.scan(Table.WRITES, self._prefix[:2], limit=1):
-            return {}
-        return self._txn.get_many(Table.WRITES, objects)
+            return set()
+        noted = self._txn.get_many(Table.WRITES, objects)
+        if self._sweep is not None and self._sweep.is_certain:
+            for key in noted:
+                self._txn.delete(Table.WRITES, key)
+            return set()
+        keys = {key: schema.decode_writes(value)[0] for key, value in noted.items()}
+        return {key for key, name in keys.items() if journal.is_looked_after(self._txn, self._association, name)}
 
     def _directory_for_new(self, path: bytes) -> Ino | None:
         if not self._takes_new:
             return walk(self._txn, Ino(self._association.root_ino), path)
         return self.directory(path)
 
-    def _take_from(self, object_key: bytes, seen: bytes) -> None:
-        """The object of a file that was renamed here, and not yet there, has new content: that is a new file."""
-        old = schema.decode_object(object_key, seen)
-        journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
+    def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
+        """Whether the object is that of a file which was renamed here and takes the new content with it."""
+        if seen is None or not self._takes_changed:
+            return False
+        old, new = schema.decode_object(object_key, seen), schema.decode_object(object_key, seen[:8] + listed)
+        before, after = self._conflicts.follow(old, new) or (None, None)
+        if before is None or after is None:
+            return False
+        self.applied.changed.append(after.ino)
+        self.applied.outdated.append(before)
+        if after.flags & InodeFlag.HEADERS_UNKNOWN:
+            self._ask_for_headers(after)
+        return True
 
     def _object_key(self, plain: bytes) -> bytes:
         if len(plain) <= schema.LONGEST_TABLE_KEY:
@@ -232,7 +271,9 @@ class ListingApplier:
         inode = records.get_inode(self._txn, ino)
         if inode.is_dir or not inode.is_exportable:
             reason = DIRECTORY_WINS if inode.is_dir else SPECIAL_FILE_WINS
-            self.skip(directory + b"/" + name if directory else name, reason)
+            relative = directory + b"/" + name if directory else name
+            self.skip(relative, reason)
+            journal.forget_object(self._txn, self._association.assoc_id, self._prefix[2:] + relative, self._now_ns)
             return False
         if inode.is_symlink:
             return self._is_only_the_object(inode, object_key) and self._drop_name(inode)
@@ -243,6 +284,8 @@ class ListingApplier:
                 self.applied.changed.append(ino)
                 self.applied.outdated.append(inode)
                 self._ask_for_headers(replaced)
+            elif inode.flags & InodeFlag.EXCLUDED:
+                self._conflicts.stays(inode, seen.etag)
         return False
 
     def _ask_for_headers(self, changed: Inode) -> None:
@@ -275,6 +318,8 @@ class ListingApplier:
         ino = Ino(self._association.root_ino)
         if not path:
             return ino
+        if path.partition(b"/")[0] == self._reserved:
+            return None
         at = b""
         for name in path.split(b"/"):
             child = records.find_child(self._txn, ino, name)
@@ -294,6 +339,8 @@ class ListingApplier:
         key = self._prefix[2:] + path
         if not self._is_only_the_object(inode, self._object_key(self._prefix + path)):
             return False
+        if self._sweep is not None:
+            self._conflicts.gives_way(inode)
         self._drop_name(inode)
         # Nothing is known of it, so that it shows again once the directory is gone, and no export here replaces it unseen.
         records.delete_object(self._txn, self._association.assoc_id, key)
@@ -317,6 +364,9 @@ class ListingApplier:
         if size:
             self.skip(path + b"/" if path else b"", MARKER_HAS_CONTENT)
         if not key or self._is_known(table_key, self._txn.get(Table.OBJECTS, table_key), tail) or self._in_doubt([table_key]):
+            return
+        if path.partition(b"/")[0] == self._reserved:
+            self.skip(path + b"/", RESERVED)
             return
         ino = self._directory_for_new(path)
         if ino is None:
@@ -347,28 +397,3 @@ def _same_version(known: bytes, tail: bytes) -> bool:
     a = schema.decode_object(b"\0\0", known)
     b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
     return a.etag == b.etag and a.size == b.size
-
-
-def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
-    """(relative key, reason) of every key that could not become a file."""
-    found = []
-    for _, value in txn.scan(Table.SKIPPED, schema.pack_u16(association.assoc_id)):
-        reason, _, relative = value.partition(b"\0")
-        found.append((relative, reason.decode()))
-    return found
-
-
-def skipped_reason(txn: Txn, association: Association, relative: bytes) -> str:
-    """Why the object with this key does not show; empty when it does, or is not there."""
-    value = txn.get(Table.SKIPPED, schema.object_key(association.assoc_id, association.key_of(relative)))
-    return value.partition(b"\0")[0].decode() if value else ""
-
-
-def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
-    """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at; and
-    whether there are more."""
-    rows = txn.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
-    found = [
-        schema.decode_inode(schema.decode_u64(key), raw) for key, raw in rows if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN
-    ]
-    return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit

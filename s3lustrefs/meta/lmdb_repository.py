@@ -9,16 +9,18 @@ from dataclasses import replace
 from s3lustrefs.meta import (
     associations,
     attributes,
-    conflicts,
+    conflict_log,
     export_targets,
     journal,
-    listing,
+    lost_found,
     records,
     schema,
+    skipped,
     vanished,
     writes,
 )
 from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.conflicts import Dispute, Resolved, Resolver
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry, Sweep
 from s3lustrefs.meta.lmdb_core import EngineCore
@@ -29,6 +31,7 @@ from s3lustrefs.meta.schema import (
 )
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -168,12 +171,30 @@ class RepositoryVerbs(EngineCore):
         with self._store.begin() as txn:
             return attributes.doubt_headers(txn, assoc, key, told_ns, margin_ns)
 
-    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
+    async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
+        first = self._next_ino
         with self._store.begin() as txn:
-            place = conflicts.keep_both(txn, association, ino, seen, suffix, self._now(), lambda: self._allocate_in(txn))
+            resolver = Resolver(txn, self._locations, association, dispute, self._now(), lambda: self._allocate_in(txn))
+            resolved = resolver.resolve()
             self._save_next_ino(txn)
-        self._inodes += place is not None
-        return place
+        self._inodes += self._next_ino - first
+        return resolved
+
+    async def note_conflict(self, conflict: Conflict) -> None:
+        with self._store.begin() as txn:
+            conflict_log.note(txn, conflict)
+
+    async def conflicts(self, limit: int) -> tuple[int, list[Conflict]]:
+        return conflict_log.count(self._txn()), conflict_log.latest(self._txn(), limit)
+
+    async def conflict_of(self, ino: Ino) -> Conflict | None:
+        return conflict_log.of_inode(self._txn(), ino)
+
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
+        with self._store.begin() as txn:
+            removed = lost_found.remove(txn, parent, name, self._now(), self._in_use, is_vanished=is_vanished)
+        self._inodes -= removed is not None and not removed.inode.nlink
+        return removed
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from."""
@@ -187,13 +208,13 @@ class RepositoryVerbs(EngineCore):
             return attributes.apply_headers(txn, ino, etag, change, target, version_id)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
-        return listing.unknown_headers(self._txn(), after, limit)
+        return attributes.unknown_headers(self._txn(), after, limit)
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
-        return listing.skipped(self._txn(), association)
+        return skipped.skipped(self._txn(), association)
 
     async def skipped_reason(self, association: Association, relative: bytes) -> str:
-        return listing.skipped_reason(self._txn(), association, relative)
+        return skipped.skipped_reason(self._txn(), association, relative)
 
     async def forget_skipped(
         self,
@@ -204,6 +225,11 @@ class RepositoryVerbs(EngineCore):
     ) -> None:
         with self._store.begin() as txn:
             vanished.forget_skipped(txn, association, below, span, listed)
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        is_file = inode.parent and not inode.is_dir
+        location = self._locations.of_name(self._txn(), inode.parent, inode.name) if is_file else None
+        return skipped.hidden_below(self._txn(), location.association, location.relative) if location else []
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
 
+LOST_FOUND = b".s3lustrefs-lost+found"
+"""At the root of the mount: where the losers of conflicts are kept. In no association, whatever contains it."""
 _REMEMBERED_DIRECTORIES = 50_000
 
 
@@ -86,10 +88,13 @@ class LocationMap:
                 ino = inode.parent
         found = self._known[ino]
         for inode in reversed(climbed):
-            found = self._known[inode.ino] = found.child(inode.name) if found else None
+            is_lost_found = (inode.parent, inode.name) == (ROOT_INO, LOST_FOUND)
+            found = self._known[inode.ino] = None if found is None or is_lost_found else found.child(inode.name)
         return found
 
     def of_name(self, txn: Txn, parent: Ino, name: bytes) -> Location | None:
+        if parent == ROOT_INO and name == LOST_FOUND:
+            return None
         above = self.of_directory(txn, parent)
         return above.child(name) if above else None
 
@@ -104,6 +109,24 @@ def path_of(txn: Txn, ino: Ino) -> bytes:
         parts.append(inode.name)
         ino = inode.parent
     return b"/" + b"/".join(reversed(parts))
+
+
+def is_lost_found(txn: Txn, ino: Ino) -> bool:
+    """Whether a directory is the one of the losers, or below it."""
+    while ino != ROOT_INO:
+        inode = records.find_inode(txn, ino)
+        if inode is None or not inode.parent:
+            return False
+        if inode.parent == ROOT_INO and inode.name == LOST_FOUND:
+            return True
+        ino = inode.parent
+    return False
+
+
+def check_entry(txn: Txn, parent: Ino, name: bytes) -> None:
+    """Raises: NotPermitted for a name that nobody but the conflicts may make."""
+    if (parent == ROOT_INO and name == LOST_FOUND) or is_lost_found(txn, parent):
+        raise errors.NotPermitted(f"/{LOST_FOUND.decode()} holds the losers of conflicts, nothing else can be put there")
 
 
 def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:

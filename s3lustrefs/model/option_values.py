@@ -107,13 +107,6 @@ def parse_choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
-def parse_conflict_policy(value: object) -> str:
-    policy = parse_choice("keep-both", "bucket-wins", "file-wins")(value)
-    if policy != "keep-both":
-        raise ValueError("is not available yet; only keep-both is")
-    return policy
-
-
 def parse_url(value: object) -> str:
     text = parse_text(value)
     try:

@@ -22,23 +22,22 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, AssocId
+from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
-from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
 
 log = logging.getLogger(__name__)
 
 _REQUESTS = 32
 """Objects written at once."""
-MULTIPART_BYTES = 16 << 20
-"""Larger files go up in parts of this size."""
 SMALL_BYTES = 64 << 10
 """Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
@@ -51,7 +50,7 @@ AsItWas = Callable[[], AbstractAsyncContextManager[bool]]
 
 
 class FileExport:
-    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known; `on_conflict` keeps the loser."""
+    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known."""
 
     def __init__(
         self,
@@ -60,20 +59,24 @@ class FileExport:
         hydrator: Hydrator,
         repositories: Repositories,
         know_headers: Callable[[Inode], Awaitable[Inode]],
-        on_conflict: Callable[[Inode, Target, ObjectHead], Awaitable[None]],
+        disputes: Disputes,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
         self._know_headers = know_headers
-        self._on_conflict = on_conflict
+        self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator)
+        self._order = ExportOrder(engine, hydrator, disputes)
+        self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes)
         self._requests = trio.Semaphore(_REQUESTS)
-        self.exported_objects = 0
         self.exported_bytes = 0
+
+    @property
+    def exported_objects(self) -> int:
+        return self._outcome.settled_objects
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
         """Raises: NotYet, RepositoryError, StorageError."""
@@ -124,24 +127,22 @@ class FileExport:
         else:  # another name of the file: what changed went up under the first one
             await self._copy(store, inode, target, view.source)
 
-    # --- objects ---------------------------------------------------------------------------------------------------------------
-
     async def _put_small(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         """Directory markers hold nothing, symlinks their target. A marker changed by others has nothing to lose."""
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        await self._note(inode, target)
+        await self._outcome.note(inode, target)
         try:
             written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
-                await self._conflict(inode, target, head)
+                await self._outcome.conflict(inode, target, head)
                 return
             written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
-        await self._settle(inode, target, written, content=True)
+        await self._outcome.settle(inode, target, written, content=True)
 
     async def _write_small(
         self, store: ObjectStore, inode: Inode, target: Target, body: bytes, there: ObjectHead | None, condition: Condition
@@ -160,10 +161,9 @@ class FileExport:
             raise errors.ObjectTooLarge(
                 f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
             )
-        await self._complete(inode, target)
-        foreign = await _head_if(store, target.key, target.known)
+        foreign = await self._complete(store, inode, target)
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
-            await self._resolve(store, inode, target, foreign)
+            await self._outcome.resolve(inode, target, foreign)
             return
         headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
@@ -174,15 +174,17 @@ class FileExport:
                 head = await store.head(target.key)
             except errors.ObjectNotFound:
                 raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
-            await self._resolve(store, inode, target, head)
+            await self._outcome.resolve(inode, target, head)
             return
-        await self._settle(inode, target, written, content=True)
+        await self._outcome.settle(inode, target, written, content=True)
+        if foreign is None:
+            await self._disputes.deleted_there(inode, target)
 
     async def _send(
         self, store: ObjectStore, inode: Inode, target: Target, headers: PutHeaders, condition: Condition
     ) -> ObjectVersion:
         in_parts = inode.size > MULTIPART_BYTES
-        await self._note(inode, target, in_parts=in_parts)
+        await self._outcome.note(inode, target, in_parts=in_parts)
         async with self._requests:
             if in_parts:
                 written = await self._multipart.upload(store, inode, target.key, headers, condition)
@@ -223,16 +225,21 @@ class FileExport:
                 return
             failpoint("snapshot.sent")
             async with as_it_was() as is_unchanged:
-                await self._settle(frozen, target, written, content=is_unchanged)
+                await self._outcome.settle(frozen, target, written, content=is_unchanged)
                 if is_unchanged and not await self._engine.finish(record):
                     await self._engine.make_due(frozen.ino)  # its name or attributes changed meanwhile
 
-    async def _complete(self, inode: Inode, target: Target) -> None:
-        """Fetch what is not local yet. Raises: ObjectNotFound when that version is no longer in the bucket."""
+    async def _complete(self, store: ObjectStore, inode: Inode, target: Target) -> ObjectHead | None:
+        """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when the version to fetch is
+        no longer in the bucket; NotYet when its successor has won."""
         try:
             await self._hydrator.ensure(inode, 0, inode.size)
+            return await _head_if(store, target.key, target.known)
         except errors.StaleInode as exc:
             key = target.key.decode()
+            head = await _head_if(store, target.key, target.known)
+            if head is not None and target.association.on_conflict == "bucket-wins":
+                await self._outcome.conflict(inode, target, head)
             raise errors.ObjectNotFound(
                 f"{key}: not all of the file was local when its object was replaced ({exc})", key=key
             ) from exc
@@ -251,7 +258,7 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return
-        await self._note(inode, target, in_parts=source.size > COPY_BYTES)
+        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
             async with self._requests:
                 # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
@@ -260,7 +267,7 @@ class FileExport:
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
             return
-        await self._settle(inode, target, written, content=True)
+        await self._outcome.settle(inode, target, written, content=True)
 
     async def _copy_version(
         self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, head: ObjectHead, *, is_current: bool
@@ -326,98 +333,29 @@ class FileExport:
         expected = target.known.etag if target.known else None
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
-                await self._settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
+                await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
             elif await self._sent.wrote(target.association.assoc_id, target.key, there):
-                await self._observe(target, there)
+                await self._outcome.observe(target, there)
             else:
-                await self._conflict(inode, target, there)
+                await self._outcome.conflict(inode, target, there)
         elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
             await self._engine.forget_object(target.association.assoc_id, target.key)
+            await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)
         elif await self._engine.find_object(source.assoc, source.key) != source:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
-            if not await self._is_there(source):
-                await self._engine.forget_object(source.assoc, source.key)
+            await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))
-        elif await self._is_there(source):
+        elif (head := await _head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
             raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
+        elif await self._disputes.follow(inode):
+            raise NotYet(0.0)
         else:
-            await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(
                 f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
                 key=source.key.decode(),
             )
-
-    async def _is_there(self, source: ObjectRecord) -> bool:
-        try:
-            return (await self._repositories.of(source.assoc).head(source.key)).version.etag == source.etag
-        except errors.ObjectNotFound:
-            return False
-
-    # --- ends ------------------------------------------------------------------------------------------------------------------
-
-    async def _settle(self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool) -> None:
-        exported = ObjectRecord(
-            target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
-            written.version_id, written.storage_class,
-        )  # fmt: skip
-        failpoint("settle.before")
-        await self._engine.settle_object(inode.ino, exported, content=content)
-        failpoint("settle.after")
-        self.exported_objects += 1
-
-    async def _note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
-        """Raises: NotYet when the file has lost this name."""
-        size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
-        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts):
-            raise NotYet(0.0)
-
-    async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
-        """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
-        if await self._is_our_content(inode, head):
-            await self._settle_found(inode, target, head)
-        elif target.known is not None and head.version.etag == target.known.etag:
-            raise errors.RepositoryUnavailable(
-                f"{target.key.decode()}: the endpoint says that the object changed, which it did not"
-            )
-        elif await self._sent.wrote(target.association.assoc_id, target.key, head):
-            await self._observe(target, head)
-        else:
-            await self._conflict(inode, target, head)
-
-    async def _settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
-        """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
-        await self._settle(inode, target, head.version, content=True)
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        if not mine.items() <= head.metadata.items():
-            raise NotYet(0.0)
-
-    async def _observe(self, target: Target, head: ObjectHead) -> None:
-        """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
-        v = head.version
-        seen = ObjectRecord(
-            target.association.assoc_id, target.key, NO_INO, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class
-        )
-        await self._engine.observe_object(seen)
-        raise NotYet(0.0)
-
-    async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
-        """Equal bytes: proven by the ETag where it is an MD5, else by size and every POSIX header, nanoseconds included."""
-        if head.version.size != inode.size:
-            return False
-        digest = await self._multipart.etag_of(inode, MULTIPART_BYTES)
-        if head.version.etag == digest:
-            return True
-        looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        encrypted = not looks_like_md5
-        return encrypted and all(head.metadata.get(name) == value for name, value in mine.items())
-
-    async def _conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
-        log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
-        await self._on_conflict(inode, target, head)
-        raise NotYet(0.0)
 
 
 async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -> ObjectHead | None:

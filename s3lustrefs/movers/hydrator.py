@@ -303,7 +303,7 @@ class Hydrator:
 
     async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int, *, demand: bool) -> None:
         if inode.flags & InodeFlag.DAMAGED:
-            raise errors.ContentLost(f"inode {inode.ino}: fsck found that these bytes are gone, and the bucket never had them")
+            raise errors.ContentLost(f"inode {inode.ino}: these bytes are gone, and no bucket has them")
         source = await self._engine.source_of(inode)
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")

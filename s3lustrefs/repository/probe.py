@@ -325,7 +325,8 @@ def _condition_findings(found: Conditions) -> Iterator[Finding]:
     )
     for enforced, name, instead in missing:
         if enforced:
-            yield Finding(name, "ok", "enforced by the endpoint")
+            target = "; a HEAD just before stands in for what a copy replaces" if name == "conditional copies" else ""
+            yield Finding(name, "ok", f"enforced by the endpoint{target}")
         else:
             text = f"not enforced by the endpoint: {instead}"
             yield Finding(name, "warn", text, "Let no other client write the same keys at the same time.")

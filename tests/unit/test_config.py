@@ -68,11 +68,12 @@ def test_every_option_reaches_its_field() -> None:
     config = loaded(
         "state_dir=/st,cache_dir=/a:/b,cache_size=500GiB,endpoint_url=http://127.0.0.1:9000/,region=eu-central-1,profile=lab,"
         "role_arn=arn:aws:iam::1:role/x,addressing_style=path,allow_other,ro,uid=5,gid=6,file_mode=0640,dir_mode=750,"
-        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,export_open_after=10m,on_conflict=keep-both,"
-        "posix_metadata=eager,event_queue_url=create"
+        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,export_open_after=10m,on_conflict=file-wins,"
+        "posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
     )
     assert (config.state_dir, config.cache_dirs, config.cache_bytes) == (Path("/st"), (Path("/a"), Path("/b")), 500 << 30)
     assert (config.allow_other, config.read_only) == (True, True)
+    assert (config.lost_found_seconds, config.lost_found_bytes, config.dras[0].on_conflict) == (7 * 86400, 1 << 30, "file-wins")
     only = config.dras[0]
     endpoint = only.endpoint
     assert (endpoint.endpoint_url, endpoint.region, endpoint.profile) == ("http://127.0.0.1:9000", "eu-central-1", "lab")
@@ -125,7 +126,8 @@ def test_last_of_ro_and_rw_wins() -> None:
         ("addressing_style=dns", "must be one of auto, path, virtual"),
         ("event_queue_url=make", "must be auto, create, off, or the URL of an SQS queue"),
         ("posix_metadata=maybe", "must be one of lazy, eager, off"),
-        ("on_conflict=bucket-wins", "not available yet; only keep-both is"),
+        ("lost_found_age=soon", "is not a length of time"),
+        ("lost_found_size=many", "is not a size"),
         ("on_conflict=newest", "must be one of keep-both, bucket-wins, file-wins"),
         ("allow_other=perhaps", "is neither true nor false"),
         ("api_listen=8987", "is not HOST:PORT; write for example 127.0.0.1:8987"),

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from tests.servers import S3Server
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 LONGEST_KEY = 1024
-DEEP = 1500
+DEEP = 1100
 """Directories; the interpreter allows 1,000 calls within calls."""
 NFC, NFD = (unicodedata.normalize(form, "Ärger é") for form in ("NFC", "NFD"))
 CONTROL = [f"{chr(code)}x" for code in (9, 13, 27, 127)]
@@ -213,9 +214,11 @@ def seen(request: pytest.FixtureRequest) -> Iterator[Seen]:
         here.mount()
         for place, _ in found.places("import"):
             found.imported[place.name], found.skipped_at_import[place.name] = place.tree(), place.skipped()
-        for place, case in found.places("made"):
+        made = [*found.places("made"), *found.places("move")]
+        for place, case in made:
             make(place, case)
-        found.failed = {place.name: place.drain() for place, _ in found.places("made")}
+        for place, _ in made:
+            found.failed[place.name] = place.drain()
         found.put("later")
         for place, case in found.places("gone"):
             place.delete(*case.objects)
@@ -305,6 +308,22 @@ def test_made_here(seen: Seen, name: str) -> None:
     assert failed.keys() == {content_of(path).rstrip(b"/").decode(errors="replace") for path in case.local}
     for path, words in case.local.items():
         assert words in place.why(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moved_and_removed_here(seen: Seen, name: str) -> None:
+    """Copied and deleted in the bucket. The new name is as long as the old one, so that as many keys are too long."""
+    old, new = Place(seen.site, f"move-{name}"), Place(seen.site, f"else-{name}")
+    case = old.case(name)
+    made = with_parents({path: content_of(path) for path in case.made})
+    old.root.rename(new.root)
+    assert new.drain().keys() == {content_of(path).rstrip(b"/").decode(errors="replace") for path in case.local}
+    assert not [path for path in Place(seen.site, "").drain() if path.startswith(f"/{old.name}")]
+    assert old.objects() == {} and new.tree() == made
+    assert new.objects() == {path: body for path, body in made.items() if path not in case.local}
+    shutil.rmtree(new.root)
+    assert not [path for path in Place(seen.site, "").drain() if path.startswith(f"/{new.name}")]
+    assert new.objects() == {}
 
 
 def test_hidden_keys_are_counted_and_listed_one_to_a_line(seen: Seen) -> None:

@@ -95,6 +95,8 @@ class Applied:
     """Of a sweep: new names, which the kernel may remember as absent."""
     outdated: list[Inode] = field(default_factory=list)
     """Changed or removed files as they were before: their bytes are of no more use."""
+    doubted: list[Inode] = field(default_factory=list)
+    """Of a sweep: whose object was written anew with the same bytes: its attributes are to be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +178,26 @@ class ListingApplier:
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
         if seen is not None and _same_version(seen, listed):
+            if seen[8:] != listed:
+                self._look_closer(object_key, seen, listed)
             return True
         if self._sweep is None or object_key not in self._sweep.touched:
             return False
         self._sweep.overtaken.add(object_key)
         return True
+
+    def _look_closer(self, object_key: bytes, seen: bytes, listed: bytes) -> None:
+        """The same bytes, but written anew since, perhaps with other attributes; or moved to another storage class."""
+        if self._sweep is None or object_key in self._sweep.touched or not self._takes_changed:
+            return
+        known, found = schema.decode_object(object_key, seen), schema.decode_object(object_key, _NOBODY + listed)
+        if known.storage_class != found.storage_class:
+            known.storage_class = found.storage_class
+            records.put_object(self._txn, known)
+        if self._association.posix_metadata != "off":
+            doubted = attributes.doubt_headers(self._txn, known.assoc, known.key, found.mtime_ns, attributes.TIME_MARGIN_NS)
+            if doubted is not None:
+                self.applied.doubted.append(doubted)
 
     def _in_doubt(self, objects: list[bytes]) -> dict[bytes, bytes]:
         """Those which a request of ours may have written. Mostly there are none, and looking for one says so quickly."""

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer, preparer_options
 from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers.event_judge import MARGIN_NS, EventJudge, Verdict
+from s3lustrefs.movers.event_judge import EventJudge, Verdict
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.observer import Observer, Seen
@@ -111,7 +112,7 @@ class EventObserver:
         association = self.association()
         if "CHANGED" not in association.auto_import or association.posix_metadata == "off":
             return
-        inode = await self._engine.doubt_headers(self._assoc, event.key, event.time_ns, MARGIN_NS)
+        inode = await self._engine.doubt_headers(self._assoc, event.key, event.time_ns, TIME_MARGIN_NS)
         if inode is not None:
             self.told.changed += 1
             self._notify(InodeInvalidation(inode.ino, content=False))

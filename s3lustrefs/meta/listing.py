@@ -194,7 +194,7 @@ class ListingApplier:
         if known.storage_class != found.storage_class:
             known.storage_class = found.storage_class
             records.put_object(self._txn, known)
-        if self._association.posix_metadata != "off":
+        if known.mtime_ns != found.mtime_ns and self._association.posix_metadata != "off":
             doubted = attributes.doubt_headers(self._txn, known.assoc, known.key, found.mtime_ns, attributes.TIME_MARGIN_NS)
             if doubted is not None:
                 self.applied.doubted.append(doubted)

@@ -138,6 +138,7 @@ class EventObserver:
 
     async def _ask(self, keys: Iterable[bytes], failed: set[bytes]) -> dict[bytes, ObjectVersion | None]:
         found: dict[bytes, ObjectVersion | None] = {}
+        failures: list[errors.RepositoryError] = []
         limit = trio.Semaphore(_HEADS_AT_ONCE)
 
         async def ask(key: bytes) -> None:
@@ -145,7 +146,7 @@ class EventObserver:
                 head = await self._observer.find(key)
                 found[key] = head.version if head is not None else None
             except errors.RepositoryError as exc:
-                log.warning("event not checked key=%r error=%s", key, exc)
+                failures.append(exc)
                 failed.add(key)
             finally:
                 limit.release()
@@ -155,6 +156,8 @@ class EventObserver:
                 await limit.acquire()
                 self.told.asked += 1
                 nursery.start_soon(ask, key)
+        if failures:
+            log.warning("events wait, the bucket does not say what is true keys=%d error=%s", len(failures), failures[0])
         return found
 
     def _batch(self, there: Mapping[bytes, ObjectVersion]) -> Batch:
@@ -178,14 +181,23 @@ class EventObserver:
         """
         if "DELETED" not in self.association().auto_import:
             self._gone_markers.clear()
-        for key in sorted(self._gone_markers, reverse=True):
-            if trio.current_time() < self._gone_markers[key] and not await self._is_empty(key):
-                continue
+        while ready := await self._ready_directories():
             failed: set[bytes] = set()
             with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
-                again = await self._bring_in({}, {key}, sweep, failed)
-            if not failed and not again:
+                again = await self._bring_in({}, ready, sweep, failed)
+            for key in ready - failed - again:
                 del self._gone_markers[key]
+            if failed or again:
+                break
+
+    async def _ready_directories(self) -> set[bytes]:
+        """Those that are empty, which may make the ones above them so, or that have waited long enough."""
+        ready = set()
+        for key, until in self._gone_markers.items():
+            if trio.current_time() >= until or await self._is_empty(key):
+                ready.add(key)
+            await trio.lowlevel.checkpoint()
+        return ready
 
     async def _is_empty(self, key: bytes) -> bool:
         association = self.association()

@@ -20,6 +20,10 @@ _MAX_XATTR_NAMES = 65_536
 """Bytes of all names of an inode: listxattr(2) returns no more, and the kernel shows none at all of a longer list."""
 
 
+TIME_MARGIN_NS = 2_000_000_000
+"""Times of one object may differ by this much: some answers have whole seconds, and an event comes a little later."""
+
+
 @dataclass(frozen=True, slots=True)
 class AttributeChange:
     """What setattr changes; None leaves a field as it is. Times are ns since the epoch."""
@@ -267,7 +271,7 @@ def doubt_headers(txn: Txn, assoc: AssocId, key: bytes, told_ns: int, margin_ns:
     known.mtime_ns = told_ns
     records.put_object(txn, known)
     inode = records.find_inode(txn, known.ino) if known.ino else None
-    if is_ours or inode is None or inode.is_dirty or inode.flags & InodeFlag.EXCLUDED:
+    if is_ours or inode is None or (inode.is_file and inode.is_dirty) or inode.flags & InodeFlag.EXCLUDED:
         return None
     if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
         return None

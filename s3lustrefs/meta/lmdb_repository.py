@@ -22,7 +22,8 @@ from s3lustrefs.meta import (
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.conflicts import Dispute, Resolved, Resolver
 from s3lustrefs.meta.export_targets import ExportView
-from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry, Sweep
+from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
+from s3lustrefs.meta.listing_applier import ListingApplier
 from s3lustrefs.meta.lmdb_core import EngineCore
 from s3lustrefs.meta.schema import (
     JournalRecord,

@@ -14,13 +14,12 @@ from enum import Enum
 
 import trio
 
+from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.repository.event_messages import BucketEvent, EventKind
 
-MARGIN_NS = 2_000_000_000
-"""LastModified has whole seconds, and two clocks of one service may differ a little."""
 _SKEW_NS = 5_000_000_000
 """Between the endpoint's clock and this host's. A host that is later by more believes what it should ask about, for as long."""
 _MOST_REMEMBERED = 50_000
@@ -69,7 +68,7 @@ class EventJudge:
         if known.etag == event.etag and known.size == event.size:
             return Verdict.SAME_VERSION
         # An object that we wrote has no time: S3 does not tell it with its answer.
-        return Verdict.BELIEVE if known.mtime_ns and event.time_ns > known.mtime_ns + MARGIN_NS else Verdict.ASK
+        return Verdict.BELIEVE if known.mtime_ns and event.time_ns > known.mtime_ns + TIME_MARGIN_NS else Verdict.ASK
 
     def note_absent(self, key: bytes) -> None:
         """There is no object of this key: an event of its creation that is still to come is older than that."""

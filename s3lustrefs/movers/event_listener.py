@@ -36,6 +36,7 @@ _MOST_RECEIVES = 5
 _POLICY_SECONDS = 5.0
 """How soon a policy that was switched on is noticed."""
 _SYNC_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
 _LAGS = 1000
 
 
@@ -112,7 +113,7 @@ class EventListener:
         return any(observer.association().auto_import for observer in self._observers.values())
 
     async def _listen(self, queue: EventQueue) -> None:
-        calls = 1
+        calls, refusals = 1, 0
         with ExitStack() as stack:
             for observer in self._observers.values():
                 stack.enter_context(observer.judge.remembering())
@@ -123,12 +124,15 @@ class EventListener:
                 self._state, self._error = "LISTENING", ""
                 is_more = len(messages) >= calls * MOST_MESSAGES
                 calls = min(calls * 2, _MOST_CALLS) if is_more else max(1, -(-len(messages) // MOST_MESSAGES))
-                await self._take(messages)
+                refusals = refusals + 1 if await self._take(messages) else 0
+                if refusals:  # what is received meanwhile could only wait, and use up its tries
+                    await trio.sleep(min(backoff_seconds(refusals), _LONGEST_PAUSE_SECONDS))
                 if not is_more:
                     self._oldest_sent = 0.0
                 messages = await _receive(queue, calls)
 
-    async def _take(self, messages: Sequence[Message]) -> None:
+    async def _take(self, messages: Sequence[Message]) -> bool:
+        """Whether some events have to come again."""
         if messages:
             failpoint("event.received")
         self._oldest_sent = min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
@@ -149,6 +153,7 @@ class EventListener:
         if messages:
             failpoint("event.applied")
         self._finish(messages, failed)
+        return any(failed.values())
 
     def _place(self, event: BucketEvent) -> AssocId | None:
         for assoc, observer in self._observers.items():

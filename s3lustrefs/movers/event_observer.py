@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer, preparer_options
 from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers.event_judge import MARGIN_NS, EventJudge, Verdict
+from s3lustrefs.movers.event_judge import EventJudge, Verdict
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.observer import Observer, Seen
@@ -111,7 +112,7 @@ class EventObserver:
         association = self.association()
         if "CHANGED" not in association.auto_import or association.posix_metadata == "off":
             return
-        inode = await self._engine.doubt_headers(self._assoc, event.key, event.time_ns, MARGIN_NS)
+        inode = await self._engine.doubt_headers(self._assoc, event.key, event.time_ns, TIME_MARGIN_NS)
         if inode is not None:
             self.told.changed += 1
             self._notify(InodeInvalidation(inode.ino, content=False))
@@ -137,6 +138,7 @@ class EventObserver:
 
     async def _ask(self, keys: Iterable[bytes], failed: set[bytes]) -> dict[bytes, ObjectVersion | None]:
         found: dict[bytes, ObjectVersion | None] = {}
+        failures: list[errors.RepositoryError] = []
         limit = trio.Semaphore(_HEADS_AT_ONCE)
 
         async def ask(key: bytes) -> None:
@@ -144,7 +146,7 @@ class EventObserver:
                 head = await self._observer.find(key)
                 found[key] = head.version if head is not None else None
             except errors.RepositoryError as exc:
-                log.warning("event not checked key=%r error=%s", key, exc)
+                failures.append(exc)
                 failed.add(key)
             finally:
                 limit.release()
@@ -154,6 +156,8 @@ class EventObserver:
                 await limit.acquire()
                 self.told.asked += 1
                 nursery.start_soon(ask, key)
+        if failures:
+            log.warning("events wait, the bucket does not say what is true keys=%d error=%s", len(failures), failures[0])
         return found
 
     def _batch(self, there: Mapping[bytes, ObjectVersion]) -> Batch:
@@ -177,14 +181,23 @@ class EventObserver:
         """
         if "DELETED" not in self.association().auto_import:
             self._gone_markers.clear()
-        for key in sorted(self._gone_markers, reverse=True):
-            if trio.current_time() < self._gone_markers[key] and not await self._is_empty(key):
-                continue
+        while ready := await self._ready_directories():
             failed: set[bytes] = set()
             with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
-                again = await self._bring_in({}, {key}, sweep, failed)
-            if not failed and not again:
+                again = await self._bring_in({}, ready, sweep, failed)
+            for key in ready - failed - again:
                 del self._gone_markers[key]
+            if failed or again:
+                break
+
+    async def _ready_directories(self) -> set[bytes]:
+        """Those that are empty, which may make the ones above them so, or that have waited long enough."""
+        ready = set()
+        for key, until in self._gone_markers.items():
+            if trio.current_time() >= until or await self._is_empty(key):
+                ready.add(key)
+            await trio.lowlevel.checkpoint()
+        return ready
 
     async def _is_empty(self, key: bytes) -> bool:
         association = self.association()

@@ -272,7 +272,7 @@ def announce(applied: Applied, notify: Callable[[Invalidation], None]) -> None:
     """Have the kernel forget what a batch made out of date; and tell what it met."""
     for ino in applied.changed:
         notify(InodeInvalidation(ino, content=True))
-    for ino in applied.grown:
+    for ino in (*applied.grown, *(inode.ino for inode in applied.doubted)):
         notify(InodeInvalidation(ino, content=False))
     for parent, name in (*applied.replaced, *applied.appeared):
         notify(DentryInvalidation(parent, name))

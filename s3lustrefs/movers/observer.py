@@ -90,7 +90,8 @@ class Observer:
             failpoint("sweep.batch")
             first = False
             seen.new += len(applied.appeared)
-            seen.changed += len(applied.changed)
+            seen.changed += len(applied.changed) + len(applied.doubted)
+            self._headers.prefetch(applied.doubted)
             for inode in applied.outdated:
                 self._drop(inode)
             announce(applied, self._notify)

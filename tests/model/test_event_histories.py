@@ -53,6 +53,7 @@ class Bucket:
     now_ns: int = START
     heads: int = 0
     with_sequencers: bool = True
+    is_silent: bool = False
 
     def put(self, key: bytes, content: int) -> None:
         body = b"" if key.endswith(b"/") else b"x" * content
@@ -71,6 +72,8 @@ class Bucket:
     async def head(self, key: bytes, *, version_id: str = "") -> ObjectHead:
         self.heads += 1
         await trio.lowlevel.checkpoint()
+        if self.is_silent:
+            raise errors.RepositoryUnavailable("no answer")
         if key not in self.objects:
             raise errors.ObjectNotFound("no such object")
         return ObjectHead(self.objects[key])
@@ -261,5 +264,47 @@ def test_new_objects_cost_no_request(chunks: ChunkStore) -> None:
             await mounted.hear(bucket.events[1000:])
             assert bucket.heads == 0 and mounted.told.told.changed == 1000
             assert await mounted.tree() == await fresh(chunks, bucket)
+
+    trio.run(run)
+
+
+def test_what_the_bucket_does_not_answer_comes_again(chunks: ChunkStore) -> None:
+    async def run() -> None:
+        bucket = Bucket()
+        async with mount(chunks, bucket) as mounted:
+            bucket.now_ns += 10 * SECOND
+            bucket.put(PREFIX + b"f", 1)
+            bucket.put(PREFIX + b"d/", 1)
+            await mounted.hear(bucket.events)
+            bucket.delete(PREFIX + b"f")
+            bucket.delete(PREFIX + b"d/")
+            bucket.put(PREFIX + b"g", 1)
+            bucket.is_silent = True
+            assert await mounted.told.observe(bucket.events[2:]) == {PREFIX + b"f"}
+            await mounted.told.settle_directories()
+            assert set(await mounted.tree()) == {b"f", b"d/", b"g"}
+            bucket.is_silent = False
+            await mounted.hear(bucket.events[2:3])
+            assert await mounted.tree() == await fresh(chunks, bucket)
+
+    trio.run(run)
+
+
+def test_a_tree_that_is_deleted_goes_whole_whatever_the_order(chunks: ChunkStore) -> None:
+    async def run() -> None:
+        bucket = Bucket()
+        async with mount(chunks, bucket) as mounted:
+            bucket.now_ns += 10 * SECOND
+            for number in range(50):
+                for name in (b"", b"sub/", b"sub/file"):
+                    bucket.put(PREFIX + b"t/%d/%s" % (number, name), 1)
+            bucket.put(PREFIX + b"t/", 1)
+            await mounted.hear(bucket.events)
+            told = len(bucket.events)
+            for key in sorted(bucket.objects):
+                bucket.delete(key)
+            for event in bucket.events[told:]:  # directories first
+                await mounted.hear([event])
+            assert await mounted.engine.readdir(Ino(mounted.observer.association().root_ino), b"", 10) == []
 
     trio.run(run)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,24 @@ def test_new_changed_and_deleted_objects_show_after_a_refresh(here: Site) -> Non
     assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
     here.unmount()
     assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
+    ino = os.stat(here.root / "a").st_ino
+    (here.root / "mine").write_bytes(b"mine")
+    here.drain()
+    time.sleep(2.1)  # times of objects are compared with a margin
+    for key in ("p/a", "p/m/"):
+        here.s3.copy_object(
+            Bucket=here.bucket, Key=key, CopySource=f"{here.bucket}/{key}",
+            Metadata={"file-permissions": "0100640", "file-owner": "7"}, MetadataDirective="REPLACE",
+        )  # fmt: skip
+    assert refresh(here) == {"new": 0, "changed": 2, "deleted": 0}
+    for name in ("a", "m"):
+        found = os.stat(here.root / name)
+        assert (found.st_mode & 0o777, found.st_uid) == (0o640, 7)
+    assert os.stat(here.root / "a").st_ino == ino and "released" not in here.hsm("a")
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
 
 
 def test_own_writes_renames_and_deletes_are_never_imported_back(here: Site) -> None:

@@ -32,6 +32,7 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
+from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
 from s3lustrefs.fuse import kernel_settings
@@ -229,6 +230,7 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
             noatime=config.noatime or config.read_only,
         )  # fmt: skip
+        self._open_exports = OpenExports(engine, chunks, self._hydrator, self._exporter, self._handles, room)
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
@@ -292,6 +294,7 @@ class Daemon:
                     await nursery.start(part.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
+                    await nursery.start(self._open_exports.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():

@@ -1,4 +1,4 @@
-"""ExportOrder: which file has to be exported, or fetched, before an object may be replaced or deleted.
+"""ExportOrder: what has to be exported, fetched or on disk before an object may be written, replaced or deleted.
 
 A renamed file is copied in the bucket from the object under its old key, so that object must stay until the copy is made. An
 object that is the only copy of another file's bytes is never written over or deleted before that file has them elsewhere.
@@ -6,8 +6,11 @@ object that is the only copy of another file's bytes is never written over or de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+
+import trio
 
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
@@ -15,6 +18,8 @@ from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.hydrator import Hydrator
+
+_SYNC_STEP_SECONDS = 0.02
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 """Holds the lock of one object key."""
@@ -28,6 +33,14 @@ class NotYet(Exception):
         super().__init__(seconds)
         self.seconds = seconds
         self.first = first
+
+
+async def sync_together(engine: MetadataEngine) -> None:
+    """`MetadataEngine.sync`, begun with that of others who want one in the same moment: exports come one after another, and a
+    sync for each few of them cost more than their requests. Raises: StorageError.
+    """
+    await trio.sleep_until(math.ceil(trio.current_time() / _SYNC_STEP_SECONDS) * _SYNC_STEP_SECONDS)
+    await engine.sync()
 
 
 class ExportOrder:

@@ -12,12 +12,12 @@ import hashlib
 import io
 import logging
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository import replies, versions
+from s3lustrefs.repository import batch_delete, replies, versions
 from s3lustrefs.repository.address import quote_key
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
@@ -171,11 +171,12 @@ class S3Store:
         source: ObjectVersion,
         headers: PutHeaders,
         condition: Condition | None,
+        found: ObjectHead | None = None,
     ) -> ObjectVersion:
         """Few endpoints take a condition on the destination of a copy (Amazon among them only lately), so HEAD stands in for it."""
         if condition is not None:
             await self._check_by_head(key, condition)
-        sent, found = await self._source_headers(source_bucket, source_key, source)
+        sent, found = await self._source_headers(source_bucket, source_key, source, found)
         sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
@@ -215,6 +216,9 @@ class S3Store:
             await self._client.call("DeleteObject", "DELETE", key, headers=headers)
         except errors.ObjectNotFound:
             await self._check_gone(key)
+
+    async def delete_batch(self, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
+        return await batch_delete.delete_objects(self._client, self.bucket, keys)
 
     async def _check_gone(self, key: bytes) -> None:
         """Few endpoints answer 404 to DELETE: Amazon says 204 whether there was an object or not."""
@@ -350,7 +354,9 @@ class S3Store:
             name = key.decode("utf-8", "backslashreplace")
             raise errors.ObjectChanged(f"{self._client.where(key)}: {text}", bucket=self.bucket, key=name)
 
-    async def _source_headers(self, bucket: str, key: bytes, source: ObjectVersion) -> tuple[Headers, ObjectHead | None]:
+    async def _source_headers(
+        self, bucket: str, key: bytes, source: ObjectVersion, found: ObjectHead | None = None
+    ) -> tuple[Headers, ObjectHead | None]:
         """Name the source of a copy so that only this version of it is copied; the HEAD is there where one was needed for that."""
         name = f"{bucket}/{quote_key(key)}"
         if self.capabilities.copy_source_if_match:
@@ -358,7 +364,7 @@ class S3Store:
                 name += f"?versionId={urllib.parse.quote(source.version_id, safe='')}"
             return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')], None
         other = self.sibling(bucket)
-        found = await other.head(key, version_id=source.version_id)
+        found = found or await other.head(key, version_id=source.version_id)
         other._compare(key, found.version.etag, Condition(source.etag))
         if found.version.is_kept:
             name += f"?versionId={urllib.parse.quote(found.version.version_id, safe='')}"

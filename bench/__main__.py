@@ -12,7 +12,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import cold_sequential, cold_small, create_small, find_entries, import_listing, resident_sequential, stat_again
+from bench import (
+    bucket_events,
+    cold_sequential,
+    cold_small,
+    create_small,
+    export_rate,
+    find_entries,
+    import_listing,
+    rename_rate,
+    resident_sequential,
+    stat_again,
+    sweep_listing,
+)
 from bench.candidate import Candidate, S3LustreFS
 from bench.report import Figure, print_table, save
 from bench.workplace import ROOT, Workplace, workplace
@@ -21,12 +33,17 @@ Program = Callable[[Candidate, Workplace], list[Figure]]
 
 PROGRAMS: dict[str, Program] = {
     "import": import_listing.run,
+    "sweep": sweep_listing.run,
     "find": find_entries.run,
     "stat": stat_again.run,
     "cold-sequential": cold_sequential.run,
     "cold-small": cold_small.run,
     "resident": resident_sequential.run,
     "create": create_small.run,
+    "events": bucket_events.rate,
+    "lag": bucket_events.lag,
+    "export-rate": export_rate.run,
+    "rename-rate": rename_rate.run,
 }
 
 

@@ -81,6 +81,13 @@ def generated(count: int) -> Iterator[Listed]:
         yield Listed(key, 8192 + number * 7919 % 1_000_003, f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % (1 << 128):032x}")
 
 
+def flat(count: int) -> Iterator[Listed]:
+    """`count` objects in one directory, and one whose key is not UTF-8."""
+    yield Listed(b"flat/\xff", 1, "f" * 32)
+    for number in range(count):
+        yield Listed(b"flat/%07d" % number, 1 + number, f"{number:032x}")
+
+
 def served(root: Path) -> Iterator[Listed]:
     """The files below `root`, with the ETags nginx gives them."""
     for path in root.rglob("*"):

@@ -1,6 +1,6 @@
 """A stub S3 server that answers at once: listings out of a catalog, and a small memory for whatever else is written to it.
 
-`python -m bench.stub generated COUNT` or `python -m bench.stub served DIRECTORY`; prints its port once it answers.
+`python -m bench.stub generated COUNT`, `flat COUNT` or `served DIRECTORY`; prints its port once it answers.
 It checks no signature, and knows one bucket whatever its name.
 """
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from bench.catalog import Catalog, Listed, generated, served
+from bench.catalog import Catalog, Listed, flat, generated, served
 
 _STATUS = {
     200: b"OK",
@@ -151,7 +151,8 @@ async def serve(catalog: Catalog) -> None:
 
 def main() -> None:
     kind, value = sys.argv[1:]
-    asyncio.run(serve(Catalog(generated(int(value)) if kind == "generated" else served(Path(value)))))
+    objects = served(Path(value)) if kind == "served" else {"generated": generated, "flat": flat}[kind](int(value))
+    asyncio.run(serve(Catalog(objects)))
 
 
 if __name__ == "__main__":

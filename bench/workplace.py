@@ -56,6 +56,8 @@ def child(command: Sequence[str | Path], seconds: float = 20.0, **options: Any) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def load(*arguments: str | Path | int, environment: Mapping[str, str] | None = None) -> float:

@@ -22,7 +22,8 @@ The flows, in file order:
   transaction, so that a crash before close cannot hide it. Closing makes the journal record due → `movers/exporter` →
   `repository` (conditional on the version last seen) → the record is settled.
 - Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
-  → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper`.
+  → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper` (listed again)
+  and `movers/event_listener` (told by a queue); both end in `movers/observer`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
   signer, never a client.

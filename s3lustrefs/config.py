@@ -36,6 +36,10 @@ class Config:
     read_only: bool = False
     allow_other: bool = False
     noatime: bool = False
+    lost_found_seconds: float = 30 * 86400.0
+    """How long losers of conflicts are kept; 0: until they are too much."""
+    lost_found_bytes: int | None = None
+    """Most bytes of them; None: a tenth of the cache."""
     api_listen: str | None = None
     api_certificate: Path | None = None
     """PEM files; the key may be in the certificate's file."""
@@ -65,6 +69,8 @@ _MOUNT_KEYS: dict[str, Parser] = {
     "allow_other": values.parse_boolean,
     "ro": values.parse_boolean,
     "noatime": values.parse_boolean,
+    "lost_found_age": values.parse_seconds,
+    "lost_found_size": values.parse_size,
     "api_listen": values.parse_listen,
     "api_certificate": _path,
     "api_key": _path,
@@ -85,17 +91,21 @@ _DRA_KEYS: dict[str, Parser] = {
     "auto_import": values.parse_events,
     "auto_export": values.parse_events,
     "import_interval": values.parse_seconds,
+    "export_open_after": values.parse_seconds,
     "event_queue_url": values.parse_event_queue,
-    "on_conflict": values.parse_conflict_policy,
+    "on_conflict": values.parse_choice("keep-both", "bucket-wins", "file-wins"),
     "posix_metadata": values.parse_choice("lazy", "eager", "off"),
 }
 _LINK_KEYS: dict[str, Parser] = {"file_system_path": values.parse_text, "data_repository_path": values.parse_text}
 _FIELD_NAMES = {
     "cache_dir": "cache_dirs",
     "cache_size": "cache_bytes",
+    "lost_found_age": "lost_found_seconds",
+    "lost_found_size": "lost_found_bytes",
     "ro": "read_only",
     "imported_file_chunk_size": "imported_file_chunk_size_mib",
     "import_interval": "import_interval_seconds",
+    "export_open_after": "export_open_after_seconds",
 }
 OPTION_KEYS = {**_MOUNT_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}
 

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 
 import pyfuse3
 import trio
@@ -28,12 +29,14 @@ from s3lustrefs.control import api_server
 from s3lustrefs.control.fsx_api import FsxApi
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.native_api import NativeApi, Parts
+from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data import targets
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
+from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
 from s3lustrefs.fuse import kernel_settings
@@ -49,7 +52,13 @@ from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers import recovery
+from s3lustrefs.movers import event_plan, recovery
+from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.capability_watch import CapabilityWatch
+from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.event_judge import EventJudge
+from s3lustrefs.movers.event_listener import EventListener
+from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -57,12 +66,17 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.losses import Losses
+from s3lustrefs.movers.lost_found import LostFound
+from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.preflights import look_at, ready_to_export
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
+from s3lustrefs.movers.versions import Versions
 from s3lustrefs.repository.credentials import DEFAULT_REGION, Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
@@ -106,6 +120,7 @@ class Daemon:
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
         self._sweepers: dict[AssocId, Sweeper] = {}
+        self._listeners: dict[AssocId, EventListener] = {}
         self._credentials: dict[AssocId, Credentials] = {}
         self._losses: Losses | None = None
         self._targets: dict[AssocId, ListingTarget] = {}
@@ -185,8 +200,10 @@ class Daemon:
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
-        found = await look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
-        await self._engine.link_association(replace(association, capabilities=asdict(found)))
+        await self._engine.link_association(replace(association, capabilities=asdict(await self._probe(dra))))
+
+    async def _probe(self, dra: AssociationSettings) -> Capabilities:
+        return await look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
 
     async def _probe_export(self, association: Association) -> Capabilities:
         """Look at a bucket again that is to be written from now on."""
@@ -226,20 +243,15 @@ class Daemon:
         config = self._config
         room = Room(chunks)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
-        for association in engine.associations():
-            assoc = association.assoc_id
-            self._sweepers[assoc] = Sweeper(
-                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], repositories,
-                self._headers, self._hydrator, chunks, self._refresher.refresh,
-                self._handles.note_nameless, self._invalidator.notify,
-            )  # fmt: skip
-        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, self._refresher.keep_both)
-        self._exporter = Exporter(
-            engine,
-            files,
-            DeleteExport(engine, self._hydrator, repositories),
-            lambda: self._operations.requests.total(),
-        )
+        self._build_auto_import()
+        disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
+        self._lost_found = LostFound(
+            engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
+            keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes,
+        )  # fmt: skip
+        files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
+        deletes = DeleteExport(engine, self._hydrator, repositories, disputes)
+        self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())
         self._releaser = Releaser(
             engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
@@ -248,19 +260,47 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
             noatime=config.noatime or config.read_only,
         )  # fmt: skip
+        self._open_exports = OpenExports(engine, chunks, self._hydrator, self._exporter, self._handles, room)
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
-        status = InodeStatus(engine, chunks, self._hydrator, repositories)
+        self._archive = Archive(
+            engine, repositories, self._hydrator, partial(self._refresher.refresh, always=True), self._invalidator.notify,
+            self._exporter.wake,
+        )  # fmt: skip
+        self._restores = RestoreJobs(engine, self._archive, self._importers.values())
+        status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
-            engine, chunks, self._hydrator, self._exporter, self._headers, self._refresher, repositories, self._importers,
-            self._sweepers, status, self._operations.requests, self._mount_point, str(config.state_dir),
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
+            self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
+            str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only,
         )  # fmt: skip
-        self._control = ControlServer(control_path, NativeApi(parts).operations(), {TARGET_PREFIX: self._fsx.call})
+        versions = Versions(
+            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
+        )
+        object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
+        operations = {**NativeApi(parts).operations(), **object_api.operations()}
+        self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
+
+    def _build_auto_import(self) -> None:
+        engine, told = self._engine, {}
+        for association in engine.associations():
+            assoc = association.assoc_id
+            observer = Observer(
+                engine, assoc, self._repositories, self._headers, self._hydrator, self._chunks,
+                self._handles.note_nameless, self._invalidator.notify,
+            )  # fmt: skip
+            self._sweepers[assoc] = Sweeper(
+                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], observer,
+                self._refresher.refresh,
+            )  # fmt: skip
+            judge = EventJudge(engine, assoc)
+            told[assoc] = EventObserver(engine, assoc, observer, self._headers, self._invalidator.notify, judge)
+        self._listeners = event_plan.listeners(engine, self._credentials, self._importers, told, read_only=self._config.read_only)
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -278,19 +318,21 @@ class Daemon:
         self._end_on_signals()
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._store.run)
-                await nursery.start(self._chunks.run)
-                await nursery.start(self._hydrator.run)
-                await nursery.start(self._releaser.run)
-                await nursery.start(self._io.run)
-                await nursery.start(self._invalidator.run)
-                await nursery.start(self._headers.run)
+                for part in (
+                    self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
+                    self._archive, self._restores, CapabilityWatch(self._engine, self._repositories, self._probe),
+                ):  # fmt: skip
+                    await nursery.start(part.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
+                    await nursery.start(self._open_exports.run)
+                    await nursery.start(self._lost_found.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():
                     await nursery.start(sweeper.run)
+                for listener in set(self._listeners.values()):
+                    await nursery.start(listener.run)
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)

@@ -15,7 +15,9 @@ import click
 from s3lustrefs.cli import draining, fsx, offline, reports
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
+from s3lustrefs.cli.restoring import restore
 from s3lustrefs.cli.target import Target
+from s3lustrefs.cli.versions import versions
 from s3lustrefs.errors import MountPointError, S3LustreError, UsageError
 
 EXIT_USAGE = 64
@@ -146,6 +148,8 @@ cli.add_command(reports.status)
 cli.add_command(reports.why)
 cli.add_command(reports.refresh)
 cli.add_command(reports.hsm)
+cli.add_command(versions)
+cli.add_command(restore)
 cli.add_command(fsx.dra)
 cli.add_command(fsx.fs)
 cli.add_command(fsx.tag)

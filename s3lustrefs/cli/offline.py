@@ -83,12 +83,15 @@ def check(source: str, options: tuple[str, ...], as_json: bool) -> None:
     Example:  s3lustrefs check s3://lab-results/run-17 -o region=eu-central-1,profile=lab
     """
     from s3lustrefs import config
+    from s3lustrefs.movers import event_plan
     from s3lustrefs.repository import probe
 
     reports = []
     mount = config.load(source, ",".join(options), mountpoint="/")
     for dra in mount.dras:
         findings: list[probe.Finding] = list(probe.check(dra.bucket, dra.prefix, dra.endpoint, writable=not mount.read_only))
+        if not any(finding.result == "fail" for finding in findings):
+            findings.append(event_plan.check(dra, read_only=mount.read_only))
         reports.append((f"s3://{dra.bucket}/{dra.prefix}", findings))
     if as_json:
         rows = [

@@ -12,8 +12,8 @@ import click
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
-_mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
+json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 
 
 def size_text(count: float) -> str:
@@ -39,10 +39,15 @@ def time_text(seconds: float | None) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def printable(text: str) -> str:
+    """Names of others for people: nothing in them breaks a line or steers the terminal."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 @click.command()
 @click.argument("mountpoint", required=False)
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 @click.option("--skipped", is_flag=True, help="List the objects that cannot be files, with the reason.")
 def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bool) -> None:
     """Show associations, import progress, export queue, hydration and cache of a mount.
@@ -58,7 +63,7 @@ def status(mountpoint: str | None, mount: str | None, as_json: bool, skipped: bo
         click.echo(json.dumps(answer))
     elif skipped:
         for item in answer["skipped"]:
-            click.echo(f"{item['key']}: {item['reason']}")
+            click.echo(printable(f"{item['key']}: {item['reason']}"))
     else:
         _print_status(answer)
 
@@ -78,10 +83,31 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo(
             f"    automatic    import {_events_text(association['auto_import'])}, export {_events_text(association['auto_export'])}"
         )
+        click.echo(f"    versioning   {association['capabilities'].get('versioning', 'unknown')}")
         click.echo(f"    last sweep   {_sweep_text(association['sweep'])}")
+        click.echo(f"    conditions   {_conditions_text(association)}")
+        click.echo(f"    events       {_bucket_events_text(association['events'])}")
     click.echo()
     for line in _work_lines(answer):
         click.echo(line)
+
+
+_CONDITIONS = {
+    "put_if_none_match": "creations",
+    "put_if_match": "writes",
+    "complete_if_match": "multipart completion",
+    "copy_if_match": "copies",
+    "delete_if_match": "deletes",
+}
+"""Requests that must not replace what nobody has seen, by the capability that makes the endpoint see to it."""
+
+
+def _conditions_text(association: dict[str, Any]) -> str:
+    able = association["capabilities"]
+    if not association["auto_export"]:
+        return "nothing is written"
+    missing = [words for name, words in _CONDITIONS.items() if not able.get(name)]
+    return f"a look just before stands in for {', '.join(missing)}" if missing else "all enforced by the endpoint"
 
 
 def _events_text(events: list[str]) -> str:
@@ -99,6 +125,23 @@ def _sweep_text(sweep: dict[str, Any] | None) -> str:
     )
 
 
+def _bucket_events_text(events: dict[str, Any]) -> str:
+    if events["state"] == "OFF":
+        return f"sweeps alone: {events['reason']}"
+    if events["state"] == "FAILING":
+        return f"not available, sweeps alone: {events['reason']}"
+    if events["state"] == "STARTING":
+        return "starting"
+    text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
+    if events["last_event_at"]:
+        text += f", last {time_text(max(0.0, time.time() - events['last_event_at']))} ago"
+    if events["lag_seconds"] is not None:
+        text += f", lag {events['lag_seconds']:.1f} s"
+    text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
+    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
+
+
 def _import_text(progress: dict[str, Any]) -> str:
     text = f"{progress['state'].lower()}, {progress['objects']:,} objects"
     if progress["state"] == "RUNNING":
@@ -114,17 +157,26 @@ def _import_text(progress: dict[str, Any]) -> str:
 
 def _work_lines(answer: dict[str, Any]) -> list[str]:
     export, hydration, cache = answer["export"], answer["hydration"], answer["cache"]
+    kept = answer["lost_found"]
     capacity = "" if cache["capacity_bytes"] is None else f" of {size_text(cache['capacity_bytes'])}"
     oldest = "" if export["oldest_due_seconds"] is None else f", oldest waits {time_text(export['oldest_due_seconds'])}"
+    to_go = "" if export["eta_seconds"] is None else f", {time_text(export['eta_seconds'])} to go"
     return [
         f"export     {export['due']:,} due, {export['in_flight']:,} in flight, {export['open']:,} still open, "
         f"{export['failed']:,} failed{oldest}",
         f"           {export['exported_objects']:,} objects, {size_text(export['exported_bytes'])} exported, "
-        f"{size_text(export['bytes_per_second'])}/s",
+        f"{export['records_per_second']:,.0f} changes/s, {size_text(export['bytes_per_second'])}/s{to_go}",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
+        *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",
         *(f"           {target['path']}: {_target_text(target)}" for target in cache["targets"]),
+        f"conflicts  {answer['conflicts']:,}; {kept['files']:,} losers, {size_text(kept['bytes'])} in .s3lustrefs-lost+found"
+        + (f", the oldest {time_text(kept['oldest_seconds'])} old" if kept["files"] else ""),
+        *(
+            f"           {time_text(max(0.0, time.time() - each['at']))} ago: {each['path']} {each['text']}"
+            for each in answer["latest_conflicts"]
+        ),
         *([f"state      FAILING: {answer['state_failure']}"] if answer.get("state_failure") else []),
     ]
 
@@ -136,8 +188,8 @@ def _target_text(target: dict[str, Any]) -> str:
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def why(path: str, mount: str | None, as_json: bool) -> None:
     """Say what PATH is linked to, its state, the last error and what to do about it.
 
@@ -146,13 +198,13 @@ def why(path: str, mount: str | None, as_json: bool) -> None:
     """
     target, inside = find(mount, [path])
     answer: dict[str, Any] = target.client().call("Why", path=inside[0])
-    click.echo(json.dumps(answer) if as_json else "\n".join(answer["lines"]))
+    click.echo(json.dumps(answer) if as_json else "\n".join(map(printable, answer["lines"])))
 
 
 @click.command()
 @click.argument("path")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def refresh(path: str, mount: str | None, as_json: bool) -> None:
     """Look at once for changes in the bucket: of PATH, or of everything below it if it is a directory.
 
@@ -184,8 +236,8 @@ def hsm() -> None:
 
 @hsm.command("state")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@_mount_option
-@_json_option
+@mount_option
+@json_option
 def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     """Print the HSM state of each PATH as `lfs hsm_state` does.
 
@@ -205,5 +257,5 @@ def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
     for given, state in zip(paths, answer["states"], strict=True):
         failed = failed or "error" in state
         if not as_json:
-            click.echo(f"{given}: {state.get('error') or state['text']}", err="error" in state)
+            click.echo(printable(f"{given}: {state.get('error') or state['text']}"), err="error" in state)
     sys.exit(failed)

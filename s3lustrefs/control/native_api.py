@@ -19,17 +19,21 @@ from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers import event_plan
+from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
-from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.lost_found import LostFound
+from s3lustrefs.movers.rate import Rate
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sweeper import Sweeper
 
 _SCAN = 500
 _MOST_LISTED = 1000
-_RATE_SECONDS = 10.0
+_LATEST_CONFLICTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,12 @@ class Parts:
     hydrator: Hydrator
     exporter: Exporter
     headers: HeaderFetcher
-    refresher: Refresher
+    lost_found: LostFound
     repositories: Repositories
     importers: Mapping[AssocId, Importer]
     sweepers: Mapping[AssocId, Sweeper]
+    listeners: Mapping[AssocId, EventListener]
+    archive: Archive
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -62,20 +68,6 @@ class Queue:
     open: int = 0
     failed: int = 0
     oldest_due_ns: int = 0
-
-
-class Rate:
-    """Bytes per second over the last seconds, from a running total."""
-
-    def __init__(self) -> None:
-        self._samples: list[tuple[float, int]] = []
-
-    def sample(self, total: int) -> float:
-        now = time.monotonic()
-        self._samples = [s for s in self._samples if s[0] > now - _RATE_SECONDS]
-        self._samples.append((now, total))
-        first = self._samples[0]
-        return (total - first[1]) / (now - first[0]) if now > first[0] else 0.0
 
 
 class NativeApi:
@@ -103,6 +95,7 @@ class NativeApi:
         p = self._p
         hydration = p.hydrator.statistics()
         space = p.chunks.space()
+        export = await self._export()
         return {
             "mountpoint": p.mount_point,
             "state_dir": p.state_dir,
@@ -110,9 +103,12 @@ class NativeApi:
             "uptime_seconds": time.monotonic() - self._started,
             "read_only": p.read_only,
             "inodes": p.engine.inode_count,
-            "conflicts": p.refresher.conflicts,
+            **await self._conflicts(),
             "associations": [await self._association(a) for a in p.engine.associations()],
-            "export": await self._export(),
+            "export": export,
+            "metrics": {
+                "AgeOfOldestQueuedMessage": {"AutoImport": self._oldest_event(), "AutoExport": export["oldest_due_seconds"]}
+            },
             "hydration": {
                 "in_flight": hydration.in_flight,
                 "waiting_readers": hydration.waiting_readers,
@@ -124,8 +120,17 @@ class NativeApi:
                 "capacity_bytes": space.capacity_bytes,
                 "targets": [target._asdict() for target in p.chunks.targets()],
             },
+            "restoring": p.archive.ongoing,
             "state_failure": p.store_failure() or None,
             "requests": dict(p.requests),
+        }
+
+    async def _conflicts(self) -> dict[str, Any]:
+        count, latest = await self._p.engine.conflicts(_LATEST_CONFLICTS)
+        return {
+            "conflicts": count,
+            "latest_conflicts": [{"path": c.path, "at": c.at_ns / 1e9, "kind": c.kind, "text": c.text()} for c in latest],
+            "lost_found": asdict(await self._p.lost_found.statistics()),
         }
 
     async def _association(self, a: Association) -> dict[str, Any]:
@@ -148,6 +153,7 @@ class NativeApi:
                 "headers_pending": self._p.headers.pending if a.posix_metadata != "off" else 0,
             },
             "sweep": self._sweep(a.assoc_id),
+            "events": self._events(a),
             "auto_import": sorted(a.auto_import),
             "auto_export": sorted(a.auto_export),
             "capabilities": a.capabilities or {},
@@ -156,6 +162,18 @@ class NativeApi:
     def _sweep(self, assoc: AssocId) -> dict[str, Any] | None:
         sweeper = self._p.sweepers.get(assoc)
         return {**asdict(sweeper.last), "error": sweeper.error or None} if sweeper else None
+
+    def _events(self, a: Association) -> dict[str, Any]:
+        listener = self._p.listeners.get(a.assoc_id)
+        if listener is None:
+            return {"state": "OFF", "error": None, "reason": event_plan.no_events(a, read_only=self._p.read_only)}
+        told = asdict(listener.statistics())
+        return {**told, "reason": "auto_import=none" if told["state"] == "OFF" else told["error"]}
+
+    def _oldest_event(self) -> float | None:
+        """Seconds, of the queue that is furthest behind; None when no queue tells."""
+        ages = [listener.statistics().oldest_queued_seconds for listener in self._p.listeners.values()]
+        return max((age for age in ages if age is not None), default=None)
 
     async def _export(self) -> dict[str, Any]:
         queue = await self._count_queue()
@@ -167,6 +185,7 @@ class NativeApi:
             "failed": queue.failed,
             "oldest_due_seconds": max(0.0, age),
             "bytes_per_second": self._export_rate.sample(exported.exported_bytes),
+            "eta_seconds": queue.due / exported.records_per_second if queue.due and exported.records_per_second else None,
             **asdict(exported),
         }
 
@@ -190,9 +209,12 @@ class NativeApi:
     # --- drain ---------------------------------------------------------------------------------------------------------
 
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
-        """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before;
-        `again`: also what failed a moment ago."""
+        """How much under the paths is not in the bucket yet, and how many records the exporter settles per second.
+
+        `urgent`: try at once what waits or failed before; `again`: also what failed a moment ago.
+        """
         paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
+        everywhere = b"" in paths
         for path in paths:
             await self._p.engine.resolve(path)
         if request.get("urgent"):
@@ -203,10 +225,14 @@ class NativeApi:
         while True:
             rows = await self._p.engine.due(after, _SCAN)
             for key, record in rows:
+                is_failed = self._p.exporter.has_failed_since_urge(key, record)
+                if everywhere and not is_failed:  # of many thousands: paths would take longer than exports
+                    remaining += 1
+                    continue
                 path = await self._path(record)
                 if not any(path == p or path.startswith(p + b"/") for p in paths):
                     continue
-                if self._p.exporter.has_failed_since_urge(key, record):
+                if is_failed:
                     failed.append(_failure(path, record))
                 else:
                     remaining += 1
@@ -214,7 +240,13 @@ class NativeApi:
                 break
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
-        return {"remaining": remaining, "failed_count": len(failed), "failed": failed[:_MOST_LISTED]}
+        rate = self._p.exporter.statistics().records_per_second
+        return {
+            "remaining": remaining,
+            "records_per_second": rate,
+            "failed_count": len(failed),
+            "failed": failed[:_MOST_LISTED],
+        }
 
     async def _path(self, record: JournalRecord) -> bytes:
         if record.ino:
@@ -253,7 +285,7 @@ class NativeApi:
 
         A path that is not there means the directory it would be in.
         """
-        path = str(request.get("path", "/")).rstrip("/").encode()
+        path = os.fsencode(str(request.get("path", "/")).rstrip("/"))
         try:
             inode = await self._p.engine.resolve(path)
         except errors.NotFound:

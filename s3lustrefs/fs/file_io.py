@@ -84,7 +84,11 @@ class FileIO:
 
     async def open(self, inode: Inode, flags: int) -> FileHandle:
         """Raises: whatever `truncate` raises, for O_TRUNC."""
+        renewed = not self._handles.is_open(inode.ino) and await self._hydrator.renew(inode.ino)
+        if renewed:
+            inode = await self._engine.get(inode.ino)
         handle = self._handles.open_file(inode.ino, inode.content_version)
+        handle.is_renewed = handle.is_renewed or renewed
         handle.leaves_atime = self._noatime or bool(flags & os.O_NOATIME)
         if flags & os.O_TRUNC:  # even with O_RDONLY; the kernel has asked for write permission
             try:
@@ -178,6 +182,7 @@ class FileIO:
     async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> Inode:
         """Make it safe to change bytes: no upload reads them, and the table says dirty; on disk it may still say clean
         (`_unsynced`)."""
+        self._handles.shared(ino).changes += 1
         if self._exporter.is_uploading(ino):
             await self._exporter.interrupt(ino)
         inode = await self._engine.get(ino)
@@ -194,6 +199,8 @@ class FileIO:
     def _count_writer(self, handle: FileHandle) -> None:
         if not handle.has_written:
             handle.has_written = True
+            if not handle.inode.writers:
+                handle.inode.written_since = trio.current_time()
             handle.inode.writers += 1
 
     async def _grown(self, inode: Inode, end: int) -> bytes | None:

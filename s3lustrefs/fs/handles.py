@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import trio
@@ -22,6 +23,10 @@ class OpenInode:
     writers: int = 0
     """Handles that have written: the file is due when the last of them closes."""
     lock: trio.Lock = field(default_factory=trio.Lock)
+    changes: int = 0
+    """Moves with every change of content."""
+    written_since: float = math.inf
+    """When the first of those writers wrote, or what they had written was exported last (trio's clock)."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,8 @@ class FileHandle:
     has_written: bool = False
     leaves_atime: bool = False
     """Reading does not change the access time (O_NOATIME)."""
+    is_renewed: bool = False
+    """Opening it found out that the object was replaced: what the kernel remembers of the content is another version's."""
 
 
 @dataclass(slots=True)
@@ -82,6 +89,8 @@ class Handles:
         self._dirs: dict[FileHandleId, DirHandle] = {}
         self._inodes: dict[Ino, OpenInode] = {}
         self._open_dirs: dict[Ino, int] = {}
+        self._cached: dict[Ino, ContentVersion] = {}
+        """Which content the kernel's pages of an inode are of, as last opened. The order to drop them may still be on its way."""
         self._nameless: dict[Ino, bool] = {}
         """Inodes that lost their last name, and whether the kernel has forgotten them already."""
 
@@ -99,6 +108,8 @@ class Handles:
             shared = self._inodes[ino] = OpenInode(ino)
         shared.handles += 1
         handle = FileHandle(self._number(), shared, version)
+        handle.is_renewed = self._cached.get(ino, version) != version
+        self._cached[ino] = version
         self._files[handle.fh] = handle
         return handle
 
@@ -119,7 +130,9 @@ class Handles:
         return handle
 
     def renew(self, ino: Ino, old: ContentVersion, new: ContentVersion) -> None:
-        """Handles that saw the old content go on with the new one."""
+        """Handles that saw the old content go on with the new one, and so do the kernel's pages."""
+        if self._cached.get(ino) == old:
+            self._cached[ino] = new
         if ino in self._inodes:
             for handle in self._files.values():
                 if handle.inode.ino == ino and handle.version == old:
@@ -155,6 +168,7 @@ class Handles:
 
     def note_forgotten(self, ino: Ino) -> bool:
         """The kernel has no use for the inode any more. Returns whether it is to be buried now, see `ended`."""
+        self._cached.pop(ino, None)
         if ino not in self._nameless:
             return False
         self._nameless[ino] = True
@@ -169,6 +183,17 @@ class Handles:
             return False
         del self._nameless[ino]
         return True
+
+    def written(self) -> list[OpenInode]:
+        """What is open and has been written by those who have it open."""
+        return [shared for shared in self._inodes.values() if shared.writers]
+
+    def forget_writes(self, shared: OpenInode) -> None:
+        """All that was written through its handles is exported: the next write is a first one again."""
+        for handle in self._files.values():
+            if handle.inode is shared:
+                handle.has_written = False
+        shared.writers = 0
 
     def writers(self, ino: Ino) -> int:
         shared = self._inodes.get(ino)

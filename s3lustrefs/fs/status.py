@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from s3lustrefs import errors
@@ -13,6 +14,7 @@ from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
 from s3lustrefs.model.hsm import Hsm, state_text
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 
@@ -22,7 +24,8 @@ _REMEDIES = {
     "(and the KMS key, if the bucket has one); it is tried again by itself, or at once by `s3lustrefs drain`",
     "S3ObjectNotFound": "the object was removed in the bucket; write the file anew or delete it",
     "S3FileDeleted": "the object changed in the bucket meanwhile; it is looked at again by itself",
-    "S3ObjectInUnsupportedTier": "restore the object from its archive storage class, then read again",
+    "S3ObjectInUnsupportedTier": "`s3lustrefs restore PATH` has the bucket make its object readable; "
+    "it can be read then, and what waits to be exported goes on by itself",
     "PathSizeTooLong": "shorten the path, or rename it: a key is at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
     "ContentLost": _LOST,
@@ -41,11 +44,14 @@ def remedy(code: str) -> str:
 class InodeStatus:
     """Answers for single files."""
 
-    def __init__(self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(
+        self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, repositories: Repositories, archive: Archive
+    ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
+        self._archive = archive
 
     async def hsm_text(self, ino: Ino) -> bytes:
         """As `lfs hsm_state` prints it after the path. Raises: NoAttribute for anything but a regular file."""
@@ -78,6 +84,8 @@ class InodeStatus:
             "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
             "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
             "export": _export(record) if record else None,
+            "conflict": await self._conflict(ino),
+            "hides": [{"key": k.decode(errors="replace"), "reason": r} for k, r in await self._engine.hidden_below(inode)],
             "last_error": _last_error(loss, record, failure),
             "remedy": remedy(errors.ContentLost.code) if loss else _advice(inode, record, failure),
         }
@@ -87,11 +95,41 @@ class InodeStatus:
         general = self._repositories.failure(assoc) if assoc is not None else None
         return general or self._repositories.troubles.find(ino)
 
+    async def _conflict(self, ino: Ino) -> dict[str, Any] | None:
+        found = await self._engine.conflict_of(ino)
+        return None if found is None else {"path": found.path, "at": found.at_ns / 1e9, "kind": found.kind, "text": found.text()}
+
     async def why(self, path: bytes) -> dict[str, Any]:
-        """`describe` and the same in sentences. Raises: NotFound."""
-        inode = await self._engine.resolve(path)
-        status = await self.describe(inode.ino)
-        return {"path": path.decode(errors="replace"), **status, "lines": list(_sentences(path, inode, status))}
+        """`describe`, what the bucket says of an archived object, and the same in sentences; of a name that is not here, why its
+        object does not show. Raises: NotFound."""
+        shown = path.decode(errors="replace")
+        hidden = await self._hidden(path)
+        try:
+            inode = await self._engine.resolve(path)
+        except errors.NotFound:
+            if not hidden:
+                raise
+            return {"path": shown, "hidden": hidden, "lines": [f"{shown}: no such file here", *hidden]}
+        status = {**await self.describe(inode.ino), "archive": await self._archive_state(inode)}
+        return {"path": shown, **status, "hidden": hidden, "lines": [*_sentences(path, inode, status), *hidden]}
+
+    async def _hidden(self, path: bytes) -> list[str]:
+        """Objects that would have this path, or are this directory's, but cannot show."""
+        found = []
+        for association in self._engine.associations():
+            above = association.file_system_path.rstrip("/").encode() + b"/"
+            for relative in (path.removeprefix(above), path.removeprefix(above) + b"/") if path.startswith(above) else ():
+                if reason := await self._engine.skipped_reason(association, relative):
+                    key = association.key_of(relative).decode(errors="replace")
+                    found.append(f"the object s3://{association.bucket}/{key} is not shown: {reason}")
+        return found
+
+    async def _archive_state(self, inode: Inode) -> dict[str, Any] | None:
+        try:
+            state = await self._archive.state(inode)
+        except errors.RepositoryError as exc:
+            return {"error": str(exc)}
+        return asdict(state) if state is not None else None
 
 
 def _export(record: JournalRecord) -> dict[str, Any]:
@@ -126,12 +164,17 @@ def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3Lustre
 def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     yield f"{path.decode(errors='replace')}: {_kind(inode)}, {inode.size} bytes"
     if inode.flags & InodeFlag.DAMAGED:
-        yield f"fsck found that bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
+        yield f"bytes of it are gone which existed only here; {status['resident_bytes']} can still be read"
+    if conflict := status["conflict"]:
+        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(conflict["at"]))
+        yield f"conflict at {at}: {conflict['path']} {conflict['text']}"
     if status["association"] is None:
         yield "not inside any association: local only, never exported"
         yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
+    for hidden in status["hides"]:
+        yield f"in the bucket, but not shown: {hidden['key']} ({hidden['reason']})"
     if inode.is_file:
         yield f"state {status['hsm_state']}; {status['resident_bytes']} of {inode.size} bytes are local"
         yield (
@@ -139,6 +182,8 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
             if status["etag"]
             else "no archived copy yet"
         )
+    if status["archive"]:
+        yield _archive_text(status["archive"])
     if not status["attributes_known"]:
         yield "owner, permissions and times were not asked for yet"
     if status["excluded_by_policy"]:
@@ -155,6 +200,19 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         changes = ", ".join(export["changes"]).lower()
         yield f"{wait} since {export['age_seconds']:.0f} s ({changes}), {export['attempts']} failed attempts"
     yield from _troubles(status)
+
+
+def _archive_text(state: dict[str, Any]) -> str:
+    if "error" in state:
+        return f"perhaps archived: {state['error']}"
+    if state["ongoing"]:
+        return f"its object is archived ({state['storage_class']}) and being restored: it can be read when that is done"
+    if state["readable"]:
+        until = (
+            time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(state["expires_ns"] / 1e9)) if state["expires_ns"] else "further notice"
+        )
+        return f"its object is restored from the archive ({state['storage_class']}) until {until}"
+    return f"its object is archived ({state['storage_class']}): reading needs `s3lustrefs restore` first"
 
 
 def _troubles(status: dict[str, Any]) -> Iterator[str]:

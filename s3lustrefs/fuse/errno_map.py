@@ -42,7 +42,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.BucketNotFound: (errno.EIO, logging.WARNING),
     errors.ObjectNotFound: (errno.EIO, logging.WARNING),
     errors.ObjectChanged: (errno.ESTALE, logging.WARNING),
-    errors.ObjectArchived: (errno.ENODATA, logging.WARNING),
+    errors.ObjectArchived: (errno.ENODATA, logging.INFO),
     errors.KeyNotExportable: (errno.EINVAL, logging.WARNING),
     errors.ObjectTooLarge: (errno.EFBIG, logging.WARNING),
     errors.RepositoryRejected: (errno.EIO, logging.ERROR),

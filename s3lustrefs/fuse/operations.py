@@ -122,10 +122,10 @@ class Operations(pyfuse3.Operations):
 
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         handle, mode_changed = await self._fs.open(Ino(ino), flags, _caller(ctx))
-        if mode_changed:  # the reply has no room for attributes; this waits for nothing
+        if mode_changed or handle.is_renewed:  # the reply has no room for attributes; this waits for nothing
             pyfuse3.invalidate_inode(ino, attr_only=True)
         # O_DIRECT needs no word from us: the kernel passes its cache by, and yet lets such a file be mapped.
-        return FileInfo(fh=handle.fh, keep_cache=True)
+        return FileInfo(fh=handle.fh, keep_cache=not handle.is_renewed)
 
     async def read(self, fh: int, off: int, size: int) -> bytes | bytearray:  # type: ignore[override]  # any buffer will do
         return await self._fs.io.read(FileHandleId(fh), off, size)

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
-from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.export_targets import source_of
+from s3lustrefs.meta.location import LocationMap, is_lost_found
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import ContentVersion, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _MAX_XATTR_BYTES = 65_536
 _MAX_XATTR_NAMES = 65_536
 """Bytes of all names of an inode: listxattr(2) returns no more, and the kernel shows none at all of a longer list."""
+
+
+TIME_MARGIN_NS = 2_000_000_000
+"""Times of one object may differ by this much: some answers have whole seconds, and an event comes a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,11 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.mtime_ns = seen.mtime_ns
     inode.ctime_ns = now_ns
     inode.content_version = ContentVersion(inode.content_version + 1)
-    inode.flags = (inode.flags | InodeFlag.HEADERS_UNKNOWN) & ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    pending = records.find_journal(txn, schema.journal_ino_key(ino))
+    is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
+    if not is_given_here:
+        inode.flags |= InodeFlag.HEADERS_UNKNOWN
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
     inode.source_assoc, inode.source_key = seen.assoc, seen.key
@@ -206,8 +215,21 @@ def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
     records.put_inode(txn, inode)
 
 
-def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
-    """What a HEAD of the object said; `target` given: it is a symlink. None when inode or object moved on meanwhile.
+def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
+    """Inodes above `after` whose headers nobody asked for yet, from at most `limit` records; the last one looked at; and
+    whether there are more."""
+    rows = txn.scan(Table.INODES, b"", after=schema.pack_u64(after), limit=limit)
+    found = [
+        schema.decode_inode(schema.decode_u64(key), raw) for key, raw in rows if schema.inode_flags(raw) & InodeFlag.HEADERS_UNKNOWN
+    ]
+    return found, schema.decode_u64(rows[-1][0]) if rows else after, len(rows) == limit
+
+
+def apply_headers(
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+) -> Inode | None:  # fmt: skip
+    """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
+    inode or object moved on meanwhile.
 
     A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
     Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
@@ -216,9 +238,12 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
     if inode is None or not inode.flags & InodeFlag.HEADERS_UNKNOWN:
         return inode
     if inode.is_file:
-        source = records.find_object(txn, inode.source_assoc, inode.source_key)
-        if source is None or source.etag != etag:
+        source = source_of(txn, inode)
+        if etag != (source.etag if source else ""):
             return None
+        if source is not None and version_id:  # which no listing tells
+            source.version_id = version_id
+            records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
     inode.uid = inode.uid if change.uid is None else change.uid
@@ -232,6 +257,25 @@ def apply_headers(txn: Txn, ino: Ino, etag: str, change: AttributeChange, target
         inode.flags &= ~InodeFlag.PARTIAL
         inode.hsm = Hsm.NONE
         txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
+    records.put_inode(txn, inode)
+    return inode
+
+
+def doubt_headers(txn: Txn, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+    """The bucket told of the known version again. The first time about an object of ours that is its time, which the answer to
+    our request did not have; later it was written anew with the same bytes, and may have other headers."""
+    known = records.find_object(txn, assoc, key)
+    if known is None or (known.mtime_ns and told_ns <= known.mtime_ns + margin_ns):
+        return None
+    is_ours = not known.mtime_ns
+    known.mtime_ns = told_ns
+    records.put_object(txn, known)
+    inode = records.find_inode(txn, known.ino) if known.ino else None
+    if is_ours or inode is None or (inode.is_file and inode.is_dirty) or inode.flags & InodeFlag.EXCLUDED:
+        return None
+    if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
+        return None
+    inode.flags |= InodeFlag.HEADERS_UNKNOWN
     records.put_inode(txn, inode)
     return inode
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from s3lustrefs import errors
-from s3lustrefs.meta import associations, records, schema
+from s3lustrefs.meta import associations, conflict_log, records, schema
+from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.meta.schema import SUPER_FORMAT, SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, Table
 from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.table_view import TableView, unmounted, view_of
@@ -89,6 +90,7 @@ class _Check:
         yield from self._each(Table.JOURNAL, self._check_journal)
         yield from self._each(Table.SKIPPED, self._check_skipped)
         yield from self._each(Table.WRITES, self._check_writes)
+        yield from self._each(Table.CONFLICTS, self._check_conflict)
         yield from self._check_super()
 
     def _each(self, table: Table, check: _RowCheck) -> Iterator[str]:
@@ -180,7 +182,11 @@ class _Check:
     def _below(self, ino: Ino, above: _Directory) -> _Directory:
         raw = self._view.get(Table.JOURNAL, schema.journal_ino_key(ino))
         moved = raw is not None and bool(schema.decode_journal(schema.journal_ino_key(ino), raw).change & Change.SUBTREE)
-        return _Directory(above.is_reachable, above.in_association or ino in self._roots, above.is_expanding or moved)
+        inside = (above.in_association or ino in self._roots) and not self._is_lost_found(ino)
+        return _Directory(above.is_reachable, inside, above.is_expanding or moved)
+
+    def _is_lost_found(self, ino: Ino) -> bool:
+        return self._view.get(Table.DENTRIES, schema.dentry_key(ROOT_INO, LOST_FOUND)) == schema.pack_u64(ino)
 
     # --- names ---------------------------------------------------------------------------------------------------------------
 
@@ -287,6 +293,9 @@ class _Check:
         if schema.object_key(assoc, full) != key:
             yield f"carries another key {full!r} than it stands under"
 
+    def _check_conflict(self, key: bytes, value: bytes) -> Iterator[str]:
+        yield from conflict_log.defects(key, value)
+
     def _key_defects(self, assoc: AssocId, key: bytes | None) -> Iterator[str]:
         association = self._associations.get(assoc)
         if association is None:
@@ -372,6 +381,8 @@ def _readable(table: Table, key: bytes) -> str:
         return repr(key)
     if table in (Table.OBJECTS, Table.SKIPPED, Table.WRITES, Table.ASSOCIATIONS):
         return f"{int.from_bytes(key[:2], 'big')} {key[2:]!r}" if key[2:] else str(int.from_bytes(key[:2], "big"))
+    if table is Table.CONFLICTS:
+        return f"{key[:1].decode('latin-1')} {int.from_bytes(key[1:], 'big')}"
     if table is Table.JOURNAL:
         return f"inode {int.from_bytes(key[1:], 'big')}" if key[:1] == b"I" else _readable(Table.OBJECTS, key[1:])
     if table is Table.LINKS:

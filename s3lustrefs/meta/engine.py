@@ -10,17 +10,19 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.conflicts import Dispute, Resolved
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
@@ -155,10 +157,10 @@ class MetadataEngine(Protocol):
     async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
         """The inode whose name maps to this key now."""
 
-    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+    async def expand_directory(self, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         """Make up to `limit` children of a moved directory due; the name to go on after, None at the end."""
 
-    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+    async def expand_prefix(self, association: Association, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         """Note up to `limit` objects below a lost prefix as lost; where to go on, None at the end."""
 
     async def end_expansion(self, claimed: JournalRecord) -> None:
@@ -199,13 +201,14 @@ class MetadataEngine(Protocol):
     ) -> Applied:  # fmt: skip
         """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
 
-    def sweep(self, events: frozenset[str]) -> AbstractContextManager[Sweep]:
-        """To be entered before a listing is asked for, and held until its last batch is applied."""
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> AbstractContextManager[Sweep]:
+        """To be entered before a listing is asked for, and held until its last batch is applied. `is_told`: not a listing,
+        but what events tell, which may be newer than a listing under way."""
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that are not among those listed there."""
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
@@ -213,13 +216,35 @@ class MetadataEngine(Protocol):
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
 
-    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
-        """A conflict: the bucket's version takes the name, ours moves beside it. Returns the (parent, name) that changed hands."""
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
+        """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
+        what is known by more than the margin, and nothing changed here. The inode then, else None."""
+
+    async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
+        """File and object both changed: the association's policy says who keeps the name, and the other one is kept elsewhere.
+
+        None when the local file no longer has the name.
+        """
+
+    async def note_conflict(self, conflict: Conflict) -> None:
+        """Count and remember a conflict in which no version had to move."""
+
+    async def conflicts(self, limit: int) -> tuple[int, list[Conflict]]:
+        """How many there were, and the latest, newest first."""
+
+    async def conflict_of(self, ino: Ino) -> Conflict | None:
+        """The latest conflict that a file won or lost."""
+
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
+        """Take away a file or an empty directory in lost+found. None: there is no such, or its bytes are still to be fetched;
+        from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
@@ -227,6 +252,17 @@ class MetadataEngine(Protocol):
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""
+
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        """Why the object with this key does not show; empty when it does, or is not known."""
+
+    async def forget_skipped(
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
+    ) -> None:
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

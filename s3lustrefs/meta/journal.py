@@ -47,6 +47,18 @@ def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *
     records.put_journal(txn, JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, seq, since))
 
 
+def is_looked_after(txn: Txn, association: Association, key: bytes) -> bool:
+    """Whether some record has the exporter look at a key: that of the inode of this name, or one of a name that was lost."""
+    relative = key[len(association.prefix.encode()) :]
+    ino = walk(txn, Ino(association.root_ino), relative)
+    if ino is not None and records.find_journal(txn, schema.journal_ino_key(ino)) is not None:
+        return True
+    above = [key[: at + 1] for at, sign in enumerate(key[:-1]) if sign == ord("/")]
+    return any(
+        records.find_journal(txn, schema.journal_object_key(association.assoc_id, each)) is not None for each in (key, *above)
+    )
+
+
 def make_due(txn: Txn, ino: Ino, now_ns: int) -> bool:
     """The last writer closed. True when there is something to export."""
     record = records.find_journal(txn, schema.journal_ino_key(ino))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from s3lustrefs.meta import (
     associations,
     attributes,
-    conflicts,
+    conflict_log,
     control_records,
     export_targets,
     journal,
-    listing,
+    lost_found,
     records,
     schema,
+    skipped,
     vanished,
     writes,
 )
 from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.conflicts import Dispute, Resolved, Resolver
 from s3lustrefs.meta.export_targets import ExportView
-from s3lustrefs.meta.listing import Applied, ListingApplier, PreparedEntry, Sweep
+from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
+from s3lustrefs.meta.listing_applier import ListingApplier
 from s3lustrefs.meta.lmdb_core import EngineCore
 from s3lustrefs.meta.schema import (
     JournalRecord,
@@ -30,6 +33,7 @@ from s3lustrefs.meta.schema import (
 )
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
@@ -68,13 +72,13 @@ class RepositoryVerbs(EngineCore):
     async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
         return journal.holder(self._txn(), self._locations, assoc, key)
 
-    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+    async def expand_directory(self, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         with self._store.begin() as txn:
-            return export_targets.expand_directory(txn, ino, after, limit, self._now())
+            return export_targets.expand_directory(txn, claimed, after, limit)
 
-    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+    async def expand_prefix(self, association: Association, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         with self._store.begin() as txn:
-            return export_targets.expand_prefix(txn, association, prefix, after, limit, self._now())
+            return export_targets.expand_prefix(txn, association, claimed, after, limit)
 
     async def end_expansion(self, claimed: JournalRecord) -> None:
         with self._store.begin() as txn:
@@ -138,23 +142,23 @@ class RepositoryVerbs(EngineCore):
             for key, reason in skipped:
                 applier.skip(key, reason)
             self._save_next_ino(txn)
-        self._inodes += self._next_ino - first - len(applier.applied.replaced)
+        self._inodes += self._next_ino - first - applier.applied.removed
         return applier.applied
 
     @contextmanager
-    def sweep(self, events: frozenset[str]) -> Iterator[Sweep]:
+    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> Iterator[Sweep]:
         touched: set[bytes] = set()
         self._store.object_watchers.append(touched)
         try:
-            yield Sweep(events, touched)
+            yield Sweep(events, touched, is_told)
         finally:
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
     async def vanished_suspects(
-        self, association: Association, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
     ) -> list[bytes]:
         keys = {schema.object_key(association.assoc_id, key) for key in listed}
-        return vanished.suspects(self._txn(), association, span, keys, sweep)
+        return vanished.suspects(self._txn(), association, below, span, keys, sweep)
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
         with self._store.begin() as txn:
@@ -166,27 +170,69 @@ class RepositoryVerbs(EngineCore):
         with self._store.begin() as txn:
             return attributes.replace_content(txn, ino, seen, self._now())
 
-    async def keep_both(self, association: Association, ino: Ino, seen: ObjectRecord, suffix: bytes) -> tuple[Ino, bytes] | None:
+    async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         with self._store.begin() as txn:
-            place = conflicts.keep_both(txn, association, ino, seen, suffix, self._now(), lambda: self._allocate_in(txn))
+            return attributes.doubt_headers(txn, assoc, key, told_ns, margin_ns)
+
+    async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
+        first = self._next_ino
+        with self._store.begin() as txn:
+            resolver = Resolver(txn, self._locations, association, dispute, self._now(), lambda: self._allocate_in(txn))
+            resolved = resolver.resolve()
             self._save_next_ino(txn)
-        self._inodes += place is not None
-        return place
+        self._inodes += self._next_ino - first
+        return resolved
+
+    async def note_conflict(self, conflict: Conflict) -> None:
+        with self._store.begin() as txn:
+            conflict_log.note(txn, conflict)
+
+    async def conflicts(self, limit: int) -> tuple[int, list[Conflict]]:
+        return conflict_log.count(self._txn()), conflict_log.latest(self._txn(), limit)
+
+    async def conflict_of(self, ino: Ino) -> Conflict | None:
+        return conflict_log.of_inode(self._txn(), ino)
+
+    async def remove_loser(self, parent: Ino, name: bytes, *, is_vanished: bool = False) -> Removed | None:
+        with self._store.begin() as txn:
+            removed = lost_found.remove(txn, parent, name, self._now(), self._in_use, is_vanished=is_vanished)
+        self._inodes -= removed is not None and not removed.inode.nlink
+        return removed
 
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from."""
         with self._store.begin() as txn:
             attributes.lose_object(txn, ino, self._now())
 
-    async def apply_headers(self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None) -> Inode | None:
+    async def apply_headers(
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    ) -> Inode | None:  # fmt: skip
         with self._store.begin() as txn:
-            return attributes.apply_headers(txn, ino, etag, change, target)
+            return attributes.apply_headers(txn, ino, etag, change, target, version_id)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
-        return listing.unknown_headers(self._txn(), after, limit)
+        return attributes.unknown_headers(self._txn(), after, limit)
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
-        return listing.skipped(self._txn(), association)
+        return skipped.skipped(self._txn(), association)
+
+    async def skipped_reason(self, association: Association, relative: bytes) -> str:
+        return skipped.skipped_reason(self._txn(), association, relative)
+
+    async def forget_skipped(
+        self,
+        association: Association,
+        below: bytes,
+        span: tuple[bytes, bytes | None],
+        listed: Callable[[], Container[bytes]],
+    ) -> None:
+        with self._store.begin() as txn:
+            vanished.forget_skipped(txn, association, below, span, listed)
+
+    async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
+        is_file = inode.parent and not inode.is_dir
+        location = self._locations.of_name(self._txn(), inode.parent, inode.name) if is_file else None
+        return skipped.hidden_below(self._txn(), location.association, location.relative) if location else []
 
     # --- associations ------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,10 @@ from s3lustrefs.meta import records
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
 
+LOST_FOUND = b".s3lustrefs-lost+found"
+"""At the root of the mount: where the losers of conflicts are kept. In no association, whatever contains it."""
 _REMEMBERED_DIRECTORIES = 50_000
 
 
@@ -71,26 +74,27 @@ class LocationMap:
 
     def of_directory(self, txn: Txn, ino: Ino) -> Location | None:
         """Raises: StaleInode."""
-        if ino in self._known:
-            return self._known[ino]
-        association = self._by_root.get(ino)
-        found: Location | None
-        if association is not None:
-            found = Location(association, b"")
-        elif ino == ROOT_INO:
-            found = None
-        else:
-            inode = records.get_inode(txn, ino)
-            if not inode.parent:
-                return None
-            above = self.of_directory(txn, inode.parent)
-            found = above.child(inode.name) if above else None
         if len(self._known) >= _REMEMBERED_DIRECTORIES:
             self._known.clear()
-        self._known[ino] = found
+        climbed: list[Inode] = []  # no recursion: a local tree may be deeper than any stack
+        while ino not in self._known:
+            if ino in self._by_root or ino == ROOT_INO:
+                self._known[ino] = Location(self._by_root[ino], b"") if ino in self._by_root else None
+            else:
+                inode = records.get_inode(txn, ino)
+                if not inode.parent:
+                    return None
+                climbed.append(inode)
+                ino = inode.parent
+        found = self._known[ino]
+        for inode in reversed(climbed):
+            is_lost_found = (inode.parent, inode.name) == (ROOT_INO, LOST_FOUND)
+            found = self._known[inode.ino] = None if found is None or is_lost_found else found.child(inode.name)
         return found
 
     def of_name(self, txn: Txn, parent: Ino, name: bytes) -> Location | None:
+        if parent == ROOT_INO and name == LOST_FOUND:
+            return None
         above = self.of_directory(txn, parent)
         return above.child(name) if above else None
 
@@ -105,6 +109,24 @@ def path_of(txn: Txn, ino: Ino) -> bytes:
         parts.append(inode.name)
         ino = inode.parent
     return b"/" + b"/".join(reversed(parts))
+
+
+def is_lost_found(txn: Txn, ino: Ino) -> bool:
+    """Whether a directory is the one of the losers, or below it."""
+    while ino != ROOT_INO:
+        inode = records.find_inode(txn, ino)
+        if inode is None or not inode.parent:
+            return False
+        if inode.parent == ROOT_INO and inode.name == LOST_FOUND:
+            return True
+        ino = inode.parent
+    return False
+
+
+def check_entry(txn: Txn, parent: Ino, name: bytes) -> None:
+    """Raises: NotPermitted for a name that nobody but the conflicts may make."""
+    if (parent == ROOT_INO and name == LOST_FOUND) or is_lost_found(txn, parent):
+        raise errors.NotPermitted(f"/{LOST_FOUND.decode()} holds the losers of conflicts, nothing else can be put there")
 
 
 def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
-from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.location import LocationMap, check_entry, is_lost_found
 from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_FORMAT, Change, JournalState, Table
 from s3lustrefs.meta.txn import Txn
+from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -34,7 +35,7 @@ def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: In
     """Add a new inode (its `ino` is already allocated) under a name. Times come from `inode.ctime_ns`.
 
     `open_for_write`: a handle stays open, so that the export waits for its close.
-    Raises: AlreadyExists, StaleInode, NotADirectory, NameTooLong, InvalidName.
+    Raises: AlreadyExists, StaleInode, NotADirectory, NameTooLong, InvalidName; NotPermitted among the losers of conflicts.
     """
     records.check_name(name)
     directory = records.get_dir(txn, parent)
@@ -42,12 +43,14 @@ def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: In
         raise errors.NotFound(f"directory {parent} was removed")
     if records.find_child(txn, parent, name) is not None:
         raise errors.AlreadyExists(f"{name!r} exists in inode {parent}")
+    location = locations.of_name(txn, parent, name)
+    if location is None:
+        check_entry(txn, parent, name)
     inode.parent, inode.name = parent, name
     if directory.mode & stat.S_ISGID:
         inode.gid = directory.gid
         if inode.is_dir:
             inode.mode |= stat.S_ISGID
-    location = locations.of_directory(txn, parent)
     if inode.is_file and not inode.chunk_bytes:
         inode.chunk_bytes = location.association.chunk_bytes if location else _SCRATCH_CHUNK_BYTES
     records.put_inode(txn, inode)
@@ -60,8 +63,10 @@ def create(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: In
 
 
 def link(txn: Txn, locations: LocationMap, ino: Ino, parent: Ino, name: bytes, now_ns: int) -> Inode:
-    """Raises: NotPermitted for directories; AlreadyExists, TooManyLinks, StaleInode."""
+    """Raises: NotPermitted for directories and among the losers of conflicts; AlreadyExists, TooManyLinks, StaleInode."""
     records.check_name(name)
+    if locations.of_name(txn, parent, name) is None:
+        check_entry(txn, parent, name)
     inode = records.get_inode(txn, ino)
     directory = records.get_dir(txn, parent)
     if not directory.nlink:
@@ -186,7 +191,7 @@ def rename(
     """Move a name, atomically replacing what it lands on. Returns the replaced inode as it is afterwards, if any.
 
     Source: rename(2). Raises: NotFound, AlreadyExists (NOREPLACE), IsADirectory, NotADirectory, NotEmpty,
-    InvalidArgument (into its own descendant, unknown flags), NotPermitted (a linked directory).
+    InvalidArgument (into its own descendant, unknown flags), NotPermitted (a linked directory; to the losers of conflicts).
     """
     if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
         raise errors.InvalidArgument(f"rename flags {flags:#x} are not supported")
@@ -196,6 +201,7 @@ def rename(
     if not new_dir.nlink:
         raise errors.NotFound(f"directory {new_parent} was removed")
     _check_movable(txn, locations, inode, new_parent)
+    is_loser = _check_lost_found(txn, locations, (parent, name), (new_parent, new_name), flags)
     victim_ino = records.find_child(txn, new_parent, new_name)
     victim = records.get_inode(txn, victim_ino) if victim_ino is not None else None
     if victim is not None and flags & RENAME_NOREPLACE:
@@ -209,11 +215,25 @@ def rename(
         _replace_victim(txn, locations, inode, victim, new_parent, new_name, now_ns, in_use)
     _lose_name(txn, locations, inode, parent, name, now_ns, subtree=inode.is_dir)
     records.delete_dentry(txn, parent, name)
+    if is_loser:
+        inode.hsm &= ~Hsm.NORELEASE
     _take_name(txn, locations, inode, (parent, name), new_parent, new_name, now_ns)
     moved_dir = 1 if inode.is_dir else 0
     touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-moved_dir)
     touch_dir(txn, records.get_dir(txn, new_parent), now_ns, links=moved_dir)
     return victim
+
+
+def _check_lost_found(txn: Txn, locations: LocationMap, old: tuple[Ino, bytes], new: tuple[Ino, bytes], flags: int) -> bool:
+    """Losers of conflicts can be taken away, nothing can be put among them. Whether this takes one away. Raises: NotPermitted."""
+    if locations.of_name(txn, *new) is None:
+        check_entry(txn, *new)
+    if locations.of_name(txn, *old) is not None:
+        return False
+    is_loser = is_lost_found(txn, old[0])
+    if flags & RENAME_EXCHANGE or not is_loser:
+        check_entry(txn, *old)
+    return is_loser
 
 
 def _check_movable(txn: Txn, locations: LocationMap, inode: Inode, new_parent: Ino) -> None:

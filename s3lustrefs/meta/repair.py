@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from s3lustrefs import errors
-from s3lustrefs.meta import associations, attributes, records, schema
+from s3lustrefs.meta import associations, attributes, conflict_log, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.repair_names import Names
 from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, JournalState, ObjectRecord, Table
@@ -205,7 +205,7 @@ class TableRepair:
     # --- what hangs on inodes ----------------------------------------------------------------------------------------------
 
     def _drop_dangling(self, inodes: dict[Ino, Inode]) -> None:
-        for table in (Table.XATTRS, Table.RESIDENCY, Table.JOURNAL, Table.SKIPPED, Table.WRITES):
+        for table in (Table.XATTRS, Table.RESIDENCY, Table.JOURNAL, Table.SKIPPED, Table.WRITES, Table.CONFLICTS):
             for key, raw in list(self._rows[table].items()):
                 try:
                     defect = next(filter(None, self._row_defects(table, key, raw, inodes)), "")
@@ -240,6 +240,8 @@ class TableRepair:
             yield self._key_defect(assoc, full)
             if schema.object_key(assoc, full) != key:
                 yield "it carries another key"
+        elif table is Table.CONFLICTS:
+            yield from conflict_log.defects(key, raw)
         elif assoc not in self._associations or b"\0" not in raw:
             yield "it has no association, or no reason"
 

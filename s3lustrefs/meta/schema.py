@@ -19,6 +19,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 | SKIPPED      | assoc u16, object key       | reason, and the key where it was cut                    | listing            |
 | WRITES       | assoc u16, object key       | JSON: what requests without an answer may have written  | writes             |
 | DAMAGE       | ino u64, content version u32 | why bytes of that content never reached the disk       | damage             |
+| CONFLICTS    | `L` number u64, or `I` ino  | JSON of model.conflict.Conflict; number of the latest   | conflict_log       |
 
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
@@ -62,7 +63,11 @@ class Table(IntEnum):
     SKIPPED = 10
     WRITES = 11
     DAMAGE = 12
+    CONFLICTS = 13
 
+
+ADDED = frozenset({Table.CONFLICTS})
+"""Tables that a state directory of this format may not have yet: then they are empty."""
 
 GROUPED = frozenset({Table.DENTRIES, Table.LINKS, Table.XATTRS})
 """Tables whose scans are always within one 8-byte prefix (an ino)."""
@@ -77,6 +82,7 @@ SUPER_LOG_FIRST = b"log_first"
 SUPER_BOOT_ID = b"boot_id"
 SUPER_CONTENT_AHEAD = b"content_ahead"
 SUPER_CONTENT_PLACE = b"content_place"
+SUPER_CONFLICTS = b"conflicts"
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")

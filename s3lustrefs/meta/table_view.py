@@ -20,7 +20,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.overlay import Overlay
 from s3lustrefs.meta.redo_log import current_boot_id
-from s3lustrefs.meta.schema import FORMAT_VERSION, SUPER_BOOT_ID, SUPER_CONTENT_AHEAD, SUPER_FORMAT, SUPER_LOG_FIRST, Table
+from s3lustrefs.meta.schema import ADDED, FORMAT_VERSION, SUPER_BOOT_ID, SUPER_CONTENT_AHEAD, SUPER_FORMAT, SUPER_LOG_FIRST, Table
 from s3lustrefs.meta.store import Store
 
 
@@ -47,6 +47,8 @@ class TableView:
         newer = self._newer[table]
         if key in newer:
             return newer[key]
+        if self._databases[table] is None:
+            return None
         value: bytes | None = self._read.get(key, db=self._databases[table])
         return value
 
@@ -85,6 +87,8 @@ class TableView:
             yield keys[at], newer[keys[at]]
 
     def _stored(self, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._databases[table] is None:
+            return
         with self._read.cursor(db=self._databases[table]) as cursor:
             if not cursor.set_range(prefix):
                 return
@@ -124,7 +128,7 @@ def unmounted(state_dir: Path) -> Iterator[TableView]:
 
 def _replayed(env: lmdb.Environment, read: lmdb.Transaction, directory: Path) -> TableView:
     try:
-        databases = [env.open_db(table.name.lower().encode(), txn=read, create=False) for table in Table]
+        databases = [_database(env, read, table) for table in Table]
     except lmdb.Error as exc:
         raise errors.StateDirError(f"the inode table in {directory} is not complete: {exc}") from exc
     super_table = databases[Table.SUPER]
@@ -143,6 +147,16 @@ def _replayed(env: lmdb.Environment, read: lmdb.Transaction, directory: Path) ->
             f"the inode table in {directory} has format {found.decode()}, this s3lustrefs knows {FORMAT_VERSION}"
         )
     return view
+
+
+def _database(env: lmdb.Environment, read: lmdb.Transaction, table: Table) -> Any:
+    """None for a table that this state directory has no use for yet."""
+    try:
+        return env.open_db(table.name.lower().encode(), txn=read, create=False)
+    except lmdb.NotFoundError:
+        if table in ADDED:
+            return None
+        raise
 
 
 @contextmanager

@@ -6,7 +6,7 @@ once a HEAD has confirmed it. A change made here survives the loss of its object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from s3lustrefs.meta import journal, records, schema
@@ -34,31 +34,53 @@ class Removed:
 
 
 def suspects(
-    txn: Txn, association: Association, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep
+    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep
 ) -> list[bytes]:
-    """Keys in `(span[0], span[1]]` below the association's prefix that the table knows and the listing does not.
-
-    `listed` are table keys. Cut table keys (over 500 bytes) sort by their first bytes only, hence the comparison with the
-    whole key.
-    """
-    after, up_to = span
-    prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()[: schema.CUT]
-    start = schema.pack_u16(association.assoc_id) + after[: schema.CUT]
-    end = None if up_to is None else schema.pack_u16(association.assoc_id) + up_to[: schema.CUT] + b"\xff"
-    found: list[bytes] = []
-    while rows := txn.scan(Table.OBJECTS, prefix, after=start, limit=_SCAN):
-        start = rows[-1][0]
-        for table_key, raw in rows:
-            if end is not None and table_key > end:
-                return found
-            if table_key in listed or table_key in sweep.touched:
-                continue
+    """Keys in the span that the table knows and the listing does not; `listed` are table keys."""
+    found = []
+    for table_key, raw in _rows_in(txn, Table.OBJECTS, association, below, span):
+        if table_key not in listed and table_key not in sweep.touched:
             key = schema.decode_object(table_key, raw).key
-            if key > after and (up_to is None or key <= up_to):
+            if _is_in(span, below, key):
                 found.append(key)
-        if len(rows) < _SCAN:
-            break
     return found
+
+
+def forget_skipped(
+    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
+) -> None:
+    """Drop the notes about keys in the span that show by now, or that the listing (`listed`: whole keys) no longer has."""
+    keys: Container[bytes] | None = None
+    for table_key, value in list(_rows_in(txn, Table.SKIPPED, association, below, span)):
+        key = association.key_of(value.partition(b"\0")[2])
+        keys = listed() if keys is None else keys
+        shows = not key.endswith(b"/") and txn.get(Table.OBJECTS, table_key) is not None
+        if _is_in(span, below, key) and (shows or key not in keys):
+            txn.delete(Table.SKIPPED, table_key)
+
+
+def _rows_in(
+    txn: Txn, table: Table, association: Association, below: bytes, span: tuple[bytes, bytes | None]
+) -> Iterator[tuple[bytes, bytes]]:
+    """Records of keys in `(span[0], span[1]]` that begin with `below`, and perhaps some more.
+
+    Cut table keys (over 500 bytes) sort by their first bytes only, so that `_is_in` has to look at the whole key.
+    """
+    assoc = schema.pack_u16(association.assoc_id)
+    start = assoc + span[0][: schema.CUT]
+    end = None if span[1] is None else assoc + span[1][: schema.CUT] + b"\xff"
+    while rows := txn.scan(table, assoc + below[: schema.CUT], after=start, limit=_SCAN):
+        start = rows[-1][0]
+        for row in rows:
+            if end is not None and row[0] > end:
+                return
+            yield row
+        if len(rows) < _SCAN:
+            return
+
+
+def _is_in(span: tuple[bytes, bytes | None], below: bytes, key: bytes) -> bool:
+    return key.startswith(below) and key > span[0] and (span[1] is None or key <= span[1])
 
 
 def remove(
@@ -71,6 +93,8 @@ def remove(
     sweep: Sweep,
 ) -> Removed | None:
     """The bucket has no object under this key. None when no name goes with it, because there is none or it was changed here."""
+    if txn.get(Table.SKIPPED, schema.object_key(association.assoc_id, key)) is not None:
+        txn.delete(Table.SKIPPED, schema.object_key(association.assoc_id, key))
     known = records.find_object(txn, association.assoc_id, key)
     if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
         records.delete_object(txn, known.assoc, key)
@@ -79,7 +103,9 @@ def remove(
     inode = records.find_inode(txn, ino) if ino is not None else None
     if known is None or inode is None or known.ino != inode.ino:
         return None  # renamed, removed or replaced here: its export brings the rest into line
-    if schema.object_key(association.assoc_id, key) in sweep.touched:
+    table_key = schema.object_key(association.assoc_id, key)
+    if table_key in sweep.touched:
+        sweep.overtaken.add(table_key)
         return None  # written by us since it was looked for
     if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
         return None
@@ -87,7 +113,7 @@ def remove(
         records.delete_object(txn, association.assoc_id, key)
         if locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
             return None
-    elif inode.is_dirty:
+    elif inode.is_file and inode.is_dirty:
         return None
     else:
         records.delete_object(txn, association.assoc_id, key)

@@ -26,7 +26,7 @@ class InodeFlag(IntFlag):
     SPARSE = 0x10
     """Was made longer than what was written: bytes that no chunk file has are zeros. Without it they are missing."""
     DAMAGED = 0x20
-    """`fsck` found that bytes which existed only here are gone: what is not resident can be read nowhere."""
+    """Bytes which existed only here are gone, as fsck or a conflict found: what is not resident can be read nowhere."""
 
 
 @dataclass(slots=True)

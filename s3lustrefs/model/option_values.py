@@ -18,6 +18,7 @@ _SIZE_UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGTP", start=1)
     for unit, factor in ((letter, 1 << 10 * power), (f"{letter}IB", 1 << 10 * power), (f"{letter}B", 1000**power))
 }
+EVENT_QUEUE_WORDS = ("auto", "create", "off")
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -107,13 +108,6 @@ def parse_choice(*choices: str) -> Callable[[object], str]:
     return parse
 
 
-def parse_conflict_policy(value: object) -> str:
-    policy = parse_choice("keep-both", "bucket-wins", "file-wins")(value)
-    if policy != "keep-both":
-        raise ValueError("is not available yet; only keep-both is")
-    return policy
-
-
 def parse_url(value: object) -> str:
     text = parse_text(value)
     try:
@@ -145,5 +139,10 @@ def is_loopback(address: str) -> bool:
 
 
 def parse_event_queue(value: object) -> str:
-    parse_url(value)
-    raise ValueError("is not available yet: changes in the bucket are found by listing (import_interval)")
+    """`auto`, `create`, `off`, or the URL of a queue."""
+    if value in EVENT_QUEUE_WORDS:
+        return str(value)
+    try:
+        return parse_url(value)
+    except ValueError:
+        raise ValueError("must be auto, create, off, or the URL of an SQS queue") from None

@@ -11,7 +11,9 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.delete_batches import DeleteBatches
+from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet, sync_together
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
@@ -26,11 +28,13 @@ _LATE_SECONDS = 3.0
 class DeleteExport:
     """Exports one lost-key record."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
-        self._order = ExportOrder(engine, hydrator)
+        self._order = ExportOrder(engine, hydrator, disputes)
         self._repositories = repositories
+        self._disputes = disputes
         self._sent = SentObjects(engine)
+        self._batches: dict[AssocId, DeleteBatches] = {}
         self._looked_since: dict[tuple[AssocId, bytes], float] = {}
         self.deleted_objects = 0
 
@@ -50,12 +54,14 @@ class DeleteExport:
         store = self._repositories.of(assoc)
         await self._sent.drop_uploads(store, assoc, key)
         known = await self._engine.find_object(assoc, key)
+        if known is not None and key.endswith(b"/") and known.size:
+            return  # others keep content in a directory's object, which nobody here has seen
         if known is not None:
             await self._order.before_delete(known)
         noted = await self._engine.noted_writes(assoc, key)
         gone = bool(noted) and await self._delete_sent(store, assoc, key)
-        if known is not None and not gone:
-            await self._delete(store, known)
+        if known is not None and not gone and not await self._delete(store, known):
+            return
         if noted and not gone and self._may_still_come(assoc, key):
             await self._engine.forget_object(assoc, key)
             raise NotYet(0.5)
@@ -75,18 +81,24 @@ class DeleteExport:
             return False
         if not await self._sent.wrote(assoc, key, head):
             return False
-        await self._engine.sync()
+        await sync_together(self._engine)
         await store.delete(key, Condition(head.version.etag))
         self.deleted_objects += 1
         return True
 
-    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> None:
-        """Raises: RepositoryError; ObjectNotFound when somebody else was faster, which the next attempt finds out."""
+    def _batch(self, store: ObjectStore, assoc: AssocId) -> DeleteBatches:
+        if assoc not in self._batches:
+            self._batches[assoc] = DeleteBatches(store)
+        return self._batches[assoc]
+
+    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> bool:
+        """Whether the object is gone; if somebody has changed it, it is a file here again. Raises: RepositoryError; ObjectNotFound
+        when somebody else was faster, which the next attempt finds out; NotYet."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
-            await self._engine.sync()
+            await sync_together(self._engine)
             failpoint("delete.before")
-            await store.delete(known.key, Condition(known.etag))
+            await self._batch(store, known.assoc).delete(known.key, known.etag)
             failpoint("delete.answered")
         except errors.ObjectChanged as exc:
             head = await store.head(known.key)
@@ -95,5 +107,7 @@ class DeleteExport:
             if await self._sent.wrote(known.assoc, known.key, head):
                 raise NotYet(0.0) from exc  # a request given up was carried out just now
             log.warning("delete given up, the object changed in the bucket key=%r", known.key)
-        else:
-            self.deleted_objects += 1
+            await self._disputes.bring_back(known.assoc, known.key, head)
+            return False
+        self.deleted_objects += 1
+        return True

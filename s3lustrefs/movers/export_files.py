@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import mimetypes
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -20,32 +21,36 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
-from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_INO, AssocId
+from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
-from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
 
 log = logging.getLogger(__name__)
 
-MULTIPART_BYTES = 16 << 20
-"""Larger files go up in parts of this size."""
+_REQUESTS = 32
+"""Objects written at once."""
+SMALL_BYTES = 64 << 10
+"""Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
 """Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
-_DIRECTORY_TYPE = "application/x-directory"
-_DEFAULT_TYPE = "binary/octet-stream"
-_STANDARD = "STANDARD"
+
+
+AsItWas = Callable[[], AbstractAsyncContextManager[bool]]
+"""Keeps writers of an open file away; whether they have written nothing since its snapshot."""
 
 
 class FileExport:
-    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known; `on_conflict` keeps the loser."""
+    """Exports one inode record. `know_headers` returns once an inode's POSIX headers are known."""
 
     def __init__(
         self,
@@ -54,19 +59,24 @@ class FileExport:
         hydrator: Hydrator,
         repositories: Repositories,
         know_headers: Callable[[Inode], Awaitable[Inode]],
-        on_conflict: Callable[[Inode, Target, ObjectHead], Awaitable[None]],
+        disputes: Disputes,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
         self._know_headers = know_headers
-        self._on_conflict = on_conflict
+        self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator)
-        self.exported_objects = 0
+        self._order = ExportOrder(engine, hydrator, disputes)
+        self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes)
+        self._requests = trio.Semaphore(_REQUESTS)
         self.exported_bytes = 0
+
+    @property
+    def exported_objects(self) -> int:
+        return self._outcome.settled_objects
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
         """Raises: NotYet, RepositoryError, StorageError."""
@@ -103,7 +113,7 @@ class FileExport:
 
     async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
         inode = view.inode
-        _check_key(target.key, inode)
+        check_key(target.key)
         await self._order.before_write(view, target)
         store = self._repositories.of(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
@@ -117,41 +127,65 @@ class FileExport:
         else:  # another name of the file: what changed went up under the first one
             await self._copy(store, inode, target, view.source)
 
-    # --- objects ---------------------------------------------------------------------------------------------------------------
-
     async def _put_small(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         """Directory markers hold nothing, symlinks their target. A marker changed by others has nothing to lose."""
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        headers = _headers(inode, target, foreign)
-        await self._note(inode, target)
+        await self._outcome.note(inode, target)
         try:
-            written = await store.put(target.key, body, headers, _condition(known if foreign or known is None else None))
+            written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
-                await self._conflict(inode, target, head)
+                await self._outcome.conflict(inode, target, head)
                 return
-            written = await store.put(target.key, body, _headers(inode, target, head), Condition(head.version.etag))
-        await self._settle(inode, target, written, content=True)
+            written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
+        await self._outcome.settle(inode, target, written, content=True)
+
+    async def _write_small(
+        self, store: ObjectStore, inode: Inode, target: Target, body: bytes, there: ObjectHead | None, condition: Condition
+    ) -> ObjectVersion:
+        """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
+        headers = headers_of(inode, target.key, there)
+        if there is not None and carries(there, headers) and (inode.is_dir or holds(there, body)):
+            return there.version  # written by an earlier request, whose answer was lost
+        if inode.is_dir and there is not None and there.version.size:
+            source = replace(there.version, version_id="")
+            return await store.copy(target.key, store.bucket, target.key, source, headers, Condition(there.version.etag))
+        return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         if inode.size > MAX_OBJECT_BYTES:
             raise errors.ObjectTooLarge(
                 f"{target.key.decode()}: {inode.size} bytes; an object holds at most 5 TiB", key=target.key.decode()
             )
-        await self._complete(inode, target)
-        foreign = await _head_if(store, target.key, target.known)
+        foreign = await self._complete(store, inode, target)
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
-            await self._resolve(store, inode, target, foreign)
+            await self._outcome.resolve(inode, target, foreign)
             return
-        headers = await _with_tags(store, _headers(inode, target, foreign), target.key, foreign)
+        headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
-            in_parts = inode.size > MULTIPART_BYTES
-            await self._note(inode, target, in_parts=in_parts)
+            written = await self._send(store, inode, target, headers, condition)
+        except errors.ObjectChanged as exc:
+            try:
+                head = await store.head(target.key)
+            except errors.ObjectNotFound:
+                raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
+            await self._outcome.resolve(inode, target, head)
+            return
+        await self._outcome.settle(inode, target, written, content=True)
+        if foreign is None:
+            await self._disputes.deleted_there(inode, target)
+
+    async def _send(
+        self, store: ObjectStore, inode: Inode, target: Target, headers: PutHeaders, condition: Condition
+    ) -> ObjectVersion:
+        in_parts = inode.size > MULTIPART_BYTES
+        await self._outcome.note(inode, target, in_parts=in_parts)
+        async with self._requests:
             if in_parts:
                 written = await self._multipart.upload(store, inode, target.key, headers, condition)
             else:
@@ -159,22 +193,53 @@ class FileExport:
                 failpoint("put.before")
                 written = await store.put(target.key, body, headers, condition)
                 failpoint("put.answered")
-        except errors.ObjectChanged as exc:
-            try:
-                head = await store.head(target.key)
-            except errors.ObjectNotFound:
-                raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
-            await self._resolve(store, inode, target, head)
-            return
         self.exported_bytes += inode.size
-        await self._settle(inode, target, written, content=True)
+        return written
 
-    async def _complete(self, inode: Inode, target: Target) -> None:
-        """Fetch what is not local yet. Raises: ObjectNotFound when that version is no longer in the bucket."""
+    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas, hold: HoldKey) -> None:
+        """Write the snapshot of a file that is still open; whatever cannot be done at once is left to its close.
+
+        `frozen` is the inode at that moment, with the content version its bytes are kept under. Raises: RepositoryError,
+        StorageError.
+        """
+        record = await self._engine.find_journal(frozen.ino)
+        view = await self._engine.export_view(frozen.ino)
+        if record is None or view is None or len(view.targets) != 1:
+            return
+        place = (view.targets[0].association.assoc_id, view.targets[0].key)
+        async with hold(*place):
+            view = await self._engine.export_view(frozen.ino)
+            target = next((t for t in view.targets if (t.association.assoc_id, t.key) == place), None) if view else None
+            if view is None or target is None or ("CHANGED" if target.known else "NEW") not in target.association.auto_export:
+                return
+            check_key(target.key)
+            store = self._repositories.of(place[0])
+            try:
+                await self._order.before_write(view, target)
+                await self._sent.drop_uploads(store, *place)
+                foreign = await _head_if(store, target.key, target.known)
+                headers = await with_tags(store, headers_of(frozen, target.key, foreign), target.key, foreign)
+                written = await self._send(store, frozen, target, headers, _condition(target.known if foreign else None))
+            except (NotYet, errors.ObjectChanged) as reason:
+                log.info("open file left to its close ino=%d reason=%s", frozen.ino, reason)
+                return
+            failpoint("snapshot.sent")
+            async with as_it_was() as is_unchanged:
+                await self._outcome.settle(frozen, target, written, content=is_unchanged)
+                if is_unchanged and not await self._engine.finish(record):
+                    await self._engine.make_due(frozen.ino)  # its name or attributes changed meanwhile
+
+    async def _complete(self, store: ObjectStore, inode: Inode, target: Target) -> ObjectHead | None:
+        """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when the version to fetch is
+        no longer in the bucket; NotYet when its successor has won."""
         try:
             await self._hydrator.ensure(inode, 0, inode.size)
+            return await _head_if(store, target.key, target.known)
         except errors.StaleInode as exc:
             key = target.key.decode()
+            head = await _head_if(store, target.key, target.known)
+            if head is not None and target.association.on_conflict == "bucket-wins":
+                await self._outcome.conflict(inode, target, head)
             raise errors.ObjectNotFound(
                 f"{key}: not all of the file was local when its object was replaced ({exc})", key=key
             ) from exc
@@ -182,9 +247,10 @@ class FileExport:
     async def _body(self, inode: Inode) -> FileSlice | bytes:
         if not inode.size:
             return b""
-        slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
-        if len(slices) == 1:
-            return FileSlice(*slices[0])
+        if inode.size > SMALL_BYTES:
+            slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
+            if len(slices) == 1:
+                return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
     async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
@@ -192,30 +258,71 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return
+        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
-            head = await self._repositories.of(source.assoc).head(source.key)
-            if head.version.etag != source.etag:
-                raise errors.ObjectChanged(f"{source.key.decode()} is no longer the version it was", key=source.key.decode())
-            headers = _headers(inode, target, head)
-            await self._note(inode, target, in_parts=source.size > COPY_BYTES)
-            failpoint("copy.before")
-            written = await self._copy_object(store, target, origin.bucket, source, headers)
-            failpoint("copy.answered")
+            async with self._requests:
+                # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
+                head, is_current = await self._source_head(source)
+                written = await self._copy_version(store, inode, target, source, head, is_current=is_current)
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
             return
-        await self._settle(inode, target, written, content=True)
+        await self._outcome.settle(inode, target, written, content=True)
+
+    async def _copy_version(
+        self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, head: ObjectHead, *, is_current: bool
+    ) -> ObjectVersion:
+        if head.archived:
+            raise _cannot_be_copied(source, head)
+        headers = headers_of(inode, target.key, head)
+        onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
+        if is_current and onto_itself and carries(head, headers):
+            return head.version  # done before a crash, or changed there and back
+        failpoint("copy.before")
+        # Naming a version takes a permission of its own, so it is done only where it must be.
+        version = replace(head.version, version_id="") if is_current else head.version
+        written = await self._copy_object(store, target, source, version, head, headers)
+        failpoint("copy.answered")
+        return written
+
+    async def _source_head(self, source: ObjectRecord) -> tuple[ObjectHead, bool]:
+        """What a copy is to carry, and whether that is the current version: one that was replaced can be copied while it is kept.
+
+        Raises: ObjectChanged, ObjectNotFound when it is gone.
+        """
+        store = self._repositories.of(source.assoc)
+        try:
+            head = await store.head(source.key)
+            if head.version.etag == source.etag:
+                return head, True
+            changed: errors.RepositoryError = errors.ObjectChanged(
+                f"{source.key.decode()} is no longer the version it was", key=source.key.decode()
+            )
+        except errors.ObjectNotFound as exc:
+            changed = exc
+        if not _version(source).is_kept:
+            raise changed
+        try:
+            return await store.head(source.key, version_id=source.version_id), False
+        except (errors.ObjectNotFound, errors.RepositoryDenied, errors.RepositoryRejected):
+            raise changed from None
 
     async def _copy_object(
-        self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, headers: PutHeaders
+        self,
+        store: ObjectStore,
+        target: Target,
+        source: ObjectRecord,
+        version: ObjectVersion,
+        head: ObjectHead,
+        headers: PutHeaders,
     ) -> ObjectVersion:
-        version = _version(source)
-        if source.size > COPY_BYTES:
-            tags = await store.get_tags(source.key) if bucket == store.bucket else ()
+        bucket = self._repositories.of(source.assoc).bucket
+        if version.size > COPY_BYTES:
+            tags = await store.get_tags(source.key, version_id=version.version_id) if bucket == store.bucket else ()
             return await self._multipart.copy(
                 store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
             )
-        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known))
+        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known), head)
 
     async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""
@@ -226,98 +333,29 @@ class FileExport:
         expected = target.known.etag if target.known else None
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
-                await self._settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
+                await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
             elif await self._sent.wrote(target.association.assoc_id, target.key, there):
-                await self._observe(target, there)
+                await self._outcome.observe(target, there)
             else:
-                await self._conflict(inode, target, there)
+                await self._outcome.conflict(inode, target, there)
         elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
             await self._engine.forget_object(target.association.assoc_id, target.key)
+            await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)
         elif await self._engine.find_object(source.assoc, source.key) != source:
             raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
         elif inode.is_complete:
-            if not await self._is_there(source):
-                await self._engine.forget_object(source.assoc, source.key)
+            await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))
-        elif await self._is_there(source):
+        elif (head := await _head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
             raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
+        elif await self._disputes.follow(inode):
+            raise NotYet(0.0)
         else:
-            await self._engine.object_vanished(inode.ino)
             raise errors.ObjectNotFound(
                 f"{source.key.decode()}: the object this file came from was changed or removed in the bucket",
                 key=source.key.decode(),
             )
-
-    async def _is_there(self, source: ObjectRecord) -> bool:
-        try:
-            return (await self._repositories.of(source.assoc).head(source.key)).version.etag == source.etag
-        except errors.ObjectNotFound:
-            return False
-
-    # --- ends ------------------------------------------------------------------------------------------------------------------
-
-    async def _settle(self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool) -> None:
-        exported = ObjectRecord(
-            target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
-            written.version_id, written.storage_class,
-        )  # fmt: skip
-        failpoint("settle.before")
-        await self._engine.settle_object(inode.ino, exported, content=content)
-        failpoint("settle.after")
-        self.exported_objects += 1
-
-    async def _note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
-        """Raises: NotYet when the file has lost this name."""
-        size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
-        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts):
-            raise NotYet(0.0)
-
-    async def _resolve(self, store: ObjectStore, inode: Inode, target: Target, head: ObjectHead) -> None:
-        """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
-        if await self._is_our_content(inode, head):
-            await self._settle_found(inode, target, head)
-        elif target.known is not None and head.version.etag == target.known.etag:
-            raise errors.RepositoryUnavailable(
-                f"{target.key.decode()}: the endpoint says that the object changed, which it did not"
-            )
-        elif await self._sent.wrote(target.association.assoc_id, target.key, head):
-            await self._observe(target, head)
-        else:
-            await self._conflict(inode, target, head)
-
-    async def _settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
-        """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
-        await self._settle(inode, target, head.version, content=True)
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        if not mine.items() <= head.metadata.items():
-            raise NotYet(0.0)
-
-    async def _observe(self, target: Target, head: ObjectHead) -> None:
-        """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
-        v = head.version
-        seen = ObjectRecord(
-            target.association.assoc_id, target.key, NO_INO, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class
-        )
-        await self._engine.observe_object(seen)
-        raise NotYet(0.0)
-
-    async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
-        """Equal bytes: proven by the ETag where it is an MD5, else by size and every POSIX header, nanoseconds included."""
-        if head.version.size != inode.size:
-            return False
-        digest = await self._multipart.etag_of(inode, MULTIPART_BYTES)
-        if head.version.etag == digest:
-            return True
-        looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        encrypted = not looks_like_md5
-        return encrypted and all(head.metadata.get(name) == value for name, value in mine.items())
-
-    async def _conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
-        log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
-        await self._on_conflict(inode, target, head)
-        raise NotYet(0.0)
 
 
 async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -> ObjectHead | None:
@@ -328,6 +366,14 @@ async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -
         return await store.head(key)
     except errors.ObjectNotFound:
         return None
+
+
+def _cannot_be_copied(source: ObjectRecord, head: ObjectHead) -> errors.ObjectArchived:
+    key = source.key.decode()
+    return errors.ObjectArchived(
+        f"{key} is archived ({head.version.storage_class}): what changed of it but its content is exported once it is restored",
+        key=key,
+    )
 
 
 def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
@@ -341,40 +387,3 @@ def _condition(known: ObjectRecord | None) -> Condition:
 
 def _version(source: ObjectRecord) -> ObjectVersion:
     return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
-
-
-def _headers(inode: Inode, target: Target, existing: ObjectHead | None) -> PutHeaders:
-    """POSIX headers of the inode, and whatever else the existing object carries."""
-    metadata = dict(posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns))
-    content: dict[str, str] = {}
-    storage_class = ""
-    if existing is not None:
-        metadata = {**posix_headers.foreign(existing.metadata), **metadata}
-        content = dict(existing.content_headers)
-        storage_class = existing.version.storage_class
-    if "content-type" not in {name.lower() for name in content}:
-        content["content-type"] = _content_type(inode, target.key)
-    return PutHeaders(metadata, content, "" if storage_class == _STANDARD else storage_class)
-
-
-async def _with_tags(store: ObjectStore, headers: PutHeaders, key: bytes, existing: ObjectHead | None) -> PutHeaders:
-    if existing is None or not existing.tag_count:
-        return headers
-    return replace(headers, tags=await store.get_tags(key))
-
-
-def _content_type(inode: Inode, key: bytes) -> str:
-    if inode.is_dir:
-        return _DIRECTORY_TYPE
-    return mimetypes.guess_type(key.decode(errors="replace"))[0] or _DEFAULT_TYPE
-
-
-def _check_key(key: bytes, inode: Inode) -> None:
-    try:
-        text = key.decode()
-    except UnicodeDecodeError as exc:
-        raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
-    if len(key) > MAX_KEY_BYTES:
-        raise errors.KeyNotExportable(
-            f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text
-        )

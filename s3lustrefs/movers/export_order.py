@@ -1,4 +1,4 @@
-"""ExportOrder: which file has to be exported, or fetched, before an object may be replaced or deleted.
+"""ExportOrder: what has to be exported, fetched or on disk before an object may be written, replaced or deleted.
 
 A renamed file is copied in the bucket from the object under its old key, so that object must stay until the copy is made. An
 object that is the only copy of another file's bytes is never written over or deleted before that file has them elsewhere.
@@ -6,15 +6,23 @@ object that is the only copy of another file's bytes is never written over or de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.hydrator import Hydrator
+
+_SYNC_STEP_SECONDS = 0.02
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 """Holds the lock of one object key."""
@@ -30,12 +38,21 @@ class NotYet(Exception):
         self.first = first
 
 
+async def sync_together(engine: MetadataEngine) -> None:
+    """`MetadataEngine.sync`, begun with that of others who want one in the same moment: exports come one after another, and a
+    sync for each few of them cost more than their requests. Raises: StorageError.
+    """
+    await trio.sleep_until(math.ceil(trio.current_time() / _SYNC_STEP_SECONDS) * _SYNC_STEP_SECONDS)
+    await engine.sync()
+
+
 class ExportOrder:
     """Waits by raising NotYet; fetches where waiting would never end."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, disputes: Disputes) -> None:
         self._engine = engine
         self._hydrator = hydrator
+        self._disputes = disputes
 
     async def before_write(self, view: ExportView, target: Target) -> None:
         """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
@@ -52,9 +69,26 @@ class ExportOrder:
                 return
             raise NotYet(0.1)
         if await self._engine.find_journal(other.ino) is None:
-            await self._hydrator.ensure(other, 0, other.size)
+            await self._fetch(other)
             return
         raise NotYet(0.2, other.ino)
+
+    async def _fetch(self, other: Inode) -> None:
+        """Bring a file's bytes here, durably, before the object goes that has them.
+
+        Raises: StorageError when the disk does not take them; NotYet when the object has changed, and the file with it.
+        """
+        try:
+            await self._hydrator.ensure(other, 0, other.size)
+        except errors.ObjectNotFound:
+            await self._disputes.vanished(other)  # nothing is left that could be lost
+            return
+        except errors.StaleInode:
+            if (await self._engine.get(other.ino)).is_dirty:
+                return  # it has lost them already, and says so
+            raise NotYet(0.0) from None
+        await self._engine.sync()
+        failpoint("dependant.fetched")
 
     async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
         """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
@@ -84,4 +118,4 @@ class ExportOrder:
         current = await self._engine.dependant(known, NO_INO)
         if current is not None:
             # Renamed to where nobody exports it: its bytes come down before the object goes.
-            await self._hydrator.ensure(current, 0, current.size)
+            await self._fetch(current)

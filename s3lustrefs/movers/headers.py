@@ -63,6 +63,7 @@ class HeaderFetcher:
         with trio.move_on_after(self._patience_seconds):
             while inode.flags & InodeFlag.HEADERS_UNKNOWN:
                 await self._fetch(inode, demand=True)
+                await trio.lowlevel.checkpoint()  # nothing else here has to be one
                 inode = await self._engine.get(ino)
         if inode.flags & InodeFlag.HEADERS_UNKNOWN:
             raise self._repositories.troubles.late(ino, "no answer about the attributes", self._patience_seconds)
@@ -179,7 +180,8 @@ class HeaderFetcher:
                 )
             posix = posix_headers.decode(head.metadata)
             target = None
-            if posix.is_symlink and inode.is_file and 0 < head.version.size:
+            # An archived symlink is shown as a file until what it leads to can be read.
+            if posix.is_symlink and inode.is_file and 0 < head.version.size and not head.archived:
                 target = await store.get_bytes(key, head.version, 0, head.version.size)
         except errors.ObjectNotFound:
             await self._engine.apply_headers(inode.ino, etag, AttributeChange(), None)
@@ -188,7 +190,7 @@ class HeaderFetcher:
         except errors.ObjectChanged:
             await self._on_changed(inode.ino)
             return
-        await self._engine.apply_headers(inode.ino, etag, _change(posix), target)
+        await self._engine.apply_headers(inode.ino, etag, _change(posix), target, head.version.version_id)
 
     async def _place(self, inode: Inode) -> tuple[AssocId, bytes, str] | None:
         """(association, key, expected ETag) of the object that has the headers; None when there is none."""

@@ -45,8 +45,8 @@ _MAX_WINDOW_BLOCKS = 96
 _PATIENCE_SECONDS = 60.0
 """How long a read may wait for a bucket that does not answer before it gets EIO."""
 _GIVEN_UP_SECONDS = 3.0
-"""How long the end of somebody's patience is the answer to others who ask for the same file: the kernel asks at once a second time
-for what its readahead did not get, and the reader would wait for two minutes."""
+"""How long the end of somebody's patience, or an archived object, is the answer to others who ask for the same file: the kernel
+asks at once a second time for what its readahead did not get, and the reader would wait for two minutes."""
 _LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while somebody waits."""
 _REMEMBERED = 20_000
@@ -135,6 +135,8 @@ class Hydrator:
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
         self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS))
         """One set for each association, so that readers of a bucket that hangs do not hold up those of another."""
+        self._outdated: set[Ino] = set()
+        """Files read from a version that the bucket has replaced but keeps: those who have them open go on with it."""
         self._nursery: trio.Nursery | None = None
         self._waiting = 0
         self._fetched_bytes = 0
@@ -176,6 +178,27 @@ class Hydrator:
     def forget(self, ino: Ino) -> None:
         """The file's bytes changed hands (released, replaced, gone)."""
         self._contents.pop(ino, None)
+        self._outdated.discard(ino)
+
+    def try_again(self, ino: Ino) -> None:
+        """What kept the file from being fetched is over."""
+        content = self._contents.get(ino)
+        if content is not None:
+            content.given_up = None
+
+    async def renew(self, ino: Ino) -> bool:
+        """Nobody has this file open: whoever opens it now is to see the object as it is, if a read has told that it was replaced.
+
+        Returns whether the file may have changed.
+        """
+        if ino not in self._outdated:
+            return False
+        try:
+            await self._on_changed(ino)
+            self._outdated.discard(ino)
+        except errors.RepositoryError as exc:  # what is known can still be read; the next open, or a sweep, brings it
+            log.warning("replaced object not imported yet ino=%d error=%s", ino, exc)
+        return True
 
     async def quiesce(self, inode: Inode) -> None:
         """Return once no fetch writes to this file's chunks; none has started when this returns."""
@@ -265,6 +288,8 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
+            if isinstance(exc, errors.ObjectArchived):
+                content.given_up, content.given_up_at = exc, trio.current_time()
         except Exception:
             # A defect must cost one reader EIO, not everybody their mount.
             log.exception("fetch failed unexpectedly ino=%d blocks=%d-%d", inode.ino, first, stop)
@@ -278,7 +303,7 @@ class Hydrator:
 
     async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int, *, demand: bool) -> None:
         if inode.flags & InodeFlag.DAMAGED:
-            raise errors.ContentLost(f"inode {inode.ino}: fsck found that these bytes are gone, and the bucket never had them")
+            raise errors.ContentLost(f"inode {inode.ino}: these bytes are gone, and no bucket has them")
         source = await self._engine.source_of(inode)
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
@@ -316,7 +341,9 @@ class Hydrator:
             await self._get_pieces(inode, source, start, end)
         except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
             log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
-            if await self._on_changed(inode.ino):
+            is_known = await self._on_changed(inode.ino)
+            # Known in a later version, perhaps, than the one wanted here: somebody else noticed the change first.
+            if is_known and (await self._engine.get(inode.ino)).content_version == inode.content_version:
                 raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             if isinstance(exc, errors.ObjectNotFound):
                 raise
@@ -329,7 +356,8 @@ class Hydrator:
             boundary = (start // inode.chunk_bytes + 1) * inode.chunk_bytes
             piece_end = min(end, boundary)
             with self._chunks.pinned(inode.ino, inode.content_version, inode.chunk_bytes, start) as (fd, offset):
-                await store.get_range(source.key, version, start, piece_end, fd, offset)
+                if not await store.get_range(source.key, version, start, piece_end, fd, offset):
+                    self._outdated.add(inode.ino)
             start = piece_end
 
     async def _record(self, inode: Inode, content: Content, first: int, stop: int) -> None:

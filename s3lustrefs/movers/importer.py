@@ -269,13 +269,15 @@ def association_of(engine: MetadataEngine, assoc: AssocId) -> Association:
 
 
 def announce(applied: Applied, notify: Callable[[Invalidation], None]) -> None:
-    """Have the kernel forget what a batch made out of date."""
+    """Have the kernel forget what a batch made out of date; and tell what it met."""
     for ino in applied.changed:
         notify(InodeInvalidation(ino, content=True))
-    for ino in applied.grown:
+    for ino in (*applied.grown, *(inode.ino for inode in applied.doubted)):
         notify(InodeInvalidation(ino, content=False))
     for parent, name in (*applied.replaced, *applied.appeared):
         notify(DentryInvalidation(parent, name))
+    for conflict in applied.conflicts:
+        log.warning("conflict kept kind=%s path=%s", conflict.kind, conflict.path)
 
 
 def slices(

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import socket
-import time
 from collections.abc import Callable
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.meta.schema import ObjectRecord
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
+from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId, Ino
-from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.object_store import ObjectHead
 
@@ -23,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Refresher:
-    """Re-imports single objects, and keeps both sides of a conflict."""
+    """Re-imports single objects."""
 
     def __init__(
         self, engine: MetadataEngine, chunks: ChunkStore, repositories: Repositories, notify: Callable[[Invalidation], None]
@@ -32,12 +28,12 @@ class Refresher:
         self._chunks = chunks
         self._repositories = repositories
         self._notify = notify
-        self.conflicts = 0
 
-    async def refresh(self, ino: Ino) -> bool:
+    async def refresh(self, ino: Ino, *, always: bool = False) -> bool:
         """Import the present version of a clean file's object; new opens see it. A file with local changes is left alone.
 
-        True when the object is the version known: whoever said otherwise was wrong.
+        True when the object is the version known: whoever said otherwise was wrong. `always`: import it then, too, since
+        metadata can change and leave the ETag as it is.
 
         Raises: RepositoryError when the bucket does not say what it has.
         """
@@ -51,7 +47,7 @@ class Refresher:
             await self._engine.object_vanished(ino)
             self._notify(InodeInvalidation(ino, content=True))
             return False
-        if head.version.etag == source.etag:
+        if head.version.etag == source.etag and not always:
             return True
         replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
         if replaced is not None:
@@ -60,22 +56,6 @@ class Refresher:
             self._notify(InodeInvalidation(ino, content=True))
             log.info("object re-imported ino=%d key=%r", ino, source.key)
         return False
-
-    async def keep_both(self, inode: Inode, target: Target, head: ObjectHead) -> None:
-        """Source: design contract `on_conflict`: the bucket's version keeps the name, ours moves beside it and is exported."""
-        if not inode.is_dirty and (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key):
-            await self.refresh(inode.ino)  # only attributes were changed here: there is no content of ours to keep
-            return
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        suffix = f"{stamp}-{socket.gethostname()}".encode()
-        found = seen(target.association.assoc_id, target.key, head)
-        place = await self._engine.keep_both(target.association, inode.ino, found, suffix)
-        if place is not None:
-            failpoint("conflict.recorded")
-            self.conflicts += 1
-            self._notify(DentryInvalidation(*place))
-            self._notify(InodeInvalidation(place[0], content=False))
-            log.warning("conflict kept both versions key=%r local_name_suffix=%s", target.key, suffix.decode())
 
 
 def seen(assoc: AssocId, key: bytes, head: ObjectHead) -> ObjectRecord:

@@ -4,8 +4,7 @@ Every `import_interval`, and at a mount that had imported everything before, so 
 meanwhile shows here: new, changed and deleted objects. The listing runs in its own process and arrives in batches, each of which
 tells for a span of keys what is there; what the table knows beyond that is looked for with a HEAD before its name goes.
 
-INVARIANT: an object that this mount wrote, removed or asked for since the listing began is left alone: the listing may
-tell of the time before (`meta.listing.Sweep.touched`). The next sweep sees it.
+What changes here meanwhile is left alone (`observer`); the next sweep sees it.
 """
 
 from __future__ import annotations
@@ -18,20 +17,15 @@ from dataclasses import dataclass, replace
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
-from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer_options
+from s3lustrefs.meta.listing import Sweep, preparer_options
 from s3lustrefs.model.association import EVENTS, Association
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
-from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.hydrator import Hydrator
-from s3lustrefs.movers.importer import Importer, announce, association_of, slices
+from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
-from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.observer import Observer, Seen
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.retry import backoff_seconds
@@ -39,25 +33,19 @@ from s3lustrefs.repository.retry import backoff_seconds
 log = logging.getLogger(__name__)
 
 _HEADS_AT_ONCE = 16
-
-Groups = list[tuple[bytes, list[PreparedEntry]]]
+_LOOK_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class SweepResult:
-    """What one sweep found; objects looked at, and names that came, changed and went. `at` is unix time of its end."""
+class SweepResult(Seen):
+    """What one sweep found. `at` is unix time of its end."""
 
-    objects: int = 0
-    new: int = 0
-    changed: int = 0
-    deleted: int = 0
     seconds: float = 0.0
     at: float = 0.0
 
 
 class Sweeper:
-    """Sweeps one association, once its first import is complete. `refresh` re-imports one file, `note_nameless` has an open file
-    that lost its last name buried when nobody has it open any more."""
+    """Sweeps one association, once its first import is complete. `refresh` re-imports one file."""
 
     def __init__(
         self,
@@ -66,26 +54,16 @@ class Sweeper:
         target: ListingTarget,
         credentials: Credentials,
         importer: Importer,
-        repositories: Repositories,
-        headers: HeaderFetcher,
-        hydrator: Hydrator,
-        chunks: ChunkStore,
+        observer: Observer,
         refresh: Callable[[Ino], Awaitable[object]],
-        note_nameless: Callable[[Ino], None],
-        notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine
         self._assoc: AssocId = association.assoc_id
         self._target = target
         self._credentials = credentials
         self._importer = importer
-        self._repositories = repositories
-        self._headers = headers
-        self._hydrator = hydrator
-        self._chunks = chunks
+        self._observer = observer
         self._refresh = refresh
-        self._note_nameless = note_nameless
-        self._notify = notify
         self._one_at_a_time = trio.Lock()
         self._gone_markers: list[bytes] = []
         """Of the sweep under way: directories go last and deepest first, once nothing is left in them."""
@@ -100,9 +78,9 @@ class Sweeper:
         failures = 0
         while True:
             if not self._is_due:
-                await trio.sleep(self._association().import_interval_seconds)
+                await self._wait()
             self._is_due = False
-            events = self._association().auto_import
+            events = self._observer.association().auto_import
             if not events:
                 continue
             try:
@@ -114,6 +92,12 @@ class Sweeper:
                 delay = backoff_seconds(failures)
                 log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
+
+    async def _wait(self) -> None:
+        # 0: never, until somebody changes that, which nothing tells us.
+        while not (seconds := self._observer.association().import_interval_seconds):  # noqa: ASYNC110
+            await trio.sleep(_LOOK_SECONDS)
+        await trio.sleep(seconds)
 
     async def sweep(self, directory: bytes, events: frozenset[str] = frozenset(EVENTS)) -> SweepResult:
         """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.
@@ -142,17 +126,15 @@ class Sweeper:
         """Bring one file into line with its object. Raises: RepositoryError."""
         result = SweepResult(objects=1)
         with self._engine.sweep(frozenset(EVENTS)) as sweep:
-            try:
-                await self._repositories.of(self._assoc).head(key)
-            except errors.ObjectNotFound:
-                await self._remove(key, sweep, result)
+            if await self._observer.find(key) is None:
+                await self._observer.remove(key, sweep, result)
             else:
                 await self._refresh(inode.ino)
                 result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
         return result
 
     async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
-        association = self._association()
+        association = self._observer.association()
         below = directory + b"/" if directory else b""
         target = replace(self._target, prefix=self._target.prefix + below)
         options = preparer_options(association)
@@ -166,56 +148,39 @@ class Sweeper:
                 nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
                     if batch.kind is BatchKind.BULK:
-                        await self._apply(batch, directory, sweep, result)
+                        listed = await self._observer.apply(batch, directory, sweep, result)
+                        if batch.span is not None:
+                            await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
         for key in sorted(self._gone_markers, reverse=True):
-            await self._remove(key, sweep, result)
+            await self._observer.remove(key, sweep, result)
 
-    async def _apply(self, batch: Batch, below: bytes, sweep: Sweep, result: SweepResult) -> None:
-        groups = [(_joined(below, directory), entries) for directory, entries in batch.groups]
-        markers = [(_joined(below, marker[0]), *marker[1:]) for marker in batch.markers]
-        skipped = [(_joined(below, key), reason) for key, reason in batch.skipped]
-        first = True
-        for part in slices(groups):
-            applied = await self._engine.apply_listing(
-                self._association(), part, markers if first else (), skipped if first else (), sweep=sweep
-            )
-            failpoint("sweep.batch")
-            first = False
-            result.new += len(applied.appeared)
-            result.changed += len(applied.changed)
-            for inode in applied.outdated:
-                self._drop(inode)
-            announce(applied, self._notify)
-            await trio.lowlevel.checkpoint()
-        result.objects += sum(len(entries) for _, entries in groups) + len(markers)
-        if batch.span is not None and "DELETED" in sweep.events:
-            await self._look_for_vanished(batch.span, _keys(self._association(), groups, markers), sweep, result)
-        if self._association().posix_metadata != "off":
-            self._headers.expect()
-        await self._engine.wait_room()
-
-    def _drop(self, inode: Inode) -> None:
-        """The bytes of a version that is no longer the file's."""
-        self._hydrator.forget(inode.ino)
-        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+    async def _compare(
+        self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
+    ) -> None:
+        """What the table knows of a span, beyond what is there; all keys listed begin with `below`."""
+        if "DELETED" in sweep.events:
+            await self._look_for_vanished(below, span, listed, sweep, result)
+        await self._engine.forget_skipped(
+            self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
+        )
 
     async def _look_for_vanished(
-        self, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
+        self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
     ) -> None:
-        suspects = await self._engine.vanished_suspects(self._association(), span, listed, sweep)
+        suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
         limit = trio.Semaphore(_HEADS_AT_ONCE)
 
         async def check(key: bytes) -> None:
             try:
-                await self._repositories.of(self._assoc).head(key)
-            except errors.ObjectNotFound:
+                if await self._observer.find(key) is not None:
+                    return
                 if key.endswith(b"/"):
                     self._gone_markers.append(key)
                 else:
-                    await self._remove(key, sweep, result)
+                    await self._observer.remove(key, sweep, result)
             finally:
                 limit.release()
 
@@ -226,32 +191,3 @@ class Sweeper:
                     nursery.start_soon(check, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
-
-    async def _remove(self, key: bytes, sweep: Sweep, result: SweepResult) -> None:
-        removed = await self._engine.remove_vanished(self._association(), key, sweep)
-        failpoint("sweep.removed")
-        if removed is None:
-            return
-        result.deleted += 1
-        self._notify(DentryInvalidation(removed.parent, removed.name))
-        self._notify(InodeInvalidation(removed.parent, content=False))
-        if removed.inode.nlink:
-            self._notify(InodeInvalidation(removed.inode.ino, content=False))
-        elif removed.is_open:
-            self._note_nameless(removed.inode.ino)
-        elif removed.inode.is_file:
-            self._drop(removed.inode)
-
-    def _association(self) -> Association:
-        return association_of(self._engine, self._assoc)
-
-
-def _joined(below: bytes, relative: bytes) -> bytes:
-    return below + b"/" + relative if below and relative else below or relative
-
-
-def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
-    """Every key of a batch, whole."""
-    prefix = association.prefix.encode()
-    found = [prefix + (directory + b"/" if directory else b"") + entry[0] for directory, entries in groups for entry in entries]
-    return found + [prefix + (marker[0] + b"/" if marker[0] else b"") for marker in markers]

@@ -56,6 +56,12 @@ def amazon_url(region: str) -> str:
     return f"https://s3.{region}.{suffix}"
 
 
+def is_amazon(endpoint: Endpoint) -> bool:
+    """Whether this is Amazon's S3, so that its other services are at Amazon's too."""
+    host = urllib.parse.urlsplit(endpoint.endpoint_url or "").hostname
+    return not host or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
 def quote_key(key: bytes) -> str:
     """A key as it stands in a path or in x-amz-copy-source: `/` and unreserved characters stay, all else is %XX."""
     return urllib.parse.quote(key, safe="/")

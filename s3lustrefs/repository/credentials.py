@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from botocore.session import Session
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
+from s3lustrefs.repository.address import is_amazon
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +167,7 @@ def _resolve_source(endpoint: Endpoint) -> Any:
 
 def _sts_client_creator(session: Session, endpoint: Endpoint) -> Any:
     """Makes STS clients: Amazon's STS for Amazon's S3; products of their own (Ceph) serve STS on the S3 endpoint itself."""
-    url = endpoint.endpoint_url
-    host = urllib.parse.urlsplit(url or "").hostname or ""
-    own = url if url and not host.endswith((".amazonaws.com", ".amazonaws.com.cn")) else None
+    own = None if is_amazon(endpoint) else endpoint.endpoint_url
     if os.environ.get("AWS_ENDPOINT_URL_STS"):
         own = None
 

@@ -131,7 +131,7 @@ class CrtClient:
                 exchange = await self._run(request, sink)
             if watchdog.cancelled_caught:
                 raise Stalled(f"no answer within {patience:.0f} seconds", NO_RESPONSE)
-        if exchange.error is not None:
+        if exchange.error is not None and not _is_accepted(exchange.error):
             raise _translated(exchange.error)
         response = exchange.response
         return Response(response.status, response.headers, b"".join(exchange.chunks))
@@ -199,6 +199,11 @@ _ANSWERED = {
     "AWS_ERROR_S3_INTERNAL_ERROR": (500, "InternalError"),
 }
 """Errors that stand for an answer which the CRT does not hand over."""
+
+
+def _is_accepted(error: BaseException) -> bool:
+    """The CRT knows the success codes 200, 204 and 206; to it 202, the answer to RestoreObject, is an error."""
+    return isinstance(error, s3.S3ResponseError) and error.status_code == 202
 
 
 def _translated(error: BaseException) -> BaseException:

@@ -60,7 +60,7 @@ class ListClient:
         self._target = target
         self._url = target.url()
         self._region = target.region
-        self._pool = _connect(self._url, connections)
+        self._pool = connect(self._url, connections)
         self._changed = threading.Condition()
         self._credentials = credentials
 
@@ -169,7 +169,7 @@ def _query(prefix: bytes, after: bytes, token: str | None, delimiter: bool, max_
     return "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(fields))
 
 
-def _connect(url: str, connections: int) -> urllib3.PoolManager:
+def connect(url: str, connections: int) -> urllib3.PoolManager:
     """Connections to the endpoint, through the proxy the environment names for it (as botocore does), certificates checked."""
     parts = urlsplit(url)
     timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)

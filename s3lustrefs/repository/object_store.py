@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from s3lustrefs import errors
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
@@ -23,6 +25,33 @@ class ObjectVersion:
     """LastModified, ns since the epoch; 0 where the answer had none."""
     version_id: str = ""
     storage_class: str = "STANDARD"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the bucket keeps this version when the object is replaced; `null` versions are written over."""
+        return self.version_id not in ("", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVersion:
+    """One entry of the history of a key. A delete marker has neither ETag nor size."""
+
+    version: ObjectVersion
+    is_current: bool
+    is_delete_marker: bool
+
+
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects must be restored before they can be read. Intelligent-Tiering archives some of its objects too:
+only a HEAD tells which."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreState:
+    """What became of a request to restore an archived object: under way, or readable until `expires_ns` (0: for good)."""
+
+    ongoing: bool
+    expires_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +65,8 @@ class ObjectHead:
     tag_count: int = 0
     archived: bool = False
     """In an archive storage class and not restored for reading: a GET would raise ObjectArchived."""
+    restore: RestoreState | None = None
+    """None: nobody asked for it to be restored, or that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +133,13 @@ class ObjectStore(Protocol):
         """Raises: ObjectNotFound, RepositoryDenied, RepositoryUnavailable."""
         ...
 
-    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
+    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> bool:
         """Fetch bytes `[start, end)` of exactly this version and write them at `fd_offset` of `fd`, outside Python where possible.
 
         Returns only when every byte arrived and length and ETag agreed. On any error some bytes of the destination
         may be overwritten: they are not to be trusted. Never called with `start == end`.
-        Raises: ObjectChanged when the object has another ETag now; ObjectNotFound; ObjectArchived.
+        False: the object was replaced or removed; the bytes are those of the version wanted, which the bucket still keeps.
+        Raises: ObjectChanged when the object has another ETag now, and ObjectNotFound, unless that version is kept; ObjectArchived.
         """
         ...
 
@@ -159,15 +191,38 @@ class ObjectStore(Protocol):
         source: ObjectVersion,
         headers: PutHeaders,
         condition: Condition | None,
+        found: ObjectHead | None = None,
     ) -> ObjectVersion:
         """Server-side copy of at most 5 GiB on the same endpoint, metadata replaced by `headers`, tags kept.
 
+        With a version id in `source` it is that version, current or not. `found`: what a HEAD of it has just said, if there
+        was one.
         Raises: ObjectChanged when source or destination is not as expected.
         """
         ...
 
-    async def get_tags(self, key: bytes) -> Sequence[tuple[str, str]]: ...
+    async def versioning(self) -> str:
+        """Of the bucket, as it is now: one of the words of `Capabilities.versioning`."""
+        ...
+
+    async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
+        """The history of exactly this key, delete markers included: the current entry first, then the newest."""
+        ...
+
+    async def restore(self, key: bytes, days: int | None, tier: str) -> None:
+        """Ask for an archived object to be made readable, for so many days (None: for good, as Intelligent-Tiering does).
+
+        `tier` is Expedited, Standard or Bulk. A HEAD tells when it is done. Raises: RepositoryRejected where there is nothing to
+        restore, or where it is under way already.
+        """
+        ...
+
+    async def get_tags(self, key: bytes, *, version_id: str = "") -> Sequence[tuple[str, str]]: ...
 
     async def delete(self, key: bytes, condition: Condition | None) -> None:
         """Delete one object; no object is fine. With a condition the object must still be that version (ObjectChanged)."""
+        ...
+
+    async def delete_batch(self, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
+        """Delete up to 1,000 objects, without conditions; the keys that are still there, with the reason."""
         ...

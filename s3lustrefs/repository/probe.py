@@ -13,15 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-import boto3.session
 import botocore.exceptions
 import botocore.parsers
 import trio
-from botocore.config import Config
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.address import amazon_url
+from s3lustrefs.repository.control_client import s3_client
 from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot, resolve_region
 from s3lustrefs.repository.object_store import Capabilities
 from s3lustrefs.repository.probe_conditions import Conditions, probe_conditions
@@ -112,7 +111,7 @@ class Survey:
         self._secrets = (snapshot.secret_key, snapshot.token or "", snapshot.access_key)
         self._writable = writable
         self._answer_seconds = answer_seconds
-        self._client = _client(endpoint, region, snapshot, answer_seconds)
+        self._client = s3_client(endpoint, region, snapshot, answer_seconds)
         self._some_key = ""
 
     def findings(self) -> Iterator[Finding]:
@@ -327,32 +326,11 @@ def _condition_findings(found: Conditions) -> Iterator[Finding]:
     )
     for enforced, name, instead in missing:
         if enforced:
-            yield Finding(name, "ok", "enforced by the endpoint")
+            target = "; a HEAD just before stands in for what a copy replaces" if name == "conditional copies" else ""
+            yield Finding(name, "ok", f"enforced by the endpoint{target}")
         else:
             text = f"not enforced by the endpoint: {instead}"
             yield Finding(name, "warn", text, "Let no other client write the same keys at the same time.")
-
-
-def _client(endpoint: Endpoint, region: str, snapshot: CredentialSnapshot, answer_seconds: float) -> Any:
-    style = "path" if endpoint.addressing_style == "auto" and endpoint.endpoint_url else endpoint.addressing_style
-    options: dict[str, Any] = {
-        "connect_timeout": answer_seconds,
-        "read_timeout": answer_seconds,
-        "retries": {"mode": "standard", "total_max_attempts": 1},
-        "s3": {"addressing_style": style},
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-        "ignore_configured_endpoint_urls": True,
-    }
-    return boto3.session.Session().client(
-        "s3",
-        region_name=region,
-        endpoint_url=endpoint.endpoint_url,
-        aws_access_key_id=snapshot.access_key,
-        aws_secret_access_key=snapshot.secret_key,
-        aws_session_token=snapshot.token,
-        config=Config(**options),
-    )
 
 
 def _code(error: botocore.exceptions.ClientError) -> str:

@@ -11,29 +11,31 @@ import base64
 import hashlib
 import io
 import logging
-import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository import replies
+from s3lustrefs.repository import batch_delete, replies, versions
 from s3lustrefs.repository.address import quote_key
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.crt import STALL_SECONDS
+from s3lustrefs.repository.object_headers import head_of, object_headers
 from s3lustrefs.repository.object_store import (
     Capabilities,
     Condition,
     FileSlice,
+    KeptVersion,
     ObjectHead,
     ObjectVersion,
     PutHeaders,
     UploadedPart,
 )
 from s3lustrefs.repository.replies import Response
+from s3lustrefs.repository.upload_parts import complete_body, composite_etag, part_query
 from s3lustrefs.repository.verification import CHECKSUM_MODE, MOST_BYTES, Md5Etags
 
 log = logging.getLogger(__name__)
@@ -42,10 +44,6 @@ DEFAULT_CAPABILITIES = Capabilities()
 
 COPY_SECONDS = 600.0
 """Server-side copies send nothing until they are done; 5 GiB took minutes on some products."""
-
-_CONTENT_HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
-_ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-_META = "x-amz-meta-"
 
 _SHORTER_MEANS_CHANGED: Meaning = {"InvalidRange": errors.ObjectChanged, "416": errors.ObjectChanged}
 _GONE_MEANS_CHANGED: Meaning = {"NoSuchKey": errors.ObjectChanged, "404": errors.ObjectChanged}
@@ -80,52 +78,87 @@ class S3Store:
     async def head(self, key: bytes, *, version_id: str = "") -> ObjectHead:
         query = [("versionId", version_id)] if version_id else []
         response = await self._client.call("HeadObject", "HEAD", key, query=query)
-        return _head_of(response)
+        return head_of(response)
 
-    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> None:
-        sink = RangeSink(self._client.where(key), version, start, end, fd, fd_offset, self._md5)
-        await self._get(key, version, start, end, sink)
+    async def get_range(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int, fd_offset: int) -> bool:
+        return await self._get(key, version, start, end, self._sink(key, version, start, end, fd, fd_offset))
 
     async def get_bytes(self, key: bytes, version: ObjectVersion, start: int, end: int) -> bytes:
-        sink = RangeSink(self._client.where(key), version, start, end, None, md5=self._md5)
+        sink = self._sink(key, version, start, end, None)
         await self._get(key, version, start, end, sink)
         return bytes(sink.data)
 
-    async def get_tags(self, key: bytes) -> Sequence[tuple[str, str]]:
-        response = await self._client.call("GetObjectTagging", "GET", key, query=[("tagging", "")])
+    def _sink(self, key: bytes, version: ObjectVersion, start: int, end: int, fd: int | None, fd_offset: int = 0) -> RangeSink:
+        return RangeSink(self._client.where(key), version, start, end, fd, fd_offset, self._md5)
+
+    async def get_tags(self, key: bytes, *, version_id: str = "") -> Sequence[tuple[str, str]]:
+        query = [("tagging", ""), *([("versionId", version_id)] if version_id else [])]
+        response = await self._client.call("GetObjectTagging", "GET", key, query=query)
         try:
             return replies.xml_tags(response.body)
         except ValueError as error:
             raise errors.RepositoryRejected(f"{self._client.where(key)}: GET tagging: {error}", bucket=self.bucket) from error
 
-    async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> None:
+    async def _get(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> bool:
+        """By ETag first: that takes no permission but s3:GetObject, and tells that the object was replaced."""
+        try:
+            await self._get_version(key, version, start, end, sink, by_id=not self.capabilities.get_if_match)
+            return True
+        except (errors.ObjectChanged, errors.ObjectNotFound):
+            if not (self.capabilities.get_if_match and version.is_kept):
+                raise
+            if not await self._get_kept(key, version, start, end, sink):
+                raise
+            return False
+
+    async def _get_kept(self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink) -> bool:
+        """Read a version that is no longer the current one. False: it is gone, or s3:GetObjectVersion is not allowed."""
+        try:
+            await self._get_version(key, version, start, end, sink, by_id=True)
+        except (errors.ObjectNotFound, errors.ObjectChanged, errors.RepositoryDenied, errors.RepositoryRejected) as error:
+            log.debug("version cannot be read key=%r reason=%s", key, error)
+            return False
+        return True
+
+    async def _get_version(
+        self, key: bytes, version: ObjectVersion, start: int, end: int, sink: RangeSink, *, by_id: bool
+    ) -> None:  # fmt: skip
         headers: Headers = []
         if sink.is_whole and end <= MOST_BYTES:
             headers.append(CHECKSUM_MODE)  # Amazon states none for a range, even when that is all there is
         else:
             headers.append(("range", f"bytes={start}-{end - 1}"))
         query: Headers = []
-        if self.capabilities.get_if_match:
+        if by_id:
+            query = [("versionId", version.version_id)] if version.version_id else []
+        else:
             headers.append(("if-match", f'"{version.etag}"'))
-        elif version.version_id:
-            query.append(("versionId", version.version_id))
         await self._client.call(
-            "GetObject",
-            "GET",
-            key,
-            query=query,
-            headers=headers,
-            length=end - start,
-            sink=sink,
-            meaning=_SHORTER_MEANS_CHANGED,
+            "GetObject", "GET", key, query=query, headers=headers, length=end - start, sink=sink, meaning=_SHORTER_MEANS_CHANGED
         )
         sink.finish()
+
+    # --- versions and archives ---------------------------------------------------------------------------------------------
+
+    async def versioning(self) -> str:
+        return await versions.bucket_versioning(self._client)
+
+    async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
+        return await versions.list_versions(self._client, key)
+
+    async def restore(self, key: bytes, days: int | None, tier: str) -> None:
+        wanted = f"<Days>{days}</Days>" if days is not None else ""
+        body = f"<RestoreRequest>{wanted}<GlacierJobParameters><Tier>{tier}</Tier></GlacierJobParameters></RestoreRequest>".encode()
+        headers = [("content-length", str(len(body))), ("content-type", "application/xml"), _content_md5(body)]
+        meaning: Meaning = {"InvalidObjectState": errors.RepositoryRejected}
+        query = [("restore", "")]
+        await self._client.call("RestoreObject", "POST", key, query=query, headers=headers, body=io.BytesIO(body), meaning=meaning)
 
     # --- writing whole objects -------------------------------------------------------------------------------------------
 
     async def put(self, key: bytes, body: FileSlice | bytes, headers: PutHeaders, condition: Condition | None) -> ObjectVersion:
         able = self.capabilities
-        sent = _object_headers(headers)
+        sent = object_headers(headers)
         sent += await self._condition_headers(key, condition, none_match=able.put_if_none_match, match=able.put_if_match)
         response = await self._client.send_body("PutObject", key, body, sent, [], meaning=_GONE_MEANS_CHANGED if condition else {})
         return await self._written(key, response, body_length(body), headers.storage_class)
@@ -138,17 +171,20 @@ class S3Store:
         source: ObjectVersion,
         headers: PutHeaders,
         condition: Condition | None,
+        found: ObjectHead | None = None,
     ) -> ObjectVersion:
         """Few endpoints take a condition on the destination of a copy (Amazon among them only lately), so HEAD stands in for it."""
         if condition is not None:
             await self._check_by_head(key, condition)
-        sent, found = await self._source_headers(source_bucket, source_key, source)
-        sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *_object_headers(headers)]
+        sent, found = await self._source_headers(source_bucket, source_key, source, found)
+        sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
         kept: Sequence[tuple[str, str]] = ()
         if found is not None and found.tag_count and not headers.tags:
-            kept = await self.sibling(source_bucket).get_tags(source_key)  # before: the copy may be of the object onto itself
+            kept = await self.sibling(source_bucket).get_tags(
+                source_key, version_id=source.version_id
+            )  # before: the copy may be of the object onto itself
         response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
         if kept:
             await self._keep_tags(key, kept)
@@ -181,6 +217,9 @@ class S3Store:
         except errors.ObjectNotFound:
             await self._check_gone(key)
 
+    async def delete_batch(self, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
+        return await batch_delete.delete_objects(self._client, self.bucket, keys)
+
     async def _check_gone(self, key: bytes) -> None:
         """Few endpoints answer 404 to DELETE: Amazon says 204 whether there was an object or not."""
         try:
@@ -193,7 +232,7 @@ class S3Store:
 
     async def create_upload(self, key: bytes, headers: PutHeaders) -> str:
         response = await self._client.call(
-            "CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=_object_headers(headers)
+            "CreateMultipartUpload", "POST", key, query=[("uploads", "")], headers=object_headers(headers)
         )
         upload_id = replies.xml_fields(response.body).get("UploadId", "")
         if not upload_id:
@@ -203,7 +242,7 @@ class S3Store:
         return upload_id
 
     async def upload_part(self, key: bytes, upload_id: str, number: int, body: FileSlice | bytes) -> UploadedPart:
-        response = await self._client.send_body("UploadPart", key, body, [], _part_query(upload_id, number))
+        response = await self._client.send_body("UploadPart", key, body, [], part_query(upload_id, number))
         return UploadedPart(number, self._part_etag(key, response.headers.get("etag", "")))
 
     async def copy_part(
@@ -219,7 +258,7 @@ class S3Store:
     ) -> UploadedPart:
         headers, _ = await self._source_headers(source_bucket, source_key, source)
         headers += [("content-length", "0"), ("x-amz-copy-source-range", f"bytes={start}-{end - 1}")]
-        query = _part_query(upload_id, number)
+        query = part_query(upload_id, number)
         response = await self._client.call("UploadPartCopy", "PUT", key, query=query, headers=headers, seconds=COPY_SECONDS)
         return UploadedPart(number, self._part_etag(key, replies.xml_fields(response.body).get("ETag", "")))
 
@@ -228,7 +267,7 @@ class S3Store:
     ) -> ObjectVersion:
         able = self.capabilities.complete_if_match
         headers = await self._condition_headers(key, condition, none_match=able, match=able)
-        body = _complete_body(parts)
+        body = complete_body(parts)
         headers += [("content-length", str(len(body))), ("content-type", "application/xml")]
         try:
             response = await self._client.call(
@@ -315,17 +354,20 @@ class S3Store:
             name = key.decode("utf-8", "backslashreplace")
             raise errors.ObjectChanged(f"{self._client.where(key)}: {text}", bucket=self.bucket, key=name)
 
-    async def _source_headers(self, bucket: str, key: bytes, source: ObjectVersion) -> tuple[Headers, ObjectHead | None]:
+    async def _source_headers(
+        self, bucket: str, key: bytes, source: ObjectVersion, found: ObjectHead | None = None
+    ) -> tuple[Headers, ObjectHead | None]:
         """Name the source of a copy so that only this version of it is copied; the HEAD is there where one was needed for that."""
         name = f"{bucket}/{quote_key(key)}"
         if self.capabilities.copy_source_if_match:
+            if source.version_id:
+                name += f"?versionId={urllib.parse.quote(source.version_id, safe='')}"
             return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')], None
         other = self.sibling(bucket)
-        found = await other.head(key)
+        found = found or await other.head(key, version_id=source.version_id)
         other._compare(key, found.version.etag, Condition(source.etag))
-        version_id = found.version.version_id
-        if version_id and version_id != "null":
-            name += f"?versionId={urllib.parse.quote(version_id, safe='')}"
+        if found.version.is_kept:
+            name += f"?versionId={urllib.parse.quote(found.version.version_id, safe='')}"
         return [("x-amz-copy-source", name)], found
 
     def sibling(self, bucket: str) -> S3Store:
@@ -341,56 +383,5 @@ class S3Store:
         return ObjectVersion(etag, size, 0, response.headers.get("x-amz-version-id", ""), storage_class or "STANDARD")
 
 
-def composite_etag(parts: Sequence[UploadedPart]) -> str:
-    """The ETag that a multipart object of these parts has, or an empty string where part ETags are no MD5 sums (SSE-KMS)."""
-    etags = [part.etag for part in parts]
-    if not all(re.fullmatch(r"[0-9a-f]{32}", etag) for etag in etags):
-        return ""
-    joined = b"".join(bytes.fromhex(etag) for etag in etags)
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
-
-
 def _content_md5(body: bytes) -> tuple[str, str]:
     return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())
-
-
-def _complete_body(parts: Sequence[UploadedPart]) -> bytes:
-    rows = (
-        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
-        for part in sorted(parts, key=lambda part: part.number)
-    )
-    return f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{"".join(rows)}</CompleteMultipartUpload>'.encode()
-
-
-def _part_query(upload_id: str, number: int) -> Headers:
-    return [("partNumber", str(number)), ("uploadId", upload_id)]
-
-
-def _object_headers(headers: PutHeaders) -> Headers:
-    sent = [(name, value) for name, value in headers.content_headers.items()]
-    sent += [(_META + name, value) for name, value in headers.metadata.items()]
-    if headers.storage_class:
-        sent.append(("x-amz-storage-class", headers.storage_class))
-    if headers.tags:
-        sent.append(("x-amz-tagging", urllib.parse.urlencode(list(headers.tags), quote_via=urllib.parse.quote)))
-    return sent
-
-
-def _head_of(response: Response) -> ObjectHead:
-    headers = response.headers
-    storage_class = headers.get("x-amz-storage-class", "") or "STANDARD"
-    archived = storage_class in _ARCHIVE_CLASSES or "x-amz-archive-status" in headers
-    tags = headers.get("x-amz-tagging-count", "")
-    return ObjectHead(
-        ObjectVersion(
-            replies.bare_etag(headers.get("etag", "")),
-            int(headers.get("content-length", "0")),
-            replies.http_time_ns(headers.get("last-modified", "")),
-            headers.get("x-amz-version-id", ""),
-            storage_class,
-        ),
-        {name.removeprefix(_META): value for name, value in headers.items() if name.startswith(_META)},
-        {name.title(): headers[name] for name in _CONTENT_HEADERS if name in headers},
-        int(tags) if tags.isdecimal() else 0,
-        archived and 'ongoing-request="false"' not in headers.get("x-amz-restore", ""),
-    )

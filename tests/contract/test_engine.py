@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,15 @@ import pytest
 from s3lustrefs import errors
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.check import check_engine
+from s3lustrefs.meta.conflicts import Dispute
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import DIRECTORY_WINS, Applied, preparer, preparer_options
+from s3lustrefs.meta.listing import DIRECTORY_WINS, Applied, PreparedEntry, preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject
+from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject, object_key
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
@@ -320,11 +323,13 @@ async def test_moved_directory_is_expanded_into_what_is_below(scene: Scene) -> N
     await scene.engine.rename(ROOT_INO, b"o", scene.root, b"o")
     record = await scene.engine.find_journal(outside.ino)
     assert record is not None and record.change == Change.NAME | Change.SUBTREE
-    assert await scene.engine.expand_directory(outside.ino, b"", 1) == b"f"
-    assert await scene.engine.expand_directory(outside.ino, b"f", 10) is None
+    assert await scene.engine.expand_directory(record, b"", 1) == b"f"
+    assert await scene.engine.expand_directory(record, b"f", 10) is None
     await scene.engine.end_expansion(record)
     assert await scene.change(file) == Change.NAME | Change.CONTENT
     assert await scene.change(below) == Change.NAME | Change.SUBTREE
+    child = await scene.engine.find_journal(file.ino)
+    assert child is not None and child.since_ns == record.since_ns, "it has waited as long as the rename"
     assert await scene.change(outside) == Change.NAME
 
 
@@ -337,9 +342,9 @@ async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -
     await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
     again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
-    after = await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 2)
+    after = await scene.engine.expand_prefix(scene.association, again, b"", 2)
     assert after is not None
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", after, 10) is None
+    assert await scene.engine.expand_prefix(scene.association, again, after, 10) is None
     await scene.engine.end_expansion(again)
     assert await scene.is_lost(b"d/x") and await scene.is_lost(b"d/s/y") and not await scene.is_lost(b"dz")
     marker = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
@@ -477,7 +482,9 @@ async def test_request_without_answer_below_a_lost_directory_is_found(scene: Sce
     key = b"p/d/" + long + b"/" + long
     assert await scene.engine.note_write(file.ino, scene.assoc, key, SentObject(1, {}))
     await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 100) is None
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert record is not None
+    assert await scene.engine.expand_prefix(scene.association, record, b"", 100) is None
     assert await scene.engine.find_lost_key(scene.assoc, key) is not None
 
 
@@ -596,15 +603,20 @@ async def test_what_a_request_without_answer_may_have_written_is_nobodys_new_fil
     assert await listed() == [b"f", b"other"]
 
 
-async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file(scene: Scene) -> None:
+async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file_if_the_old_one_is_whole(scene: Scene) -> None:
+    """A file of which not all is here cannot be what it was: it is the new version, as if that had come before the rename."""
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
     await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)
     await scene.engine.rename(scene.root, b"cold", scene.root, b"cold2")
     await scene.engine.rename(scene.root, b"whole", scene.root, b"whole2")
-    await scene.import_(b"cold", b"whole", etag=b"e1")
-    assert await scene.names() == [b"cold", b"cold2", b"whole", b"whole2"]
-    assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST, "nobody has its bytes any more, and it says so"
+    await scene.import_(b"cold", b"whole", etag=b"e1", size=20)
+    assert await scene.names() == [b"cold2", b"whole", b"whole2"]
+    followed = await scene.engine.get(cold.ino)
+    source = await scene.engine.source_of(followed)
+    assert source is not None and (source.etag, followed.size) == ("e1", 20) and not followed.hsm & Hsm.LOST
     assert (await scene.engine.get(whole.ino)).is_dirty
+    count, (conflict,) = await scene.engine.conflicts(1)
+    assert (count, conflict.kind, conflict.path) == (1, "deleted-here", "/a/whole")
 
 
 @pytest.mark.parametrize("file_first", [True, False])
@@ -656,6 +668,22 @@ async def test_headers_are_asked_for_once_and_may_tell_of_a_symlink(scene: Scene
     assert (await scene.engine.unknown_headers(Ino(0), 100))[0] == []
 
 
+@pytest.mark.parametrize("lost", ["forgotten", "another's"])
+async def test_file_without_an_object_to_ask_keeps_the_attributes_it_has(scene: Scene, lost: str) -> None:
+    await scene.import_(b"x")
+    file = await scene.engine.resolve(b"/a/x")
+    if lost == "forgotten":
+        await scene.engine.forget_object(scene.assoc, b"p/x")
+    else:
+        await scene.engine.rename(scene.root, b"x", scene.root, b"y")
+        other = await scene.make(b"x")
+        await scene.engine.settle_object(other.ino, scene.object(b"p/x", "x1"), content=True)
+    assert await scene.engine.source_of(await scene.engine.get(file.ino)) is None
+    assert await scene.engine.apply_headers(file.ino, "e0", AttributeChange(mode=0o600), None) is None
+    known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)
+    assert known is not None and not known.flags & InodeFlag.HEADERS_UNKNOWN
+
+
 async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: Scene) -> None:
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")
     await scene.engine.put_residency(whole.ino, whole.content_version, b"", complete=True)
@@ -670,18 +698,171 @@ async def test_vanished_object_leaves_what_is_here_and_marks_what_is_not(scene: 
     assert (await scene.engine.get(whole.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED
 
 
-async def test_conflict_keeps_both(scene: Scene) -> None:
-    file = await scene.cold()
-    await scene.engine.begin_write(file.ino)
+async def test_attributes_of_a_file_whose_object_is_anothers_now_are_what_they_are(scene: Scene) -> None:
+    """There is nobody to ask: unknown for ever, whoever asks for them would wait for ever."""
+    await scene.import_(b"f")
+    file = await scene.engine.resolve(b"/a/f")
     await scene.engine.put_residency(file.ino, file.content_version, b"", complete=True)
-    place = await scene.engine.keep_both(scene.association, file.ino, scene.object(b"p/cold", "theirs", 3), b"now-here")
-    assert place == (scene.root, b"cold")
+    await scene.engine.forget_object(scene.assoc, b"p/f")
+    known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)
+    assert known is not None and not known.flags & InodeFlag.HEADERS_UNKNOWN
+
+
+def dispute(scene: Scene, file: Inode, etag: str = "theirs", size: int = 3, key: bytes = b"p/cold") -> Dispute:
+    """Somebody put another version, of mode 0755 and owner 7."""
+    return Dispute(file.ino, scene.object(key, etag, size), b"now", b"here", (0, 0), stat.S_IFREG | 0o755, 7, 8, 9)
+
+
+async def changed(scene: Scene, policy: str, key: bytes = b"cold") -> tuple[Association, Inode]:
+    """A file that was imported, fetched and written."""
+    file = await scene.cold(key)
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.make_due(file.ino)
+    await scene.engine.put_residency(file.ino, file.content_version, b"", complete=True)
+    return replace(scene.association, on_conflict=policy), await scene.engine.get(file.ino)  # type: ignore[arg-type]
+
+
+async def test_conflict_keeps_both(scene: Scene) -> None:
+    association, file = await changed(scene, "keep-both")
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, file))
+    assert resolved is not None
+    assert resolved.names == [(scene.root, b"cold"), (scene.root, b"cold.conflict-now-here")]
     theirs = await scene.engine.lookup(scene.root, b"cold")
     ours = await scene.engine.lookup(scene.root, b"cold.conflict-now-here")
     assert ours.ino == file.ino and theirs.size == 3 and not theirs.is_complete
     assert await scene.change(ours) & Change.CONTENT
-    assert await scene.engine.keep_both(scene.association, file.ino, scene.object(b"p/cold", "more", 3), b"x") is None
+    assert await scene.engine.resolve_conflict(association, dispute(scene, file, "more")) is None
     assert await scene.names() == [b"cold", b"cold.conflict-now-here"]
+    conflict = resolved.conflict
+    assert (conflict.kind, conflict.path, conflict.loser) == ("kept-both", "/a/cold", "/a/cold.conflict-now-here")
+    assert await scene.engine.conflicts(5) == (1, [conflict])
+    assert await scene.engine.conflict_of(theirs.ino) == await scene.engine.conflict_of(ours.ino) == conflict
+
+
+async def test_conflicts_of_one_second_get_different_names(scene: Scene) -> None:
+    association, file = await changed(scene, "keep-both")
+    for number in range(3):
+        assert await scene.engine.resolve_conflict(association, dispute(scene, file, f"t{number}"))
+        file = await rewritten(scene)
+    assert await scene.names() == [
+        b"cold", b"cold.conflict-now-here", b"cold.conflict-now-here-2", b"cold.conflict-now-here-3"
+    ]  # fmt: skip
+
+
+async def rewritten(scene: Scene) -> Inode:
+    cold = await scene.engine.lookup(scene.root, b"cold")
+    await scene.engine.begin_write(cold.ino)
+    await scene.engine.set_size(cold.ino, 0, still_open=False)
+    return await scene.engine.get(cold.ino)
+
+
+async def test_the_bucket_wins_and_the_file_is_local_from_then_on(scene: Scene) -> None:
+    association, file = await changed(scene, "bucket-wins")
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, file))
+    assert resolved is not None and resolved.conflict.loser == "/.s3lustrefs-lost+found/a/cold"
+    kept = await scene.engine.resolve(b"/.s3lustrefs-lost+found/a/cold")
+    assert kept.ino == file.ino and kept.is_complete and stat.S_IMODE(kept.mode) == 0o700
+    assert await scene.change(kept) is Change.NONE and await scene.engine.locate(kept) is None
+    assert (await scene.engine.lookup(scene.root, b"cold")).size == 3
+    for path in (b"/.s3lustrefs-lost+found", b"/.s3lustrefs-lost+found/a"):
+        directory = await scene.engine.resolve(path)
+        assert stat.S_IMODE(directory.mode) == 0o711 and await scene.change(directory) is Change.NONE
+
+
+async def test_the_file_wins_once_the_buckets_version_is_here(scene: Scene) -> None:
+    association, file = await changed(scene, "file-wins")
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, file))
+    assert resolved is not None and resolved.conflict.loser == "/.s3lustrefs-lost+found/a/cold"
+    kept = await scene.engine.resolve(b"/.s3lustrefs-lost+found/a/cold")
+    assert (kept.size, kept.uid, kept.gid, kept.mtime_ns, stat.S_IMODE(kept.mode)) == (3, 7, 8, 9, 0o700)
+    assert (await scene.engine.lookup(scene.root, b"cold")).ino == file.ino
+    view = await scene.engine.export_view(file.ino)
+    assert view is not None and view.targets[0].known is not None and view.targets[0].known.etag == "theirs"
+    dependant = await scene.engine.dependant(view.targets[0].known, file.ino)
+    assert dependant is not None and dependant.ino == kept.ino  # its bytes come first
+    assert await scene.engine.remove_loser(kept.parent, kept.name) is None
+    await scene.engine.put_residency(kept.ino, kept.content_version, b"", complete=True)
+    assert await scene.engine.dependant(view.targets[0].known, file.ino) is None
+    await scene.export(file)
+    removed = await scene.engine.remove_loser(kept.parent, kept.name)
+    assert removed is not None and not removed.inode.nlink
+
+
+async def test_losers_of_one_path_and_of_a_file_that_was_a_directory_stand_side_by_side(scene: Scene) -> None:
+    association, file = await changed(scene, "bucket-wins", b"x")
+    assert await scene.engine.resolve_conflict(association, dispute(scene, file, key=b"p/x"))
+    second = await scene.engine.lookup(scene.root, b"x")
+    await scene.engine.begin_write(second.ino)
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, second, "t2", key=b"p/x"))
+    assert resolved is not None and resolved.conflict.loser == "/.s3lustrefs-lost+found/a/x.now"
+    await scene.engine.unlink(scene.root, b"x")
+    association, file = await changed(scene, "bucket-wins", b"x/y")
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, file, "t3", key=b"p/x/y"))
+    assert resolved is not None and resolved.conflict.loser == "/.s3lustrefs-lost+found/a/x-2/y"
+
+
+async def test_nothing_is_put_among_the_losers_but_they_can_be_taken_away(scene: Scene) -> None:
+    with pytest.raises(errors.NotPermitted):
+        await scene.make(LOST_FOUND, ROOT_INO, DIR)
+    association, file = await changed(scene, "bucket-wins")
+    assert await scene.engine.resolve_conflict(association, dispute(scene, file))
+    top = await scene.engine.lookup(ROOT_INO, LOST_FOUND)
+    inside = await scene.engine.lookup(top.ino, b"a")
+    other = await scene.make(b"other")
+    for parent in (top.ino, inside.ino):
+        with pytest.raises(errors.NotPermitted):
+            await scene.make(b"new", parent)
+        with pytest.raises(errors.NotPermitted):
+            await scene.engine.link(other.ino, parent, b"new")
+        with pytest.raises(errors.NotPermitted):
+            await scene.engine.rename(scene.root, b"other", parent, b"new")
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(inside.ino, b"cold", scene.root, b"other", RENAME_EXCHANGE)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.rename(ROOT_INO, LOST_FOUND, ROOT_INO, b"mine")
+    await scene.engine.rename(inside.ino, b"cold", scene.root, b"mine")
+    mine = await scene.engine.lookup(scene.root, b"mine")
+    assert await scene.change(mine) & Change.CONTENT
+    assert await scene.engine.remove_loser(scene.root, b"mine") is None  # no loser any more
+    for parent, name in ((top.ino, b"a"), (ROOT_INO, LOST_FOUND)):
+        assert await scene.engine.remove_loser(parent, name)
+
+
+async def test_what_events_told_is_not_undone_by_a_listing_from_before(scene: Scene) -> None:
+    prepare = preparer(**preparer_options(scene.association))  # type: ignore[arg-type]
+
+    def found(key: bytes, etag: bytes) -> list[tuple[bytes, list[PreparedEntry]]]:
+        return [(b"", [prepare(key, key, 5, etag, 5, b"STANDARD")])]
+
+    with scene.engine.sweep(frozenset(EVENTS)) as listing:
+        with scene.engine.sweep(frozenset(EVENTS), is_told=True) as told:
+            await scene.engine.apply_listing(scene.association, found(b"new", b"late"), sweep=told)
+        applied = await scene.engine.apply_listing(scene.association, found(b"new", b"early"), sweep=listing)
+        assert not applied.changed and not applied.appeared
+        assert listing.overtaken == {object_key(scene.assoc, b"p/new")}
+        assert await scene.engine.remove_vanished(scene.association, b"p/new", listing) is None
+    known = await scene.engine.find_object(scene.assoc, b"p/new")
+    assert known is not None and known.etag == "late"
+
+
+async def test_an_object_told_of_again_is_asked_for_its_attributes(scene: Scene) -> None:
+    theirs = await scene.cold(b"theirs")  # of time 5
+    again = partial(scene.engine.doubt_headers, scene.assoc)
+    assert await again(b"p/theirs", 14, 10) is None
+    doubted = await again(b"p/theirs", 16, 10)
+    assert doubted is not None and doubted.ino == theirs.ino and doubted.flags & InodeFlag.HEADERS_UNKNOWN
+    assert await again(b"p/theirs", 16, 10) is None  # twice
+    assert await again(b"p/none", 16, 10) is None
+
+    ours = await scene.make(b"ours")
+    await scene.export(ours)
+    assert await again(b"p/ours", 100, 10) is None  # our own, whose time was not known
+    assert await again(b"p/ours", 105, 10) is None
+    await scene.engine.set_attributes(ours.ino, AttributeChange(mode=0o600))
+    assert await again(b"p/ours", 200, 10) is None  # changed here, too
+    await scene.export(ours)
+    assert await again(b"p/ours", 300, 10) is None
+    assert await again(b"p/ours", 400, 10) is not None
 
 
 # --- associations --------------------------------------------------------------------------------------------------------------
@@ -700,6 +881,20 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     with pytest.raises(errors.ConfigError):
         await scene.engine.link_association(Association("/f/g", "third", "", association_id="dra-3"))
     assert scene.engine.association(AssocId(3)) is None
+
+
+async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
+    await scene.import_(b"f")
+    inode = await scene.engine.resolve(b"/a/f")
+    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1")
+    await scene.import_(b"f")
+    source = await scene.engine.source_of(inode)
+    assert source is not None
+    assert source.version_id == "version 1"
+    await scene.import_(b"f", etag=b"e1")
+    source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
+    assert source is not None
+    assert (source.etag, source.version_id) == ("e1", "")
 
 
 # --- what the FSx API alone knows -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import os
 import ssl
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,6 +279,116 @@ async def test_conditions_hold_in_a_versioned_bucket_once_probed(s3_server: S3Se
     assert await store.get_bytes(b"k", second, 0, 6) == b"second"
 
 
+# --- versions --------------------------------------------------------------------------------------------------------------
+
+
+def keep_versions(client: Any, bucket: str, status: str = "Enabled") -> None:
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": status})
+
+
+async def test_the_history_of_a_key_is_told_and_of_no_other(store: S3Store, client: Any) -> None:
+    assert await store.list_versions(b"k") == []
+    before = await store.put(b"a+b/k \xc3\xa4", b"before", NOTHING, None)
+    keep_versions(client, store.bucket)
+    for key in (b"a+b/k \xc3\xa4", b"a+b/k \xc3\xa4x", b"a+b/k"):
+        written = [await store.put(key, body, NOTHING, None) for body in (b"one", b"other")]
+        await store.delete(key, None)
+    history = await store.list_versions("a+b/k ä".encode())
+    assert [(each.is_current, each.is_delete_marker, each.version.size) for each in history] == [
+        (True, True, 0), (False, False, 5), (False, False, 3), (False, False, 6)
+    ]  # fmt: skip
+    assert (history[3].version.version_id, history[3].version.etag) == ("null", before.etag)
+    assert history[1].version.etag == written[1].etag
+    assert all(each.version.mtime_ns > 0 for each in history)
+
+
+async def test_the_state_of_versioning_is_told_as_it_is(store: S3Store, client: Any) -> None:
+    states = [await store.versioning()]
+    for status in ("Enabled", "Suspended"):
+        keep_versions(client, store.bucket, status)
+        states.append(await store.versioning())
+    assert states == ["Unversioned", "Enabled", "Suspended"]
+
+
+async def test_a_long_history_is_told_whole(store: S3Store, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_versions(client, store.bucket)
+    written = [(await store.put(b"k", b"%d" % number, NOTHING, None)).version_id for number in range(12)]
+    await store.put(b"k0", b"", NOTHING, None)
+    monkeypatch.setattr("s3lustrefs.repository.versions.PAGE_VERSIONS", 5)
+    history = await store.list_versions(b"k")
+    assert {each.version.version_id for each in history} == set(written)
+    assert [each.version.version_id for each in history if each.is_current] == written[-1:]
+
+
+async def test_a_replaced_or_removed_version_can_be_read_while_it_is_kept(
+    store: S3Store, client: Any, destination: int, local: Path
+) -> None:  # fmt: skip
+    keep_versions(client, store.bucket)
+    old = await store.put(b"k", b"old content", NOTHING, None)
+    assert await store.get_range(b"k", old, 0, 11, destination, 0)
+    await store.put(b"k", b"new", NOTHING, None)
+    for start, end in ((0, 11), (4, 11)):
+        assert not await store.get_range(b"k", old, start, end, destination, 100)
+        assert os.pread(destination, 99, 100)[: end - start] == b"old content"[start:end]
+    await store.delete(b"k", None)
+    assert not await store.get_range(b"k", old, 0, 11, destination, 200)
+    client.delete_object(Bucket=store.bucket, Key="k", VersionId=old.version_id)
+    with pytest.raises(errors.ObjectNotFound):
+        await store.get_range(b"k", old, 0, 11, destination, 300)
+    await store.put(b"k", b"newest content", NOTHING, None)
+    with pytest.raises(errors.ObjectChanged):
+        await store.get_range(b"k", old, 0, 11, destination, 300)
+    assert os.fstat(destination).st_size == 211
+
+
+async def test_a_version_is_copied_over_the_current_one(store: S3Store, client: Any) -> None:
+    keep_versions(client, store.bucket)
+    old = await store.put(b"k", b"old content", PutHeaders({"file-owner": "7"}, tags=[("colour", "red")]), None)
+    new = await store.put(b"k", b"new", NOTHING, None)
+    headers = PutHeaders((await store.head(b"k", version_id=old.version_id)).metadata)
+    with pytest.raises(errors.ObjectChanged):
+        await store.copy(b"k", store.bucket, b"k", old, headers, Condition(old.etag))
+    copied = await store.copy(b"k", store.bucket, b"k", old, headers, Condition(new.etag))
+    assert copied.etag == old.etag
+    assert body_of(client, store.bucket, b"k") == b"old content"
+    assert dict((await store.head(b"k")).metadata) == {"file-owner": "7"}
+    assert list(await store.get_tags(b"k")) == [("colour", "red")]
+    assert len(await store.list_versions(b"k")) == 3
+
+
+async def test_a_version_is_copied_in_parts(store: S3Store, client: Any) -> None:
+    keep_versions(client, store.bucket)
+    old = await store.put(b"k", b"old content", NOTHING, None)
+    new = await store.put(b"k", b"new", NOTHING, None)
+    upload_id = await store.create_upload(b"k", PutHeaders({"file-owner": "7"}))
+    part = await store.copy_part(b"k", upload_id, 1, store.bucket, b"k", old, 0, old.size)
+    await store.complete_upload(b"k", upload_id, [part], Condition(new.etag))
+    assert body_of(client, store.bucket, b"k") == b"old content"
+
+
+async def test_reading_needs_no_permission_for_versions(rgw_server: S3Server, tmp_path: Path) -> None:
+    owner = rgw_server.client()
+    bucket = f"t-{uuid.uuid4().hex[:16]}"
+    owner.create_bucket(Bucket=bucket)
+    keep_versions(owner, bucket)
+    arn = f"arn:aws:s3:::{bucket}/*"
+    allowed = {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/u1"]}, "Action": ["s3:GetObject"], "Resource": [arn]}
+    ]}  # fmt: skip
+    owner.put_bucket_policy(Bucket=bucket, Policy=json.dumps(allowed))
+    mine = make_store(rgw_server, bucket)
+    endpoint = Endpoint(endpoint_url=rgw_server.endpoint_url, region=REGION)
+    credentials = StaticCredentials(rgw_server.other_access_key, rgw_server.other_secret_key)
+    other = S3Store(endpoint, bucket, credentials, capabilities=CAPABILITIES["radosgw"])
+    version = await mine.put(b"k", b"content", NOTHING, None)
+    assert version.version_id
+    assert await other.get_bytes(b"k", version, 0, 7) == b"content"
+    await mine.put(b"k", b"another", NOTHING, None)
+    with pytest.raises(errors.ObjectChanged):
+        await other.get_bytes(b"k", version, 0, 7)
+    owner.close()
+
+
 # --- ranges ----------------------------------------------------------------------------------------------------------------
 
 
@@ -430,9 +541,20 @@ async def test_an_archived_object_is_known_and_refused(moto_server: S3Server) ->
     assert (head.archived, head.version.storage_class) == (True, "GLACIER")
     with pytest.raises(errors.ObjectArchived):
         await store.get_bytes(b"k", version, 0, 4)
-    client.restore_object(Bucket=bucket, Key="k", RestoreRequest={"Days": 1})
-    assert not (await store.head(b"k")).archived
+    with pytest.raises(errors.ObjectArchived):
+        await store.copy(b"copy", bucket, b"k", version, NOTHING, None)
+    await store.restore(b"k", 2, "Standard")
+    head = await store.head(b"k")
+    assert head.restore is not None
+    assert (head.archived, head.restore.ongoing) == (False, False)
+    assert abs(head.restore.expires_ns / 1e9 - time.time() - 2 * 86400) < 3600
     assert await store.get_bytes(b"k", version, 0, 4) == b"cold"
+    await store.restore(b"k", 3, "Bulk")
+    await store.put(b"warm", b"warm", NOTHING, None)
+    with pytest.raises(errors.RepositoryRejected):
+        await store.restore(b"warm", 1, "Standard")
+    with pytest.raises(errors.ObjectNotFound):
+        await store.restore(b"none", 1, "Standard")
     client.close()
 
 
@@ -635,3 +757,24 @@ async def test_a_role_is_assumed_with_the_endpoints_own_sts(rgw_server: S3Server
     await store.credentials.refresh(first)
     assert store.credentials.current().token != first.token
     client.close()
+
+
+async def test_many_objects_are_deleted_by_one_request(store: S3Store) -> None:
+    keys = [b"d/plain", b"d/<&>'\"", "d/\u00fc \u65e5".encode(), b"d/+%2F?#", b"d/tab\tinside", b"d/never there"]
+    for key in keys[:-1]:
+        await store.put(key, b"x", NOTHING, None)
+    await store.put(b"d/kept", b"x", NOTHING, None)
+    assert await store.delete_batch(keys) == {}
+    for key in keys:
+        with pytest.raises(errors.ObjectNotFound):
+            await store.head(key)
+    assert (await store.head(b"d/kept")).version.size == 1
+
+
+@pytest.mark.parametrize("action, kind", [("denied", errors.RepositoryDenied), ("html", errors.RepositoryUnavailable)])
+async def test_batch_of_deletes_fails_as_a_whole_with_its_reason(
+    faulty: S3Store, proxy: FaultProxy, action: str, kind: type[errors.RepositoryError]
+) -> None:
+    proxy.add(action, method="POST", times=100)
+    with pytest.raises(kind):
+        await faulty.delete_batch([b"a", b"b"])

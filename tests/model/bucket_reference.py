@@ -33,13 +33,14 @@ class StoredObject:
 
 
 def read_bucket(site: Site) -> dict[str, StoredObject]:
-    def get(key: str) -> StoredObject:
-        answer = site.s3.get_object(Bucket=site.bucket, Key=key)
-        modified_ns = int(answer["LastModified"].timestamp()) * 10**9
-        return StoredObject(key, answer["Body"].read(), answer["Metadata"], answer["ContentType"], modified_ns)
-
     with ThreadPoolExecutor(4) as pool:
-        return {found.key: found for found in pool.map(get, site.keys())}
+        return {found.key: found for found in pool.map(lambda key: read_object(site, key), site.keys())}
+
+
+def read_object(site: Site, key: str) -> StoredObject:
+    answer = site.s3.get_object(Bucket=site.bucket, Key=key)
+    modified_ns = int(answer["LastModified"].timestamp()) * 10**9
+    return StoredObject(key, answer["Body"].read(), answer["Metadata"], answer["ContentType"], modified_ns)
 
 
 # --- from the tree to the bucket ------------------------------------------------------------------------------------------
@@ -96,29 +97,29 @@ def imported(objects: Iterable[StoredObject]) -> Inode:
     """The tree of a mount that was just made. Directories' times that no object tells are 0."""
     root = Inode("dir", 0o755, nlink=2)
     for name in ASSOCIATIONS:
-        _directory(root, name).association = name
+        directory(root, name).association = name
     for stored in sorted(objects, key=lambda each: each.key):
         above, _, name = stored.key.rstrip("/").rpartition("/")
         parent = root
         for part in above.split("/"):
-            parent = _directory(parent, part)
+            parent = directory(parent, part)
         if stored.key.endswith("/"):
-            inode = _directory(parent, name)
+            inode = directory(parent, name)
             inode.has_marker = True
         else:
-            inode = parent.children[name] = _leaf(stored)
+            inode = parent.children[name] = leaf(stored)
         take_headers(inode, stored)
     return root
 
 
-def _directory(parent: Inode, name: str) -> Inode:
+def directory(parent: Inode, name: str) -> Inode:
     if name not in parent.children:
         parent.children[name] = Inode("dir", 0o755, nlink=2, has_marker=False, is_bare=True)
         parent.nlink += 1
     return parent.children[name]
 
 
-def _leaf(stored: StoredObject) -> Inode:
+def leaf(stored: StoredObject) -> Inode:
     if stored.permissions is not None and stat.S_ISLNK(stored.permissions):
         return Inode("link", 0o777, target=stored.body.decode())
     foreign = {name: value for name, value in stored.metadata.items() if not name.startswith("file-") and name != "user-agent"}

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.meta.check import check_state_dir
 from tests.model.bucket_reference import ASSOCIATIONS, StoredObject, check_bucket, imported, read_bucket, take_headers
-from tests.model.following import Follower
+from tests.model.by_others import RemoteChange, carry_out, show
+from tests.model.following import CLOCK_SLACK_NS, Follower
 from tests.model.operations import Operation, Outcome, content
 from tests.model.reference import Reference
 from tests.model.reference_tree import Inode
@@ -23,6 +26,7 @@ from tests.mount.site import S3LUSTREFS, Site
 
 _CONFLICT = re.compile(r"(.*)\.conflict-\d{8}T\d{6}Z-.*")
 _DRAIN_SECONDS = "60"
+_SWEEP_SECONDS = 60.0
 
 
 class Session:
@@ -33,6 +37,7 @@ class Session:
         self._proxy = proxy
         self.trace: list[Operation] = []
         self.happened: dict[str, int] = {}
+        self._sweeps_at_mount = False
         self._mount_fresh()
 
     @property
@@ -72,6 +77,7 @@ class Session:
         """The tree is what the bucket says, and no more."""
         before = read_bucket(self.site)
         self.site.mount()
+        self._sweeps_at_mount = False
         self._worker = Worker(self.site.root)
         self._follower = Follower(Reference(imported(before.values())), self._worker)
         self._adopt_import_times()
@@ -83,15 +89,34 @@ class Session:
         _, found = self._worker.do(["tree", False])
         for path, inode in self.reference.root.walk():
             there = found.get(path, {}).get("mtime_ns", 0)
-            if inode.is_dir or (inode.is_bare and there // 10**9 == inode.mtime_ns // 10**9):
+            if inode.is_dir or _same_second(inode, there):
                 inode.mtime_ns = there
                 inode.header_mtimes = {there}
 
     def _mount_again(self) -> None:
+        """With an import policy, a sweep runs beside what comes next; it must find nothing to do."""
+        self._mount_swept()
+        self._follower.compare_tree(with_content=False)
+
+    def _mount_swept(self) -> None:
         self.site.mount()
+        self._sweeps_at_mount = True
         self._worker = Worker(self.site.root)
         self._follower.real = self._worker
-        self._follower.compare_tree(with_content=False)
+
+    def _policy(self) -> str:
+        return self.site.options.get("auto_import", "none")
+
+    def _wait_for_sweep(self) -> None:
+        """The one that comes with a mount, if it does; no other does by itself."""
+        deadline = time.monotonic() + _SWEEP_SECONDS
+        while self._sweeps_at_mount and self._policy() != "none":
+            associations = self._ask("Status")["associations"]
+            self._sweeps_at_mount = not all(each["sweep"]["at"] for each in associations)
+            assert time.monotonic() < deadline, f"no sweep: {associations}"
+
+    def _ask(self, operation: str, **request: object) -> Any:
+        return ControlClient(str(self.site.state_dir / "control.sock"), timeout=_SWEEP_SECONDS).call(operation, **request)
 
     def _close_all(self) -> None:
         self._follower.do(["close_all"])
@@ -144,13 +169,14 @@ class Session:
         """Everything written is in the bucket, object by object."""
         self._close_all()
         self._proxy.clear_faults()
+        self._wait_for_sweep()
         done = self.site.cli("drain", self.site.root, "--timeout", _DRAIN_SECONDS, check=False)
         assert done.returncode == 0, f"drain: {done.returncode} {done.stderr}\n{self.site.status()['export']}"
         check_bucket(self.site, self.reference.root)
 
     def _do_export_now(self) -> None:
         """What is due is exported beside the operations that follow, without the second it usually waits."""
-        ControlClient(str(self.site.state_dir / "control.sock")).call("Drain", paths=["/"], urgent=True, again=True)
+        self._ask("Drain", paths=["/"], urgent=True, again=True)
 
     def _do_faults(self, faults: list[tuple[str, str, int, int]]) -> None:
         """From now on some requests fail, until the next drain."""
@@ -166,6 +192,59 @@ class Session:
         self._mount_fresh()
 
     # --- changes by others -----------------------------------------------------------------------------------------------
+
+    def _do_others(self, changes: list[list[Any]], policy: str, changed_here: str) -> None:
+        """Others change the bucket, and a job here perhaps one of the same files, `changed_here`. The mount shows what the sweep
+        of the next mount may bring by `policy` (empty: no mount), and the rest after a refresh."""
+        self._do_drain()
+        made = carry_out(self.site, self.reference.root, changes)
+        lost = next((each for each in made if each.path == changed_here and self._is_file(each.path)), None)
+        if lost is not None:
+            self._rewrite(lost.path)
+        clean = [each for each in made if each is not lost]
+        if policy:
+            self._worker.end()
+            self.site.unmount()
+            self._check_state_dir()
+            self.site.options["auto_import"] = policy
+            before = time.time_ns() - CLOCK_SLACK_NS
+            self._mount_swept()
+            self._wait_for_sweep()
+            self._expect_shown([each for each in clean if each.event in policy.split("+")], before)
+            clean = [each for each in clean if each.event not in policy.split("+")]
+            if lost is None:
+                self._follower.compare_tree(with_content=False)
+        before = time.time_ns() - CLOCK_SLACK_NS
+        for name in ASSOCIATIONS:
+            self._ask("Refresh", path=f"/{name}")
+        self._expect_shown(clean, before)
+        if lost is not None and lost.stored is not None:
+            self._expect_conflict(lost.path, lost.stored)
+        elif lost is not None:
+            dict(self.reference.root.walk())[lost.path].foreign = {}
+        self._follower.compare_tree(with_content=True)
+        self._do_drain()
+
+    def _is_file(self, path: str) -> bool:
+        inode = dict(self.reference.root.walk()).get(path)
+        return inode is not None and inode.kind == "file"
+
+    def _rewrite(self, path: str) -> None:
+        self._follower.do(["open", 0, path, 0o1001, 0])
+        self._follower.do(["write", 0, 0, len(path), 123])
+        self._follower.do(["close", 0])
+
+    def _expect_shown(self, changes: Iterable[RemoteChange], before: int) -> None:
+        touched = show(self.reference.root, changes)
+        after = time.time_ns()
+        _, found = self._worker.do(["tree", False])
+        for path, inode in self.reference.root.walk():
+            there = found.get(path, {}).get("mtime_ns", 0)
+            if inode in touched:
+                assert before <= there <= after, f"{path}: mtime {there} not in [{before}, {after}]"
+            if inode in touched or _same_second(inode, there):
+                inode.mtime_ns = there
+                inode.header_mtimes = {there}
 
     def _do_replace_object(self, path: str, seed: int, length: int, headers: Mapping[str, str]) -> None:
         """Somebody puts another version. A file not wholly local shows it when it is opened and read; one that is local
@@ -252,3 +331,7 @@ class Session:
         take_headers(theirs, stored)
         self._adopt_import_times()
         self._follower.compare_tree(with_content=False)
+
+
+def _same_second(inode: Inode, mtime_ns: int) -> bool:
+    return inode.is_bare and mtime_ns // 10**9 == inode.mtime_ns // 10**9

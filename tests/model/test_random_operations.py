@@ -30,7 +30,7 @@ from tests.servers import S3Server
 
 _STEPS = 200
 _LONG_STEPS = 2000
-_SEEDS = [1, 2, 3]
+_SEEDS = [1, 2, 3, 4]
 _LONG_SECONDS = 3600.0
 OPTIONS = "options"
 """In a trace file, beside the operations."""
@@ -38,6 +38,7 @@ _ASSOCIATIONS = "".join(
     f'[[dra]]\nfile_system_path = "/{name}"\ndata_repository_path = "s3://BUCKET/{name}/"\nauto_import = []\n\n'
     for name in ("one", "two")
 )
+"""Without an import policy, unless the options of a life have one."""
 _BIG = random.Random(0).randbytes((3 << 20) + 17)
 _OBJECTS: list[tuple[str, bytes, dict[str, str]]] = [
     ("one/a", b"without headers", {}),
@@ -59,12 +60,15 @@ class Style:
     options: dict[str, str] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
     outages: bool = True
+    imports: bool = False
+    """Others change the bucket, too, and an import policy is on."""
 
 
 _STYLES = [
     Style(sizes=Sizes(large=(17_000_000, 40_000_000), most_bytes=100 << 20, most_local_bytes=100 << 20)),  # in parts
     Style(),
     Style({"cache_size": "10MiB"}, Sizes(2, (300_000, 700_000), (1_200_000,), 24 << 20, 2 << 20), outages=False),  # releasing
+    Style({"auto_import": "new+changed+deleted", "import_interval": "1h"}, imports=True),  # looking at mounts and when told to
 ]
 """By the seed. With a small cache, an outage that lasts would rightly end in ENOSPC."""
 needs_mounts = pytest.mark.skipif(not can_mount(), reason="mounting needs /dev/fuse and root")
@@ -100,7 +104,7 @@ def run_seed(server: S3Server, seed: int, steps: int) -> collections.Counter[str
     style = _STYLES[seed % len(_STYLES)]
 
     def play(session: Session) -> None:
-        events = EventChooser(rng, outages=style.outages)
+        events = EventChooser(rng, outages=style.outages, imports=style.imports)
         for _ in range(steps):
             event = events.next(session.reference)
             session.do(event if event is not None else Chooser(rng, session.reference, style.sizes).next())

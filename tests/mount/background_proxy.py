@@ -12,6 +12,7 @@ import trio
 from tests.faultproxy import FaultProxy
 
 WAIT_SECONDS = 60.0
+_CONDITIONS = (b"if-match:", b"if-none-match:", b"x-amz-copy-source-if-match:")
 SUBRESOURCES = ("uploads", "uploadId", "acl", "policy", "versioning", "tagging", "location")
 
 
@@ -21,9 +22,12 @@ class _Recording(FaultProxy):
     def __init__(self, upstream_url: str) -> None:
         super().__init__(upstream_url)
         self.copies: list[bool] = []
+        self.strips_conditions = False
 
     async def _request(self, client: Any, server: Any, head: bytes) -> bool:
         self.copies.append(b"\r\nx-amz-copy-source:" in head.lower())
+        if self.strips_conditions:
+            head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.lower().startswith(_CONDITIONS))
         return await super()._request(client, server, head)
 
 
@@ -37,6 +41,10 @@ class BackgroundProxy:
 
     def add(self, action: str, *, method: str = "", path: str = "", times: int = 1, skip: int = 0, every: int = 1) -> None:
         self._proxy.add(action, method=method, path=path, times=times, skip=skip, every=every)
+
+    def strip_conditions(self) -> None:
+        """From now on the server behind knows no conditional requests. It must not compare signatures either."""
+        self._proxy.strips_conditions = True
 
     def hits(self) -> int:
         """How many requests have met with a fault so far."""
@@ -77,6 +85,11 @@ class BackgroundProxy:
         """PUTs that carried content (or an empty body), not server-side copies."""
         rows = zip(self._proxy.log[since:], self._proxy.copies[since:], strict=False)
         return [f"{m} {t}" for (m, t, _), copy in rows if m == "PUT" and not copy]
+
+    def copies(self, since: int = 0) -> list[str]:
+        """Server-side copies."""
+        rows = zip(self._proxy.log[since:], self._proxy.copies[since:], strict=False)
+        return [f"{m} {t}" for (m, t, _), copy in rows if copy]
 
     def changes(self, since: int = 0) -> list[str]:
         """Every request that writes."""

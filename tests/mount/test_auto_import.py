@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 from tests.servers import S3Server
 
@@ -75,6 +77,24 @@ def test_new_changed_and_deleted_objects_show_after_a_refresh(here: Site) -> Non
     assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
     here.unmount()
     assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
+    ino = os.stat(here.root / "a").st_ino
+    (here.root / "mine").write_bytes(b"mine")
+    here.drain()
+    time.sleep(2.1)  # times of objects are compared with a margin
+    for key in ("p/a", "p/m/"):
+        here.s3.copy_object(
+            Bucket=here.bucket, Key=key, CopySource=f"{here.bucket}/{key}",
+            Metadata={"file-permissions": "0100640", "file-owner": "7"}, MetadataDirective="REPLACE",
+        )  # fmt: skip
+    assert refresh(here) == {"new": 0, "changed": 2, "deleted": 0}
+    for name in ("a", "m"):
+        found = os.stat(here.root / name)
+        assert (found.st_mode & 0o777, found.st_uid) == (0o640, 7)
+    assert os.stat(here.root / "a").st_ino == ino and "released" not in here.hsm("a")
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
 
 
 def test_own_writes_renames_and_deletes_are_never_imported_back(here: Site) -> None:
@@ -200,6 +220,21 @@ def test_a_refresh_of_one_subtree_or_file_leaves_the_rest(here: Site) -> None:
     assert not (here.root / "a").exists()
     done = here.cli("refresh", here.root / "d/e/not/there", check=False)
     assert done.returncode == 1 and "no such path" in done.stderr
+
+
+def test_a_refresh_of_one_subtree_asks_about_nothing_else(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url)
+    for key in ("p/a/x", "p/b/", "p/b/x", "p/b/y", "p/b-/x", "p/c/x"):
+        place.put(key, b"content")
+    place.mount()
+    tree(place.root)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/b/y")
+    place.s3.delete_object(Bucket=place.bucket, Key="p/c/x")
+    mark = proxy.mark()
+    assert refresh(place, "b")["deleted"] == 1
+    heads = proxy.requests("HEAD", since=mark)
+    assert heads and all("/p/b/y" in head for head in heads), heads
+    assert refresh(place)["deleted"] == 1
 
 
 def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -> None:

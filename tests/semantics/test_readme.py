@@ -156,6 +156,36 @@ def test_neither_side_of_a_conflict_is_lost(here: Place) -> None:
     assert (here.mount_point / "a.txt").read_bytes() == b"theirs\n"
 
 
+@pytest.mark.parametrize("policy", ["bucket-wins", "file-wins"])
+def test_the_loser_of_a_conflict_is_kept(moto_server: S3Server, bucket: str, policy: str) -> None:
+    promise("With `bucket-wins` and `file-wins` the loser is kept below `.s3lustrefs-lost+found`, and `s3lustrefs why` says where.")
+    with place(moto_server, bucket, "p", on_conflict=policy) as here:
+        here.mount()
+        here.wait_for_import()
+        (here.mount_point / "a.txt").write_bytes(b"ours\n")
+        moto_server.client().put_object(Bucket=bucket, Key="p/a.txt", Body=b"theirs\n")
+        drain(here)
+        winner, loser = (b"theirs\n", b"ours\n") if policy == "bucket-wins" else (b"ours\n", b"theirs\n")
+        assert bucket_content(moto_server, bucket)["p/a.txt"][0] == winner
+        assert (here.mount_point / "a.txt").read_bytes() == winner
+        assert (here.mount_point / ".s3lustrefs-lost+found/a.txt").read_bytes() == loser
+        assert "/.s3lustrefs-lost+found/a.txt" in here.s3lustrefs("why", str(here.mount_point / "a.txt")).stdout
+        here.unmount()
+
+
+def test_a_change_survives_a_deletion(here: Place) -> None:
+    promise("A change survives a deletion, whichever side made the one and the other.")
+    client = here.server.client()
+    (here.mount_point / "a.txt").write_bytes(b"ours\n")
+    client.delete_object(Bucket=here.bucket, Key="p/a.txt")
+    client.put_object(Bucket=here.bucket, Key="p/d/b.bin", Body=b"theirs\n")
+    (here.mount_point / "d/b.bin").unlink()
+    drain(here)
+    content = bucket_content(here.server, here.bucket)
+    assert content["p/a.txt"][0] == b"ours\n" and content["p/d/b.bin"][0] == b"theirs\n"
+    assert (here.mount_point / "d/b.bin").read_bytes() == b"theirs\n"
+
+
 def test_policy_off_writes_nothing(moto_server: S3Server, bucket: str) -> None:
     promise("What is not to be exported stays local: with `auto_export=none` the bucket is never written.")
     with place(moto_server, bucket, "p", auto_export="none") as there:

@@ -1,0 +1,255 @@
+"""EventListener: takes the messages of one queue, has their events observed, and deletes them once the effect is durable.
+
+One long poll at a time while little happens; as many calls side by side as the queue fills while much does. A message is
+deleted after the table is synced, for all of the last second together: a power cut costs a repetition, never an event. What
+the bucket gave no answer about comes again by itself, and is left to the next sweep after some times. Without a queue, for
+whatever reason, sweeps alone serve, and `status` says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.event_observer import EventObserver
+from s3lustrefs.movers.importer import Importer
+from s3lustrefs.repository.event_messages import BucketEvent
+from s3lustrefs.repository.event_queue import MOST_MESSAGES, WAIT_SECONDS, EventQueue, Message
+from s3lustrefs.repository.retry import backoff_seconds
+
+log = logging.getLogger(__name__)
+
+_MOST_CALLS = 32
+_MOST_RECEIVES = 5
+"""How often a message is tried whose keys the bucket says nothing about."""
+_POLICY_SECONDS = 5.0
+"""How soon a policy that was switched on is noticed."""
+_SYNC_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
+_LAGS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """Live numbers. Lag: from the event's own time to its effect here. `oldest_queued_seconds` None: nobody knows."""
+
+    state: str
+    error: str | None
+    queue: str | None
+    events: int
+    asked: int
+    new: int
+    changed: int
+    deleted: int
+    foreign: int
+    unreadable: int
+    lost: int
+    last_event_at: float
+    lag_seconds: float | None
+    oldest_queued_seconds: float | None
+
+
+class EventListener:
+    """`connect` finds or makes the queue; `observers` are the associations whose events arrive there."""
+
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        connect: Callable[[], Awaitable[EventQueue]],
+        observers: Mapping[AssocId, EventObserver],
+        importers: Sequence[Importer],
+    ) -> None:
+        self._engine = engine
+        self._connect = connect
+        self._observers = observers
+        self._importers = importers
+        self._queue: EventQueue | None = None
+        self._state = "STARTING"
+        self._error = ""
+        self._done: list[str] = []
+        """Receipts of messages that are to be deleted."""
+        self._wake = trio.Event()
+        self._lags: deque[float] = deque(maxlen=_LAGS)
+        self._oldest_sent = 0.0
+        self._events = self._foreign = self._unreadable = self._lost = 0
+        self._last_event_at = 0.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen for as long as some policy wants to know. Ends by cancellation."""
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._delete_messages)
+            failures = 0
+            while True:
+                try:
+                    if not self._is_wanted():
+                        self._state, self._error = "OFF", ""
+                        await trio.sleep(_POLICY_SECONDS)
+                        continue
+                    self._queue = await self._connect()
+                    for importer in self._importers:
+                        await importer.wait_for_end()
+                    await self._listen(self._queue)
+                except errors.S3LustreError as exc:
+                    failures = 1 if self._state == "LISTENING" else failures + 1
+                    delay = backoff_seconds(failures)
+                    if str(exc) != self._error:
+                        log.warning("bucket events not available, sweeps go on error=%s", exc)
+                    self._state, self._error, self._oldest_sent = "FAILING", str(exc), 0.0
+                    await trio.sleep(delay)
+
+    def _is_wanted(self) -> bool:
+        return any(observer.association().auto_import for observer in self._observers.values())
+
+    async def _listen(self, queue: EventQueue) -> None:
+        calls, refusals = 1, 0
+        with ExitStack() as stack:
+            for observer in self._observers.values():
+                stack.enter_context(observer.judge.remembering())
+            messages = await queue.receive(0)  # so that what is wrong shows at once
+            while self._is_wanted():
+                if self._state != "LISTENING":
+                    log.info("listening to bucket events queue=%s", queue.address.name)
+                self._state, self._error = "LISTENING", ""
+                is_more = len(messages) >= calls * MOST_MESSAGES
+                calls = min(calls * 2, _MOST_CALLS) if is_more else max(1, -(-len(messages) // MOST_MESSAGES))
+                refusals = refusals + 1 if await self._take(messages) else 0
+                if refusals:  # what is received meanwhile could only wait, and use up its tries
+                    await trio.sleep(min(backoff_seconds(refusals), _LONGEST_PAUSE_SECONDS))
+                if not is_more:
+                    self._oldest_sent = 0.0
+                messages = await _receive(queue, calls)
+
+    async def _take(self, messages: Sequence[Message]) -> bool:
+        """Whether some events have to come again."""
+        if messages:
+            failpoint("event.received")
+        self._oldest_sent = min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
+        told: dict[AssocId, list[BucketEvent]] = defaultdict(list)
+        for message in messages:
+            if message.events is None:
+                self._unreadable += 1
+                log.warning("event message cannot be read, deleted error=%s", message.defect)
+            for event in message.events or ():
+                assoc = self._place(event)
+                if assoc is None:
+                    self._foreign += 1
+                else:
+                    told[assoc].append(event)
+        failed = {assoc: await self._observe(assoc, events) for assoc, events in told.items()}
+        for observer in self._observers.values():
+            await observer.settle_directories()
+        if messages:
+            failpoint("event.applied")
+        self._finish(messages, failed)
+        return any(failed.values())
+
+    def _place(self, event: BucketEvent) -> AssocId | None:
+        for assoc, observer in self._observers.items():
+            association = observer.association()
+            if association.bucket == event.bucket and event.key.startswith(association.prefix.encode()):
+                return assoc if association.auto_import else None
+        return None
+
+    async def _observe(self, assoc: AssocId, events: list[BucketEvent]) -> frozenset[bytes]:
+        """The keys whose events must come again."""
+        try:
+            failed = await self._observers[assoc].observe(events)
+        except errors.S3LustreError as exc:
+            log.warning("events not taken, they come again association=%d events=%d error=%s", assoc, len(events), exc)
+            return frozenset(event.key for event in events)
+        except Exception:
+            # A defect must cost some events, which the next sweep makes good, not everybody their mount.
+            log.exception("events not taken association=%d events=%d", assoc, len(events))
+            return frozenset(event.key for event in events)
+        now = time.time()
+        self._events += len(events)
+        self._last_event_at = now
+        self._lags.extend(max(0.0, now - event.time_ns / 1e9) for event in events if event.key not in failed)
+        return failed
+
+    def _finish(self, messages: Sequence[Message], failed: Mapping[AssocId, frozenset[bytes]]) -> None:
+        for message in messages:
+            stuck = [e.key for e in message.events or () if (a := self._place(e)) is not None and e.key in failed.get(a, ())]
+            if stuck and message.receives < _MOST_RECEIVES:
+                continue
+            if stuck:
+                self._lost += 1
+                log.error("event given up, left to the next sweep key=%r tries=%d", stuck[0], message.receives)
+            self._done.append(message.receipt)
+        if self._done:
+            self._wake.set()
+
+    async def _delete_messages(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            await trio.sleep(_SYNC_SECONDS)
+            done, self._done = self._done, []
+            try:
+                await self._engine.sync()
+                await self._delete(done)
+            except errors.S3LustreError as exc:
+                # They come again, and change nothing then.
+                log.warning("event messages not deleted count=%d error=%s", len(done), exc)
+
+    async def _delete(self, receipts: list[str]) -> None:
+        queue = self._queue
+        assert queue is not None  # the receipts came from it
+        limit = trio.Semaphore(_MOST_CALLS // 2)
+
+        async def delete(part: list[str]) -> None:
+            try:
+                failed = await queue.delete(part)
+                if failed:
+                    log.info("event messages not deleted count=%d", failed)
+            finally:
+                limit.release()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for at in range(0, len(receipts), MOST_MESSAGES):
+                    await limit.acquire()
+                    nursery.start_soon(delete, receipts[at : at + MOST_MESSAGES])
+        except* errors.RepositoryError as group:
+            raise group.exceptions[0] from None
+
+    def statistics(self) -> EventStatistics:
+        told = [observer.told for observer in self._observers.values()]
+        listening = self._state == "LISTENING"
+        oldest = max(0.0, time.time() - self._oldest_sent) if self._oldest_sent else 0.0
+        return EventStatistics(
+            self._state, self._error or None, self._queue.address.url if self._queue else None, self._events,
+            sum(t.asked for t in told), sum(t.new for t in told), sum(t.changed for t in told), sum(t.deleted for t in told),
+            self._foreign, self._unreadable, self._lost, self._last_event_at,
+            statistics.median(self._lags) if self._lags else None, oldest if listening else None,
+        )  # fmt: skip
+
+
+async def _receive(queue: EventQueue, calls: int) -> list[Message]:
+    """What is in the queue now; with one call, what comes soon. Raises: RepositoryError."""
+    if calls == 1:
+        return await queue.receive(WAIT_SECONDS)
+    messages: list[Message] = []
+
+    async def receive() -> None:
+        messages.extend(await queue.receive(0))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(calls):
+                nursery.start_soon(receive)
+    except* errors.RepositoryError as group:
+        raise group.exceptions[0] from None
+    return messages

@@ -1,0 +1,104 @@
+"""Who listens to which queue, as `event_queue_url` says.
+
+A URL: that queue, one listener for all associations that name it. `create`: a queue for the association is found or made. `auto`,
+the default: the same at Amazon, as FSx does, unless the mount is read-only; nothing elsewhere, where a service that answers
+on the same address may be another's. `off`: sweeps alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.association import Association, AssociationSettings
+from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.option_values import EVENT_QUEUE_WORDS
+from s3lustrefs.movers.event_listener import EventListener
+from s3lustrefs.movers.event_observer import EventObserver
+from s3lustrefs.movers.importer import Importer
+from s3lustrefs.repository.address import is_amazon
+from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.event_queue import EventQueue
+from s3lustrefs.repository.event_setup import EventSource, given_queue, look, make_queue
+from s3lustrefs.repository.probe import Finding
+
+
+def no_events(association: AssociationSettings, *, read_only: bool) -> str:
+    """Why nobody listens to events of an association; empty when somebody does."""
+    choice = association.event_queue_url or "auto"
+    if choice == "off":
+        return "event_queue_url=off"
+    if choice == "auto" and not is_amazon(association.endpoint):
+        return "not Amazon S3: event_queue_url=create makes a queue, or name one"
+    if choice == "auto" and read_only:
+        return "a read-only mount configures no bucket: event_queue_url=create does, or name a queue"
+    return ""
+
+
+def check(settings: AssociationSettings, *, read_only: bool) -> Finding:
+    """What a mount with these settings would listen to, without making or taking anything. Blocks."""
+    reason = no_events(settings, read_only=read_only)
+    if reason or not settings.auto_import:
+        return Finding("events", "ok", f"sweeps alone: {reason or 'auto_import=none'}")
+    choice = settings.event_queue_url or "auto"
+    credentials = Credentials(settings.endpoint)
+    try:
+        if choice in EVENT_QUEUE_WORDS:
+            return Finding("events", "ok", look(_source(settings, "s3lustrefs-check"), trio.run(credentials.snapshot)))
+        queue = EventQueue(given_queue(choice, resolve_region(settings.endpoint)), credentials)
+        trio.run(partial(queue.receive, 0, hidden_seconds=0))
+    except errors.RepositoryError as exc:
+        return Finding("events", "warn", str(exc), "Sweeps serve alone until then.")
+    return Finding("events", "ok", f"queue {queue.address.name} can be read")
+
+
+def _source(settings: AssociationSettings, queue_name: str) -> EventSource:
+    """Raises: RepositoryDenied for an unknown profile."""
+    return EventSource(settings.bucket, settings.prefix, settings.endpoint, resolve_region(settings.endpoint), queue_name)
+
+
+def listeners(
+    engine: MetadataEngine,
+    credentials: Mapping[AssocId, Credentials],
+    importers: Mapping[AssocId, Importer],
+    observers: Mapping[AssocId, EventObserver],
+    *,
+    read_only: bool,
+) -> dict[AssocId, EventListener]:
+    """The listener of each association that has one; associations with one queue share it."""
+    found: dict[AssocId, EventListener] = {}
+    by_queue: dict[str, list[Association]] = {}
+    for association in engine.associations():
+        if not no_events(association, read_only=read_only):
+            choice = association.event_queue_url or "auto"
+            by_queue.setdefault(association.association_id if choice in EVENT_QUEUE_WORDS else choice, []).append(association)
+    for sharing in by_queue.values():
+        ids = [association.assoc_id for association in sharing]
+        listener = EventListener(
+            engine,
+            _connector(sharing[0], credentials[ids[0]]),
+            {assoc: observers[assoc] for assoc in ids},
+            [importers[assoc] for assoc in ids],
+        )
+        found |= dict.fromkeys(ids, listener)
+    return found
+
+
+def _connector(association: Association, credentials: Credentials) -> Callable[[], Awaitable[EventQueue]]:
+    choice = association.event_queue_url or "auto"
+    if choice in EVENT_QUEUE_WORDS:
+        return partial(_made, association, credentials)
+    return partial(_given, association, credentials, choice)
+
+
+async def _made(association: Association, credentials: Credentials) -> EventQueue:
+    source = _source(association, f"s3lustrefs-{association.association_id}")
+    return EventQueue(await make_queue(source, credentials), credentials)
+
+
+async def _given(association: Association, credentials: Credentials, url: str) -> EventQueue:
+    return EventQueue(given_queue(url, resolve_region(association.endpoint)), credentials)

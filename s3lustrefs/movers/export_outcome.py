@@ -1,0 +1,100 @@
+"""ExportOutcome: what is written down before a request that writes, and after its answer, whatever that was.
+
+A condition that failed means somebody else's change, or an earlier request of ours whose answer got lost: the object tells.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.export_targets import Target
+from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.ids import NO_INO
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.export_order import NotYet
+from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.sent_objects import SentObjects
+from s3lustrefs.repository import posix_headers
+from s3lustrefs.repository.object_store import ObjectHead, ObjectVersion
+
+log = logging.getLogger(__name__)
+
+MULTIPART_BYTES = 16 << 20
+"""Larger files go up in parts of this size."""
+
+
+class ExportOutcome:
+    """Callers hold the lock of the target's key."""
+
+    def __init__(self, engine: MetadataEngine, sent: SentObjects, multipart: Multipart, disputes: Disputes) -> None:
+        self._engine = engine
+        self._sent = sent
+        self._multipart = multipart
+        self._disputes = disputes
+        self.settled_objects = 0
+
+    async def settle(self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool) -> None:
+        exported = ObjectRecord(
+            target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
+            written.version_id, written.storage_class,
+        )  # fmt: skip
+        failpoint("settle.before")
+        await self._engine.settle_object(inode.ino, exported, content=content)
+        failpoint("settle.after")
+        self.settled_objects += 1
+
+    async def note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
+        """Raises: NotYet when the file has lost this name."""
+        size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
+        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts):
+            raise NotYet(0.0)
+
+    async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        """A condition failed. The object may be our own: written before a crash, or the reply got lost."""
+        if await self._is_our_content(inode, head):
+            await self.settle_found(inode, target, head)
+        elif target.known is not None and head.version.etag == target.known.etag:
+            raise errors.RepositoryUnavailable(
+                f"{target.key.decode()}: the endpoint says that the object changed, which it did not"
+            )
+        elif await self._sent.wrote(target.association.assoc_id, target.key, head):
+            await self.observe(target, head)
+        else:
+            await self.conflict(inode, target, head)
+
+    async def settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
+        await self.settle(inode, target, head.version, content=True)
+        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+        if not mine.items() <= head.metadata.items():
+            raise NotYet(0.0)
+
+    async def observe(self, target: Target, head: ObjectHead) -> None:
+        """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
+        v = head.version
+        seen = ObjectRecord(
+            target.association.assoc_id, target.key, NO_INO, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class
+        )
+        await self._engine.observe_object(seen)
+        raise NotYet(0.0)
+
+    async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
+        """Equal bytes: proven by the ETag where it is an MD5, else by size and every POSIX header, nanoseconds included."""
+        if head.version.size != inode.size:
+            return False
+        digest = await self._multipart.etag_of(inode, MULTIPART_BYTES)
+        if head.version.etag == digest:
+            return True
+        looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
+        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+        encrypted = not looks_like_md5
+        return encrypted and all(head.metadata.get(name) == value for name, value in mine.items())
+
+    async def conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+        log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
+        await self._disputes.resolve(inode, target, head)
+        raise NotYet(0.0)

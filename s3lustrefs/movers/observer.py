@@ -1,0 +1,135 @@
+"""Observer: the one step by which what is known of the bucket becomes so in the table, and in the kernel's eyes.
+
+Sweeps and events both end here: what is there is applied as a listing is, what is not there any more loses its name. Doing
+it twice changes nothing.
+
+INVARIANT: an object that this mount wrote or removed since somebody began to ask is left alone: the answer may tell of the time
+before (`meta.listing.Sweep.touched`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.listing import PreparedEntry, Sweep
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.importer import announce, association_of, slices
+from s3lustrefs.movers.listing_frames import Batch
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.repository.object_store import ObjectHead
+
+Groups = list[tuple[bytes, Sequence[PreparedEntry]]]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one look at the bucket found: objects looked at, and names that came, changed and went."""
+
+    objects: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+
+
+class Observer:
+    """Of one association. `note_nameless` has an open file that lost its last name buried when nobody has it open any more."""
+
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        assoc: AssocId,
+        repositories: Repositories,
+        headers: HeaderFetcher,
+        hydrator: Hydrator,
+        chunks: ChunkStore,
+        note_nameless: Callable[[Ino], None],
+        notify: Callable[[Invalidation], None],
+    ) -> None:
+        self._engine = engine
+        self._assoc = assoc
+        self._repositories = repositories
+        self._headers = headers
+        self._hydrator = hydrator
+        self._chunks = chunks
+        self._note_nameless = note_nameless
+        self._notify = notify
+
+    def association(self) -> Association:
+        """As it is now. Raises: NotInRepository when it is gone."""
+        return association_of(self._engine, self._assoc)
+
+    async def find(self, key: bytes) -> ObjectHead | None:
+        """What the bucket has under a key now. Raises: RepositoryError."""
+        try:
+            return await self._repositories.of(self._assoc).head(key)
+        except errors.ObjectNotFound:
+            return None
+
+    async def apply(self, batch: Batch, below: bytes, sweep: Sweep, seen: Seen) -> list[bytes]:
+        """Objects that are there; paths of the batch are relative to `below`. Their whole keys."""
+        groups: Groups = [(_joined(below, directory), entries) for directory, entries in batch.groups]
+        markers = [(_joined(below, marker[0]), *marker[1:]) for marker in batch.markers]
+        skipped = [(_joined(below, key), reason) for key, reason in batch.skipped]
+        first = True
+        for part in slices(groups):
+            applied = await self._engine.apply_listing(
+                self.association(), part, markers if first else (), skipped if first else (), sweep=sweep
+            )
+            failpoint("sweep.batch")
+            first = False
+            seen.new += len(applied.appeared)
+            seen.changed += len(applied.changed) + len(applied.doubted)
+            self._headers.prefetch(applied.doubted)
+            for inode in applied.outdated:
+                self._drop(inode)
+            announce(applied, self._notify)
+            await trio.lowlevel.checkpoint()
+        seen.objects += sum(len(entries) for _, entries in groups) + len(markers)
+        if self.association().posix_metadata != "off":
+            self._headers.expect()
+        await self._engine.wait_room()
+        return _keys(self.association(), groups, markers)
+
+    async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
+        """The bucket has nothing under this key: `find` said so."""
+        removed = await self._engine.remove_vanished(self.association(), key, sweep)
+        failpoint("sweep.removed")
+        if removed is None:
+            return
+        seen.deleted += 1
+        self._notify(DentryInvalidation(removed.parent, removed.name))
+        self._notify(InodeInvalidation(removed.parent, content=False))
+        if removed.inode.nlink:
+            self._notify(InodeInvalidation(removed.inode.ino, content=False))
+        elif removed.is_open:
+            self._note_nameless(removed.inode.ino)
+        elif removed.inode.is_file:
+            self._drop(removed.inode)
+
+    def _drop(self, inode: Inode) -> None:
+        """The bytes of a version that is no longer the file's."""
+        self._hydrator.forget(inode.ino)
+        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+
+
+def _joined(below: bytes, relative: bytes) -> bytes:
+    return below + b"/" + relative if below and relative else below or relative
+
+
+def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
+    """Every key of a batch, whole."""
+    prefix = association.prefix.encode()
+    found = [prefix + (directory + b"/" if directory else b"") + entry[0] for directory, entries in groups for entry in entries]
+    return found + [prefix + (marker[0] + b"/" if marker[0] else b"") for marker in markers]

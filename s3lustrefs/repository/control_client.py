@@ -1,0 +1,44 @@
+"""Plain boto3 clients for the rare control calls; they block, so they are used in threads only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3.session
+from botocore.config import Config
+
+from s3lustrefs.model.association import Endpoint
+from s3lustrefs.repository.credentials import CredentialSnapshot
+
+
+def s3_client(endpoint: Endpoint, region: str, keys: CredentialSnapshot, answer_seconds: float) -> Any:
+    """One attempt per call, each bounded in time."""
+    style = "path" if endpoint.addressing_style == "auto" and endpoint.endpoint_url else endpoint.addressing_style
+    options: dict[str, Any] = {
+        "s3": {"addressing_style": style},
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    }
+    return service_client("s3", endpoint.endpoint_url, region, keys, answer_seconds, **options)
+
+
+def service_client(
+    service: str, url: str | None, region: str, keys: CredentialSnapshot, answer_seconds: float, **options: Any
+) -> Any:
+    """A client of one service; `url` None: Amazon's own endpoint."""
+    settings: dict[str, Any] = {
+        "connect_timeout": answer_seconds,
+        "read_timeout": answer_seconds,
+        "retries": {"mode": "standard", "total_max_attempts": 1},
+        "ignore_configured_endpoint_urls": True,
+        **options,
+    }
+    return boto3.session.Session().client(
+        service,  # type: ignore[call-overload]
+        region_name=region,
+        endpoint_url=url,
+        aws_access_key_id=keys.access_key,
+        aws_secret_access_key=keys.secret_key,
+        aws_session_token=keys.token,
+        config=Config(**settings),
+    )

@@ -1,0 +1,292 @@
+"""What others do in the bucket shows at once where the bucket tells: by events, as the import policy says, with sweeps far off."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3lustrefs.cli.control_client import ControlClient
+from tests.mount.conftest import fresh_bucket
+from tests.mount.site import Site
+from tests.mount.test_auto_import import OBJECTS, refresh, tree
+from tests.servers import S3Server
+
+SECONDS = 30.0
+NOTHING = {"new": 0, "changed": 0, "deleted": 0}
+
+
+def events(place: Site) -> dict[str, Any]:
+    found: dict[str, Any] = ask(place)["associations"][0]["events"]
+    return found
+
+
+def ask(place: Site) -> dict[str, Any]:
+    """What `status --json` prints, without a process for it."""
+    answer: dict[str, Any] = ControlClient(str(place.state_dir / "control.sock")).call("Status")
+    return answer
+
+
+def wait(condition: Callable[[], object], what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        time.sleep(0.01)
+
+
+def wait_state(place: Site, state: str) -> None:
+    wait(lambda: events(place)["state"] == state, lambda: events(place))
+
+
+def wait_tree(place: Site, expected: dict[str, bytes]) -> None:
+    """Without reading through errors: a file may go between its name and its content."""
+
+    def found() -> dict[str, bytes]:
+        try:
+            return tree(place.root)
+        except OSError:
+            return {}
+
+    wait(lambda: found() == expected, lambda: (found(), events(place), place.log()[-2000:]))
+
+
+def totals(place: Site) -> dict[str, int]:
+    found = events(place)
+    return {name: found[name] for name in ("new", "changed", "deleted")}
+
+
+@pytest.fixture
+def here(make_site: Callable[..., Site]) -> Site:
+    """`OBJECTS`, mounted and looked at: the kernel remembers all of it. The bucket tells of changes."""
+    place = make_site(event_queue_url="create")
+    for key, body in OBJECTS.items():
+        place.put(key, body)
+    place.mount()
+    wait_state(place, "LISTENING")
+    tree(place.root)
+    return place
+
+
+def test_new_changed_and_deleted_objects_show_by_themselves(here: Site) -> None:
+    assert not (here.root / "d/new").exists()  # remembered by the kernel
+    here.put("p/d/new", b"new")
+    here.put("p/n/e/w", b"in new directories")
+    here.put("p/a b+c é", b"a name to escape")
+    here.put("p/a", b"another content of a")
+    for key in ("p/d/e/c", "p/gone/y", "p/m/", "p/m/x"):  # the directory before what is in it
+        here.s3.delete_object(Bucket=here.bucket, Key=key)
+    after = {"a": b"another content of a", "a b+c é": b"a name to escape", "d/": b"", "d/b": OBJECTS["p/d/b"], "d/new": b"new"}
+    after |= {"d/e/": b"", "gone/": b"", "n/": b"", "n/e/": b"", "n/e/w": b"in new directories"}
+    wait_tree(here, after)
+    assert refresh(here) == NOTHING  # a listing would have ended in the same tree
+    found = events(here)
+    assert (found["changed"], found["deleted"], found["lost"], found["unreadable"]) == (1, 4, 0, 0)
+    assert found["lag_seconds"] < SECONDS and ask(here)["metrics"]["AgeOfOldestQueuedMessage"]["AutoImport"] is not None
+    assert "events       " in here.cli("status", here.root).stdout
+    here.unmount()
+    assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
+    ino = os.stat(here.root / "a").st_ino
+    time.sleep(2.1)  # times of objects are compared with a margin
+    here.s3.copy_object(
+        Bucket=here.bucket, Key="p/a", CopySource=f"{here.bucket}/p/a",
+        Metadata={"file-permissions": "0100640", "file-owner": "7"}, MetadataDirective="REPLACE",
+    )  # fmt: skip
+    wait(lambda: os.stat(here.root / "a").st_uid == 7, lambda: events(here))
+    found = os.stat(here.root / "a")
+    assert (found.st_mode & 0o777, found.st_ino) == (0o640, ino)
+    assert "released" not in here.hsm("a")
+
+
+def test_own_exports_are_never_imported_back(here: Site) -> None:
+    (here.root / "mine").mkdir()
+    for number in range(200):
+        (here.root / f"mine/{number}").write_bytes(b"%d" % number)
+    (here.root / "a").write_bytes(b"a of mine")
+    (here.root / "d").rename(here.root / "moved")
+    (here.root / "m/x").unlink()
+    os.chmod(here.root / "gone/y", 0o600)
+    here.drain()
+    for number in range(0, 200, 2):
+        (here.root / f"mine/{number}").write_bytes(b"again %d" % number)
+    (here.root / "mine/199").unlink()
+    here.drain()
+    expected = tree(here.root)
+    here.put("p/sentinel", b"theirs")
+    wait((here.root / "sentinel").exists, lambda: events(here))
+    wait(lambda: events(here)["events"] > 310, lambda: events(here))
+    assert totals(here) == {"new": 1, "changed": 0, "deleted": 0}
+    assert tree(here.root) == {**expected, "sentinel": b"theirs"}
+    assert all("released" not in here.hsm(f"mine/{number}") for number in range(199))
+    assert os.stat(here.root / "gone/y").st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("policy", ["new", "changed", "deleted"])
+def test_events_follow_the_policy(make_site: Callable[..., Site], policy: str) -> None:
+    place = make_site(auto_import=policy, event_queue_url="create")
+    for key in ("p/old", "p/gone"):
+        place.put(key, b"content")
+    place.mount()
+    wait_state(place, "LISTENING")
+    place.put("p/new", b"new")
+    place.put("p/old", b"changed")
+    place.s3.delete_object(Bucket=place.bucket, Key="p/gone")
+    wait(lambda: events(place)["events"] == 3, lambda: events(place))
+    names = {"old"} | ({"new"} if policy == "new" else set()) | (set() if policy == "deleted" else {"gone"})
+    assert set(os.listdir(place.root)) == names
+    assert os.stat(place.root / "old").st_size == (7 if policy != "changed" else len(b"changed"))
+    assert totals(place) == {"new": policy == "new", "changed": policy == "changed", "deleted": policy == "deleted"}
+
+
+def test_without_a_policy_nothing_is_made(make_site: Callable[..., Site]) -> None:
+    place = make_site(auto_import="none", event_queue_url="create").mount()
+    assert events(place) | {"reason": "auto_import=none"} == events(place)
+    assert "QueueConfigurations" not in place.s3.get_bucket_notification_configuration(Bucket=place.bucket)
+    place.unmount()
+    place.mount(auto_import="new", event_queue_url="auto")
+    assert "not Amazon S3" in events(place)["reason"]
+    assert "sweeps alone: not Amazon S3" in place.cli("status", place.root).stdout
+
+
+class Queue:
+    """A queue that somebody made, into which a test puts what the bucket would have sent."""
+
+    def __init__(self, server: S3Server) -> None:
+        self._sqs = server.client("sqs")
+        self.url: str = self._sqs.create_queue(QueueName=fresh_bucket(server))["QueueUrl"]
+
+    def send(self, *bodies: str) -> None:
+        for body in bodies:
+            self._sqs.send_message(QueueUrl=self.url, MessageBody=body)
+
+    def left(self) -> int:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        return sum(map(int, self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"].values()))
+
+
+@pytest.fixture
+def queue(moto_server: S3Server) -> Queue:
+    return Queue(moto_server)
+
+
+def told(
+    place: Site, name: str, key: str, etag: str = "", size: int = 0, *, bucket: str = "", age: float = 0.0, **more: str
+) -> str:
+    moment = datetime.fromtimestamp(time.time() - age, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:23] + "Z"
+    described = {"key": key, "eTag": etag, "size": size, **more}
+    record = {"eventName": name, "eventTime": moment, "s3": {"bucket": {"name": bucket or place.bucket}, "object": described}}
+    return json.dumps({"Records": [record]})
+
+
+def test_what_messages_say_is_true_or_has_no_effect(make_site: Callable[..., Site], queue: Queue) -> None:
+    place = make_site(event_queue_url=queue.url)
+    place.expected_log.append("event message cannot be read")
+    old = place.put("p/changed", b"old")["ETag"].strip('"')
+    place.put("p/kept", b"kept")
+    place.mount()
+    wait_state(place, "LISTENING")
+    new = place.put("p/changed", b"newer")["ETag"].strip('"')
+    fresh = place.put("p/fresh", b"fresh")["ETag"].strip('"')
+    place.put("p/other form", b"x")
+    created, removed = "ObjectCreated:Put", "ObjectRemoved:Delete"
+    queue.send(
+        told(place, created, "p/changed", new, 5),
+        told(place, created, "p/changed", old, 3, age=60),  # late
+        told(place, removed, "p/kept"),  # removed and written again; the other event is on its way
+        told(place, created, "p/never", "e" * 32, 7, age=60),  # gone again; the event of that was first
+        told(place, created, "p/fresh", fresh, 5),
+        told(place, created, "p/fresh", fresh, 5),  # twice
+        json.dumps({"Type": "Notification", "Message": told(place, created, "p/other+form", "f" * 32, 1, age=60)}),
+        json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": place.bucket}),
+        told(place, created, "q/elsewhere", "e" * 32, 7),
+        told(place, created, "p/elsewhere", "e" * 32, 7, bucket="another"),
+        "not JSON at all",
+        told(place, "ObjectTagging:Put", "p/kept"),
+    )
+    wait(lambda: not queue.left(), lambda: (queue.left(), events(place)))
+    assert tree(place.root) == {"changed": b"newer", "kept": b"kept", "fresh": b"fresh", "other form": b"x"}
+    found = events(place)
+    assert (found["unreadable"], found["foreign"], found["lost"]) == (1, 2, 0)
+    assert refresh(place) == NOTHING
+
+
+def test_delete_markers_and_undeletes(make_site: Callable[..., Site], queue: Queue) -> None:
+    place = make_site(event_queue_url=queue.url)
+    place.s3.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    first = place.put("p/f", b"first")["VersionId"]
+    place.mount()
+    wait_state(place, "LISTENING")
+    marker = place.s3.delete_object(Bucket=place.bucket, Key="p/f")["VersionId"]
+    queue.send(told(place, "ObjectRemoved:DeleteMarkerCreated", "p/f", versionId=marker))
+    wait(lambda: not (place.root / "f").exists(), lambda: events(place))
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f", VersionId=marker)
+    queue.send(told(place, "ObjectRemoved:Delete", "p/f", versionId=marker))
+    wait((place.root / "f").exists, lambda: events(place))
+    second = place.put("p/f", b"second!")["VersionId"]
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f", VersionId=first)
+    queue.send(told(place, "LifecycleExpiration:Delete", "p/f", versionId=first))
+    wait_tree(place, {"f": b"second!"})
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f", VersionId=second)
+    queue.send(told(place, "ObjectRemoved:Delete", "p/f", versionId=second))
+    wait_tree(place, {})
+
+
+def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:
+    here.expected_log += ["bucket events not available", "event messages not deleted"]
+    before = time.monotonic()
+    moto_server.client("sqs").delete_queue(QueueUrl=events(here)["queue"])
+    wait(lambda: "bucket events not available" in here.log(), lambda: events(here))
+    wait_state(here, "LISTENING")
+    here.put("p/after", b"after")
+    wait((here.root / "after").exists, lambda: events(here))
+    here.unmount()  # in the middle of a long poll
+    assert time.monotonic() - before < 2 * SECONDS
+
+
+def test_a_second_mount_of_the_bucket_says_why_it_sweeps(here: Site, make_site: Callable[..., Site]) -> None:
+    other = make_site(bucket=here.bucket, event_queue_url="create").mount()
+    other.expected_log.append("bucket events not available")
+    wait_state(other, "FAILING")
+    assert "sends its events to queue" in other.cli("status", other.root).stdout
+    here.put("p/both", b"x")
+    wait((here.root / "both").exists, lambda: events(here))
+    assert refresh(other)["new"] == 1
+
+
+def test_two_associations_share_a_queue(
+    moto_server: S3Server, make_site: Callable[..., Site], queue: Queue, tmp_path: Path
+) -> None:
+    place = make_site(event_queue_url=queue.url)
+    toml = tmp_path / "two.toml"
+    toml.write_text(
+        "".join(f'[[dra]]\nfile_system_path = "/{n}"\ndata_repository_path = "s3://{place.bucket}/{n}"\n' for n in ("one", "two"))
+    )
+    place.source = str(toml)
+    place.mount()
+    for name in ("one", "two"):
+        etag = place.put(f"{name}/f", b"x")["ETag"].strip('"')
+        queue.send(told(place, "ObjectCreated:Put", f"{name}/f", etag, 1))
+        wait((place.root / name / "f").exists, lambda: ask(place))
+    wait(lambda: not queue.left(), queue.left)
+
+
+def test_a_queue_that_never_answers_holds_nothing_up(make_site: Callable[..., Site]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = make_site(event_queue_url=f"http://127.0.0.1:{silent.getsockname()[1]}/1/q")
+        place.put("p/f", b"x")
+        place.mount()
+        asked, _ = silent.accept()
+        assert tree(place.root) == {"f": b"x"} and events(place)["state"] == "STARTING"
+        start = time.monotonic()
+        place.unmount()
+        assert time.monotonic() - start < 25, "the request would have ended by itself after 30 s"
+        asked.close()

@@ -25,7 +25,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_headers import check_key, headers_of, with_tags
-from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.repositories import Repositories
@@ -75,12 +75,13 @@ class FileExport:
         self.exported_objects = 0
         self.exported_bytes = 0
 
-    async def export(self, record: JournalRecord, hold: HoldKey) -> None:
-        """Raises: NotYet, RepositoryError, StorageError."""
+    async def export(self, record: JournalRecord, hold: HoldKey) -> LeftBehind | None:
+        """The object it was copied from, if it was. Raises: NotYet, RepositoryError, StorageError."""
         view = await self._engine.export_view(record.ino)
         if view is None or not view.inode.nlink:
             await self._engine.finish(record)
-            return
+            return None
+        left: LeftBehind | None = None
         await self._know_headers(view.inode)
         excluded = False
         source = _place(view)
@@ -101,14 +102,18 @@ class FileExport:
                 if event not in target.association.auto_export:
                     excluded = True
                     continue
-                await self._export_target(fresh, target, record)
+                started = trio.current_time()
+                if await self._export_target(fresh, target, record) and fresh.source is not None and _place(fresh) != key:
+                    left = LeftBehind(fresh.source, started)
                 source = key if len(view.targets) > 1 else None  # where its content is now
         if excluded:
             await self._engine.exclude(record)
         else:
             await self._engine.finish(record)
+        return left
 
-    async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
+    async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> bool:
+        """Whether the object was copied from its source, which was looked at for that."""
         inode = view.inode
         check_key(target.key)
         await self._order.before_write(view, target)
@@ -120,9 +125,10 @@ class FileExport:
             await self._put_content(store, inode, target)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
             if record.change & (Change.METADATA | Change.CONTENT):
-                await self._copy(store, inode, target, view.source)
+                return await self._copy(store, inode, target, view.source)
         else:  # another name of the file: what changed went up under the first one
-            await self._copy(store, inode, target, view.source)
+            return await self._copy(store, inode, target, view.source)
+        return False
 
     # --- objects ---------------------------------------------------------------------------------------------------------------
 
@@ -235,11 +241,11 @@ class FileExport:
                 return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
-    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
+    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> bool:
         origin = self._engine.association(source.assoc)
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
-            return
+            return False
         await self._note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
             async with self._requests:
@@ -252,8 +258,9 @@ class FileExport:
                 failpoint("copy.answered")
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
-            return
+            return False
         await self._settle(inode, target, written, content=True)
+        return True
 
     async def _copy_object(
         self, store: ObjectStore, target: Target, bucket: str, source: ObjectRecord, head: ObjectHead, headers: PutHeaders

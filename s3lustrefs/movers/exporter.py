@@ -253,7 +253,9 @@ class Exporter:
             await self._expand(record)
             self.wake()
         elif record.ino:
-            await self._files.export(record, self._locks.hold)
+            left = await self._files.export(record, self._locks.hold)
+            if left is not None:
+                await self._deletes.follow(left, self._locks.hold)
         else:
             await self._deletes.export(record, self._locks.hold)
 

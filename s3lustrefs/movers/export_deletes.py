@@ -52,7 +52,6 @@ class DeleteExport:
         """Delete what a file was copied from, if nobody has that name any more: it need not be looked at again so soon.
 
         Whatever stands in the way is left to the record of the lost name, or of the directory it was lost with.
-        Raises: StorageError.
         """
         assoc, key = left.known.assoc, left.known.key
         association = self._engine.association(assoc)
@@ -67,7 +66,7 @@ class DeleteExport:
             try:
                 await self._order.before_delete(known)
                 await self._delete(self._repositories.of(assoc), known, left.looked_at)
-            except (NotYet, errors.RepositoryError) as reason:
+            except (NotYet, errors.S3LustreError) as reason:
                 log.debug("delete left to its own record key=%r reason=%s", key, reason)
                 return
             await self._engine.forget_object(assoc, key, with_writes=True)

@@ -73,7 +73,7 @@ class ExporterStatistics:
     exported_objects: int
     exported_bytes: int
     records_per_second: float
-    """Journal records settled lately: a rename has two for each object, its copy and its delete."""
+    """Journal records settled lately."""
 
 
 class KeyLocks:

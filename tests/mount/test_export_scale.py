@@ -17,6 +17,8 @@ from tests.mount.site import WAIT_SECONDS, Site, ended
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
+MANY = 100_000
+
 
 def fill(here: Site, names: list[str], prefix: str = "p/") -> None:
     put_objects(here.server, here.bucket, [(f"{prefix}{name}", name.encode(), {}) for name in names], threads=4)
@@ -200,6 +202,31 @@ def test_rename_of_a_directory_goes_on_after_a_crash(here: Site, failpoint: str)
     found = {key: body for key, body in here.objects("p/").items() if not key.endswith("/")}
     assert found == {f"p/new/{number:02d}": f"old/{number:02d}".encode() for number in range(40)}
     assert sorted(os.listdir(here.root)) == ["new"]
+
+
+@pytest.mark.long
+@pytest.mark.rgw
+@pytest.mark.timeout(3600)
+def test_directory_of_many_files_is_renamed(rgw_server: S3Server, make_site: Callable[..., Site]) -> None:
+    """At once here, in the bucket as fast as it goes, and in little memory."""
+    here = make_site(server=rgw_server)
+    fill(here, [f"old/{number:06d}" for number in range(MANY)])
+    here.mount()
+    pid = here.note_daemon()
+    before, started = resident_mib(pid), time.monotonic()
+    (here.root / "old").rename(here.root / "new")
+    assert time.monotonic() - started < 5
+    while here.cli("drain", here.root, "--timeout", "60", check=False).returncode == 2:
+        pass
+    assert here.cli("drain", here.root, "--timeout", "60").returncode == 0
+    assert resident_mib(pid) - before < 300
+    assert sorted(here.keys("p/")) == ["p/new/", *(f"p/new/{number:06d}" for number in range(MANY))]
+
+
+def resident_mib(pid: int) -> int:
+    """Memory of a process, without what it maps of files."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return next(int(words[1]) >> 10 for words in lines if words[0] == "RssAnon:")
 
 
 def test_progress_of_a_rename_shows(here: Site, proxy: BackgroundProxy) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import trio
 
@@ -26,6 +27,14 @@ _SYNC_STEP_SECONDS = 0.02
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 """Holds the lock of one object key."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """An object that was copied to where its file is now; it was looked at after `looked_at` (trio's clock)."""
+
+    known: ObjectRecord
+    looked_at: float
 
 
 class NotYet(Exception):

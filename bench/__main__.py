@@ -13,11 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
+    bucket_events,
     cold_sequential,
     cold_small,
     create_small,
+    export_rate,
     find_entries,
     import_listing,
+    rename_rate,
     resident_sequential,
     stat_again,
     sweep_listing,
@@ -37,6 +40,10 @@ PROGRAMS: dict[str, Program] = {
     "cold-small": cold_small.run,
     "resident": resident_sequential.run,
     "create": create_small.run,
+    "events": bucket_events.rate,
+    "lag": bucket_events.lag,
+    "export-rate": export_rate.run,
+    "rename-rate": rename_rate.run,
 }
 
 

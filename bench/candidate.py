@@ -50,6 +50,11 @@ class Mounted:
         client = ControlClient(os.fsdecode(os.getxattr(self.path, CONTROL_XATTR)), timeout=None)
         return client.call("Refresh", path="/")
 
+    def wait_headers(self) -> None:
+        """Wait until nothing is left to be fetched in the background."""
+        while self.status()["associations"][0]["import"]["headers_pending"]:
+            time.sleep(0.05)
+
     def drain(self) -> None:
         """Wait until everything written is in the bucket."""
         subprocess.run([_S3LUSTREFS, "drain", "--mount", self.path], check=True, env=self.environment, stdout=subprocess.DEVNULL)

@@ -82,7 +82,8 @@ def generated(count: int) -> Iterator[Listed]:
 
 
 def flat(count: int) -> Iterator[Listed]:
-    """`count` objects in one directory."""
+    """`count` objects in one directory, and one whose key is not UTF-8."""
+    yield Listed(b"flat/\xff", 1, "f" * 32)
     for number in range(count):
         yield Listed(b"flat/%07d" % number, 1 + number, f"{number:032x}")
 

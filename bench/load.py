@@ -1,7 +1,7 @@
 """What puts load on a mount or a server, each in a process of its own: prints how many seconds the work took.
 
 sequential FILE · many THREADS DIRECTORY · create COUNT DIRECTORY · find DIRECTORY COUNT · find-sizes DIRECTORY COUNT ·
-download URL FILE · list URL
+download URL FILE · list URL · put COUNT URL · move COUNT URL NEW-URL
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import urlsplit
 
 MIB = 1 << 20
+IN_FLIGHT = 32
+"""Requests of the client library at once: as many as the exporter has."""
 
 
 def sequential(file: str) -> Callable[[], None]:
@@ -88,15 +91,29 @@ def find_sizes(directory: str, count: str) -> Callable[[], None]:
 
 def download(url: str, file: str) -> Callable[[], None]:
     """What the client library does by itself: one GET_OBJECT straight into a file."""
-    from awscrt.auth import AwsCredentialsProvider
     from awscrt.http import HttpHeaders, HttpRequest
-    from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
-    from awscrt.s3 import S3Client, S3RequestTlsMode, S3RequestType, create_default_s3_signing_config
+    from awscrt.s3 import S3RequestType
 
     parts = urlsplit(url)
+    client = _library()
+
+    def work() -> None:
+        request = HttpRequest("GET", parts.path, HttpHeaders([("host", parts.netloc)]))
+        client.make_request(type=S3RequestType.GET_OBJECT, request=request, recv_filepath=file).finished_future.result()
+
+    return work
+
+
+def _library() -> Any:
+    """A client of awscrt, as it comes."""
+    from awscrt.auth import AwsCredentialsProvider
+    from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
+    from awscrt.s3 import S3Client, S3RequestTlsMode, create_default_s3_signing_config
+
     loops = EventLoopGroup()
-    provider = AwsCredentialsProvider.new_static("BENCH", "bench")
-    client = S3Client(
+    keys = os.environ.get("AWS_ACCESS_KEY_ID", "BENCH"), os.environ.get("AWS_SECRET_ACCESS_KEY", "bench")
+    provider = AwsCredentialsProvider.new_static(*keys)
+    return S3Client(
         bootstrap=ClientBootstrap(loops, DefaultHostResolver(loops)),
         region="us-east-1",
         tls_mode=S3RequestTlsMode.DISABLED,
@@ -104,11 +121,49 @@ def download(url: str, file: str) -> Callable[[], None]:
         throughput_target_gbps=50.0,
     )
 
+
+def _requests(chains: list[list[tuple[str, str, str, dict[str, str], bytes]]]) -> Callable[[], None]:
+    """Chains of (operation, method, URL, headers, body), `IN_FLIGHT` of them at once, each request after the one before it."""
+    import io
+
+    from awscrt.http import HttpHeaders, HttpRequest
+    from awscrt.s3 import S3RequestType
+
+    client = _library()
+
+    def one(chain: list[tuple[str, str, str, dict[str, str], bytes]]) -> None:
+        for operation, method, url, headers, body in chain:
+            parts = urlsplit(url)
+            named = HttpHeaders([("host", parts.netloc), ("content-length", str(len(body))), *headers.items()])
+            request = HttpRequest(method, parts.path, named, io.BytesIO(body) if body else None)
+            client.make_request(type=S3RequestType.DEFAULT, operation_name=operation, request=request).finished_future.result()
+
     def work() -> None:
-        request = HttpRequest("GET", parts.path, HttpHeaders([("host", parts.netloc)]))
-        client.make_request(type=S3RequestType.GET_OBJECT, request=request, recv_filepath=file).finished_future.result()
+        with ThreadPoolExecutor(IN_FLIGHT) as pool:
+            for _ in pool.map(one, chains):
+                pass
 
     return work
+
+
+def put(count: str, url: str) -> Callable[[], None]:
+    """What the client library does by itself: PUT of objects of 4 KiB."""
+    data = bytes(range(256)) * 16
+    return _requests([[("PutObject", "PUT", f"{url}f{number:06d}", {}, data)] for number in range(int(count))])
+
+
+def move(count: str, url: str, new_url: str) -> Callable[[], None]:
+    """What the client library does by itself: CopyObject and DeleteObject of every object."""
+    source = urlsplit(url).path
+    return _requests(
+        [
+            [
+                ("CopyObject", "PUT", new_url + name, {"x-amz-copy-source": source + name}, b""),
+                ("DeleteObject", "DELETE", url + name, {}, b""),
+            ]
+            for name in (f"f{number:06d}" for number in range(int(count)))
+        ]
+    )
 
 
 def list_alone(url: str) -> Callable[[], None]:
@@ -147,6 +202,8 @@ PROGRAMS: dict[str, Callable[..., Callable[[], None]]] = {
     "find-sizes": find_sizes,
     "download": download,
     "list": list_alone,
+    "put": put,
+    "move": move,
 }
 
 

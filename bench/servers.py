@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.workplace import Workplace, child
 from tests.servers import S3Server
 
 BUCKET = "bench"
+LINKED = "linked"
 
 _NGINX = """
 daemon off; worker_processes 1; pid {scratch}/pid; error_log {scratch}/error.log; user root;
@@ -60,6 +62,19 @@ def nginx(place: Workplace, root: Path) -> Iterator[S3Server]:
         stack.enter_context(child([program, "-e", scratch / "error.log", "-c", conf]))
         _wait_port(port)
         yield S3Server("nginx", f"http://127.0.0.1:{port}", "BENCH", "bench")
+
+
+def linked_directory(place: Workplace) -> str:
+    """A source that links one directory, `LINKED`, with a prefix of the same name, and leaves room outside of it."""
+    path = place.directory("source") / "linked.toml"
+    path.write_text(f'[[dra]]\nfile_system_path = "/{LINKED}"\ndata_repository_path = "s3://{BUCKET}/{LINKED}/"\n')
+    return str(path)
+
+
+def listed(client: Any, prefix: str) -> list[str]:
+    """The keys below a prefix, as plain boto3 sees them."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", ())]
 
 
 def _free_port() -> int:

@@ -86,6 +86,7 @@ _DRA_KEYS: dict[str, Parser] = {
     "auto_import": values.parse_events,
     "auto_export": values.parse_events,
     "import_interval": values.parse_seconds,
+    "export_open_after": values.parse_seconds,
     "event_queue_url": values.parse_event_queue,
     "on_conflict": values.parse_choice("keep-both", "bucket-wins", "file-wins"),
     "posix_metadata": values.parse_choice("lazy", "eager", "off"),
@@ -99,6 +100,7 @@ _FIELD_NAMES = {
     "ro": "read_only",
     "imported_file_chunk_size": "imported_file_chunk_size_mib",
     "import_interval": "import_interval_seconds",
+    "export_open_after": "export_open_after_seconds",
 }
 OPTION_KEYS = {**_MOUNT_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}
 

@@ -32,6 +32,7 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
+from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
 from s3lustrefs.fuse import kernel_settings
@@ -49,6 +50,7 @@ from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan, recovery
 from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.event_judge import EventJudge
 from s3lustrefs.movers.event_listener import EventListener
@@ -191,11 +193,11 @@ class Daemon:
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
+        await self._engine.link_association(replace(association, capabilities=asdict(await self._probe(dra))))
+
+    async def _probe(self, dra: AssociationSettings) -> Capabilities:
         store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
-        writable = bool(dra.auto_export) and not self._config.read_only
-        found = await preflight(store, dra.prefix, writable=writable)
-        await store.aclose()
-        await self._engine.link_association(replace(association, capabilities=asdict(found)))
+        return await preflight(store, dra.prefix, writable=bool(dra.auto_export) and not self._config.read_only)
 
     def _connect(self, association: Association) -> None:
         credentials = Credentials(association.endpoint)
@@ -225,12 +227,8 @@ class Daemon:
             keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes,
         )  # fmt: skip
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
-        self._exporter = Exporter(
-            engine,
-            files,
-            DeleteExport(engine, self._hydrator, repositories, disputes),
-            lambda: self._operations.requests.total(),
-        )
+        deletes = DeleteExport(engine, self._hydrator, repositories, disputes)
+        self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())
         self._releaser = Releaser(
             engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
         )
@@ -239,18 +237,15 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
             noatime=config.noatime or config.read_only,
         )  # fmt: skip
+        self._open_exports = OpenExports(engine, chunks, self._hydrator, self._exporter, self._handles, room)
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
         self._archive = Archive(
-            engine,
-            repositories,
-            self._hydrator,
-            partial(self._refresher.refresh, always=True),
-            self._invalidator.notify,
+            engine, repositories, self._hydrator, partial(self._refresher.refresh, always=True), self._invalidator.notify,
             self._exporter.wake,
-        )
-        self._restores = RestoreJobs(engine, self._archive)
+        )  # fmt: skip
+        self._restores = RestoreJobs(engine, self._archive, self._importers.values())
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
@@ -299,18 +294,15 @@ class Daemon:
         self._end_on_signals()
         try:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._store.run)
-                await nursery.start(self._chunks.run)
-                await nursery.start(self._hydrator.run)
-                await nursery.start(self._releaser.run)
-                await nursery.start(self._io.run)
-                await nursery.start(self._invalidator.run)
-                await nursery.start(self._headers.run)
-                await nursery.start(self._archive.run)
-                await nursery.start(self._restores.run)
+                for part in (
+                    self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
+                    self._archive, self._restores, CapabilityWatch(self._engine, self._repositories, self._probe),
+                ):  # fmt: skip
+                    await nursery.start(part.run)
                 if not self._config.read_only:
                     await nursery.start(self._exporter.run)
                     await nursery.start(self._lost_found.run)
+                    await nursery.start(self._open_exports.run)
                 for importer in self._importers.values():
                     await nursery.start(importer.run)
                 for sweeper in self._sweepers.values():

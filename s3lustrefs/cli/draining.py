@@ -16,30 +16,36 @@ from s3lustrefs.errors import S3LustreError
 
 ALL_THERE, SOME_FAILED, TIMED_OUT, UNASKED = 0, 1, 2, 3
 FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.02, 0.5
+_WORK_PER_ANSWER = 20
+"""The daemon counts what remains in the thread that exports it: it gets this much time for that per time it took to answer."""
 
 
 def poll(
-    client: ControlClient, paths: Sequence[str], *, timeout: float | None, progress: Callable[[int], None]
+    client: ControlClient, paths: Sequence[str], *, timeout: float | None, progress: Callable[[int, float], None]
 ) -> tuple[bool, int, list[dict[str, str]]]:
     """Ask until nothing remains or the time is up: (timed out, remaining, failed files).
 
     `remaining` counts what is still being tried; `failed` is what was given up until somebody changes something.
+    `progress` is told what remains, and how much of it is done per second.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     pause, first = FIRST_POLL_SECONDS, True
     while True:
+        asked = time.monotonic()
         answer = client.call("Drain", paths=list(paths), urgent=True, again=first)
         first = False
         remaining = int(str(answer["remaining"]))
         failed = answer["failed"]
         assert isinstance(failed, list)
-        progress(remaining)
+        rate = float(str(answer["records_per_second"]))
+        progress(remaining, rate)
         if not remaining:
             return False, 0, failed
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             return True, remaining, failed
-        time.sleep(pause if deadline is None else min(pause, deadline - now))
+        patience = max(min(pause, remaining / rate if rate else pause), _WORK_PER_ANSWER * (now - asked))
+        time.sleep(patience if deadline is None else min(patience, deadline - now))
         pause = min(pause * 1.5, LAST_POLL_SECONDS)
 
 
@@ -47,7 +53,7 @@ def _poll_with_bar(
     client: ControlClient, paths: Sequence[str], timeout: float | None, title: str
 ) -> tuple[bool, int, list[dict[str, str]]]:
     if not sys.stderr.isatty():
-        return poll(client, paths, timeout=timeout, progress=lambda _: None)
+        return poll(client, paths, timeout=timeout, progress=lambda *_: None)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -60,14 +66,13 @@ def _poll_with_bar(
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
-        most, started = 0, time.monotonic()
+        done, before = 0, 0
 
-        def show(remaining: int) -> None:
-            nonlocal most
-            most = max(most, remaining)
-            done = most - remaining
-            rate = done / max(time.monotonic() - started, 0.001)
-            bar.update(task, total=most or None, completed=done, rate=f"{rate:.0f} files/s")
+        def show(remaining: int, rate: float) -> None:
+            # A directory that was renamed is one record at first, and as many as it has files once the exporter looks into it.
+            nonlocal done, before
+            done, before = done + max(0, before - remaining), remaining
+            bar.update(task, total=done + remaining or None, completed=done, rate=f"{rate:,.0f}/s")
 
         return poll(client, paths, timeout=timeout, progress=show)
 

@@ -129,7 +129,7 @@ def _bucket_events_text(events: dict[str, Any]) -> str:
     if events["state"] == "OFF":
         return f"sweeps alone: {events['reason']}"
     if events["state"] == "FAILING":
-        return f"FAILING, sweeps alone: {events['reason']}"
+        return f"not available, sweeps alone: {events['reason']}"
     if events["state"] == "STARTING":
         return "starting"
     text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
@@ -160,11 +160,12 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
     kept = answer["lost_found"]
     capacity = "" if cache["capacity_bytes"] is None else f" of {size_text(cache['capacity_bytes'])}"
     oldest = "" if export["oldest_due_seconds"] is None else f", oldest waits {time_text(export['oldest_due_seconds'])}"
+    to_go = "" if export["eta_seconds"] is None else f", {time_text(export['eta_seconds'])} to go"
     return [
         f"export     {export['due']:,} due, {export['in_flight']:,} in flight, {export['open']:,} still open, "
         f"{export['failed']:,} failed{oldest}",
         f"           {export['exported_objects']:,} objects, {size_text(export['exported_bytes'])} exported, "
-        f"{size_text(export['bytes_per_second'])}/s",
+        f"{export['records_per_second']:,.0f} changes/s, {size_text(export['bytes_per_second'])}/s{to_go}",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
         *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),

@@ -27,12 +27,12 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.lost_found import LostFound
+from s3lustrefs.movers.rate import Rate
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sweeper import Sweeper
 
 _SCAN = 500
 _MOST_LISTED = 1000
-_RATE_SECONDS = 10.0
 _LATEST_CONFLICTS = 5
 
 
@@ -68,20 +68,6 @@ class Queue:
     open: int = 0
     failed: int = 0
     oldest_due_ns: int = 0
-
-
-class Rate:
-    """Bytes per second over the last seconds, from a running total."""
-
-    def __init__(self) -> None:
-        self._samples: list[tuple[float, int]] = []
-
-    def sample(self, total: int) -> float:
-        now = time.monotonic()
-        self._samples = [s for s in self._samples if s[0] > now - _RATE_SECONDS]
-        self._samples.append((now, total))
-        first = self._samples[0]
-        return (total - first[1]) / (now - first[0]) if now > first[0] else 0.0
 
 
 class NativeApi:
@@ -199,6 +185,7 @@ class NativeApi:
             "failed": queue.failed,
             "oldest_due_seconds": max(0.0, age),
             "bytes_per_second": self._export_rate.sample(exported.exported_bytes),
+            "eta_seconds": queue.due / exported.records_per_second if queue.due and exported.records_per_second else None,
             **asdict(exported),
         }
 
@@ -222,9 +209,12 @@ class NativeApi:
     # --- drain ---------------------------------------------------------------------------------------------------------
 
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
-        """How much under the paths is not in the bucket yet. `urgent`: try at once what waits or failed before;
-        `again`: also what failed a moment ago."""
+        """How much under the paths is not in the bucket yet, and how many records the exporter settles per second.
+
+        `urgent`: try at once what waits or failed before; `again`: also what failed a moment ago.
+        """
         paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
+        everywhere = b"" in paths
         for path in paths:
             await self._p.engine.resolve(path)
         if request.get("urgent"):
@@ -235,10 +225,14 @@ class NativeApi:
         while True:
             rows = await self._p.engine.due(after, _SCAN)
             for key, record in rows:
+                is_failed = self._p.exporter.has_failed_since_urge(key, record)
+                if everywhere and not is_failed:  # of many thousands: paths would take longer than exports
+                    remaining += 1
+                    continue
                 path = await self._path(record)
                 if not any(path == p or path.startswith(p + b"/") for p in paths):
                     continue
-                if self._p.exporter.has_failed_since_urge(key, record):
+                if is_failed:
                     failed.append(_failure(path, record))
                 else:
                     remaining += 1
@@ -246,7 +240,13 @@ class NativeApi:
                 break
             after = rows[-1][0]
             await trio.lowlevel.checkpoint()
-        return {"remaining": remaining, "failed_count": len(failed), "failed": failed[:_MOST_LISTED]}
+        rate = self._p.exporter.statistics().records_per_second
+        return {
+            "remaining": remaining,
+            "records_per_second": rate,
+            "failed_count": len(failed),
+            "failed": failed[:_MOST_LISTED],
+        }
 
     async def _path(self, record: JournalRecord) -> bytes:
         if record.ino:

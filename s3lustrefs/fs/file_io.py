@@ -182,6 +182,7 @@ class FileIO:
     async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> Inode:
         """Make it safe to change bytes: no upload reads them, and the table says dirty; on disk it may still say clean
         (`_unsynced`)."""
+        self._handles.shared(ino).changes += 1
         if self._exporter.is_uploading(ino):
             await self._exporter.interrupt(ino)
         inode = await self._engine.get(ino)
@@ -198,6 +199,8 @@ class FileIO:
     def _count_writer(self, handle: FileHandle) -> None:
         if not handle.has_written:
             handle.has_written = True
+            if not handle.inode.writers:
+                handle.inode.written_since = trio.current_time()
             handle.inode.writers += 1
 
     async def _grown(self, inode: Inode, end: int) -> bytes | None:

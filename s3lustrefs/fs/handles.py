@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import trio
@@ -22,6 +23,10 @@ class OpenInode:
     writers: int = 0
     """Handles that have written: the file is due when the last of them closes."""
     lock: trio.Lock = field(default_factory=trio.Lock)
+    changes: int = 0
+    """Moves with every change of content."""
+    written_since: float = math.inf
+    """When the first of those writers wrote, or what they had written was exported last (trio's clock)."""
 
 
 @dataclass(slots=True)
@@ -178,6 +183,17 @@ class Handles:
             return False
         del self._nameless[ino]
         return True
+
+    def written(self) -> list[OpenInode]:
+        """What is open and has been written by those who have it open."""
+        return [shared for shared in self._inodes.values() if shared.writers]
+
+    def forget_writes(self, shared: OpenInode) -> None:
+        """All that was written through its handles is exported: the next write is a first one again."""
+        for handle in self._files.values():
+            if handle.inode is shared:
+                handle.has_written = False
+        shared.writers = 0
 
     def writers(self, ino: Ino) -> int:
         shared = self._inodes.get(ino)

@@ -156,10 +156,10 @@ class MetadataEngine(Protocol):
     async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
         """The inode whose name maps to this key now."""
 
-    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+    async def expand_directory(self, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         """Make up to `limit` children of a moved directory due; the name to go on after, None at the end."""
 
-    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+    async def expand_prefix(self, association: Association, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         """Note up to `limit` objects below a lost prefix as lost; where to go on, None at the end."""
 
     async def end_expansion(self, claimed: JournalRecord) -> None:

@@ -71,9 +71,9 @@ def dependant(txn: Txn, assoc_key: ObjectRecord | None, ino: Ino) -> Inode | Non
     return other if (other.source_assoc, other.source_key) == (assoc_key.assoc, assoc_key.key) else None
 
 
-def expand_directory(txn: Txn, ino: Ino, after: bytes, limit: int, now_ns: int) -> bytes | None:
-    """Mark up to `limit` children of a moved directory; returns the name to go on after, or None at the end."""
-    prefix = schema.pack_u64(ino)
+def expand_directory(txn: Txn, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
+    """Mark up to `limit` children of a moved directory, as due since it was; the name to go on after, None at the end."""
+    prefix = schema.pack_u64(claimed.ino)
     children = txn.scan(Table.DENTRIES, prefix, after=prefix + after if after else b"", limit=limit)
     for _, value in children:
         child = records.find_inode(txn, schema.decode_u64(value))
@@ -81,23 +81,24 @@ def expand_directory(txn: Txn, ino: Ino, after: bytes, limit: int, now_ns: int) 
             continue
         pending = records.find_journal(txn, schema.journal_ino_key(child.ino))
         if child.is_dir:
-            journal.mark(txn, child.ino, Change.NAME | Change.SUBTREE, now_ns)
+            journal.mark(txn, child.ino, Change.NAME | Change.SUBTREE, claimed.since_ns)
         elif pending is None or pending.state is schema.JournalState.DUE:
             change = Change.NAME | Change.CONTENT if child.is_file and child.is_dirty else Change.NAME
-            journal.mark(txn, child.ino, change, now_ns)
+            journal.mark(txn, child.ino, change, claimed.since_ns)
     return children[-1][0][8:] if len(children) == limit else None
 
 
-def expand_prefix(txn: Txn, association: Association, prefix: bytes, after: bytes, limit: int, now_ns: int) -> bytes | None:
-    """Note up to `limit` objects below a lost prefix as lost; returns the table key to go on after, or None at the end."""
+def expand_prefix(txn: Txn, association: Association, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
+    """Note up to `limit` objects below a lost prefix as lost since it was; the table key to go on after, None at the end."""
+    prefix, since_ns = claimed.key, claimed.since_ns
     for key in writes.below(txn, association.assoc_id, prefix) if not after else ():
         if key != prefix:
-            journal.mark_key_lost(txn, association, key, now_ns)
+            journal.mark_key_lost(txn, association, key, since_ns)
     found = txn.scan(Table.OBJECTS, schema.pack_u16(association.assoc_id) + prefix[: schema.CUT], after=after, limit=limit)
     for table_key, value in found:
         record = schema.decode_object(table_key, value)
         if record.key.startswith(prefix) and record.key != prefix:
-            journal.mark_key_lost(txn, association, record.key, now_ns)
+            journal.mark_key_lost(txn, association, record.key, since_ns)
     return found[-1][0] if len(found) == limit else None
 
 

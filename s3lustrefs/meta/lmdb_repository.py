@@ -70,13 +70,13 @@ class RepositoryVerbs(EngineCore):
     async def holder(self, assoc: AssocId, key: bytes) -> Ino | None:
         return journal.holder(self._txn(), self._locations, assoc, key)
 
-    async def expand_directory(self, ino: Ino, after: bytes, limit: int) -> bytes | None:
+    async def expand_directory(self, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         with self._store.begin() as txn:
-            return export_targets.expand_directory(txn, ino, after, limit, self._now())
+            return export_targets.expand_directory(txn, claimed, after, limit)
 
-    async def expand_prefix(self, association: Association, prefix: bytes, after: bytes, limit: int) -> bytes | None:
+    async def expand_prefix(self, association: Association, claimed: JournalRecord, after: bytes, limit: int) -> bytes | None:
         with self._store.begin() as txn:
-            return export_targets.expand_prefix(txn, association, prefix, after, limit, self._now())
+            return export_targets.expand_prefix(txn, association, claimed, after, limit)
 
     async def end_expansion(self, claimed: JournalRecord) -> None:
         with self._store.begin() as txn:

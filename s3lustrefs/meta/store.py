@@ -77,6 +77,8 @@ class Store:
         self._sync_content = sync_content
         self._on_durable = on_durable
         self._durability = trio.Lock()
+        self._round: trio.Event | None = None
+        """Set when the sync under way has ended, however it did."""
         self._wake = trio.Event()
         self._synced_position = 0
         self._position = 0
@@ -257,14 +259,28 @@ class Store:
     async def sync(self) -> None:
         """Return once every transaction so far, and the content it speaks of, survives a power cut. Waiters share one sync."""
         wanted = self._position
-        async with self._durability:
-            if self._synced_position >= wanted:
-                if self._synced_position == self._position:
-                    self._on_durable(True)
-                return
-            if self._log_failed:
-                await self._checkpoint()
-                return
+        while self._synced_position < wanted and self._round is not None:
+            # Everybody is told at once: to hand a lock on would take a turn of the scheduler for each of them.
+            await self._round.wait()
+        if self._synced_position >= wanted:
+            if self._synced_position == self._position:
+                self._on_durable(True)
+            return
+        self._round = trio.Event()
+        try:
+            async with self._durability:
+                await self._sync_now(wanted)
+        finally:
+            self._round.set()
+            self._round = None
+
+    async def _sync_now(self, wanted: int) -> None:
+        if self._synced_position >= wanted:  # by a checkpoint that was under way
+            if self._synced_position == self._position:
+                self._on_durable(True)
+        elif self._log_failed:
+            await self._checkpoint()
+        else:
             await self._sync_to_barrier()
 
     async def _sync_to_barrier(self) -> None:

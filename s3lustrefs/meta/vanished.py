@@ -93,6 +93,8 @@ def remove(
     sweep: Sweep,
 ) -> Removed | None:
     """The bucket has no object under this key. None when no name goes with it, because there is none or it was changed here."""
+    if txn.get(Table.SKIPPED, schema.object_key(association.assoc_id, key)) is not None:
+        txn.delete(Table.SKIPPED, schema.object_key(association.assoc_id, key))
     known = records.find_object(txn, association.assoc_id, key)
     if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
         records.delete_object(txn, known.assoc, key)

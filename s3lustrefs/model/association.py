@@ -54,6 +54,8 @@ class AssociationSettings:
     event_queue_url: str | None = None
     """`auto` (None is the same), `create`, `off`, or the URL of an SQS queue: see `movers.event_plan`."""
     import_interval_seconds: float = 300.0
+    export_open_after_seconds: float = 0.0
+    """How long a file may be held open for writing before it is exported all the same; 0: as long as it likes."""
 
 
 @dataclass(frozen=True, slots=True)

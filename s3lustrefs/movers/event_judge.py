@@ -58,7 +58,7 @@ class EventJudge:
         table_key = object_key(self._assoc, event.key)
         if event.kind is not EventKind.CREATED:
             if known is None and event.kind is EventKind.REMOVED:
-                self._touched.add(table_key)  # an event of its creation may still come
+                self.note_absent(event.key)
                 return Verdict.NOTHING
             return Verdict.ASK
         if not event.etag or event.size < 0:
@@ -70,6 +70,10 @@ class EventJudge:
             return Verdict.SAME_VERSION
         # An object that we wrote has no time: S3 does not tell it with its answer.
         return Verdict.BELIEVE if known.mtime_ns and event.time_ns > known.mtime_ns + MARGIN_NS else Verdict.ASK
+
+    def note_absent(self, key: bytes) -> None:
+        """There is no object of this key: an event of its creation that is still to come is older than that."""
+        self._touched.add(object_key(self._assoc, key))
 
     async def prune(self) -> None:
         """Keep the memory small: keys that have an object are judged by its time, and need not be remembered."""

@@ -91,18 +91,17 @@ class EventListener:
             nursery.start_soon(self._delete_messages)
             failures = 0
             while True:
-                if not self._is_wanted():
-                    self._state, self._error = "OFF", ""
-                    await trio.sleep(_POLICY_SECONDS)
-                    continue
                 try:
+                    if not self._is_wanted():
+                        self._state, self._error = "OFF", ""
+                        await trio.sleep(_POLICY_SECONDS)
+                        continue
                     self._queue = await self._connect()
                     for importer in self._importers:
                         await importer.wait_for_end()
-                    failures = 0
                     await self._listen(self._queue)
                 except errors.S3LustreError as exc:
-                    failures += 1
+                    failures = 1 if self._state == "LISTENING" else failures + 1
                     delay = backoff_seconds(failures)
                     if str(exc) != self._error:
                         log.warning("bucket events not available, sweeps go on error=%s", exc)
@@ -130,7 +129,8 @@ class EventListener:
                 messages = await _receive(queue, calls)
 
     async def _take(self, messages: Sequence[Message]) -> None:
-        failpoint("event.received")
+        if messages:
+            failpoint("event.received")
         self._oldest_sent = min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
         told: dict[AssocId, list[BucketEvent]] = defaultdict(list)
         for message in messages:
@@ -146,7 +146,8 @@ class EventListener:
         failed = {assoc: await self._observe(assoc, events) for assoc, events in told.items()}
         for observer in self._observers.values():
             await observer.settle_directories()
-        failpoint("event.applied")
+        if messages:
+            failpoint("event.applied")
         self._finish(messages, failed)
 
     def _place(self, event: BucketEvent) -> AssocId | None:

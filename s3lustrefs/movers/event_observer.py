@@ -125,7 +125,9 @@ class EventObserver:
         for key, version in (await self._ask(ask, failed)).items():
             if version is not None:
                 there[key] = version
-            elif "DELETED" in sweep.events:
+                continue
+            self.judge.note_absent(key)
+            if "DELETED" in sweep.events:
                 gone.append(key)
         if there:
             await self._observer.apply(self._batch(there), b"", sweep, self.told)

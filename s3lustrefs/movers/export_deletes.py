@@ -11,8 +11,9 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.delete_batches import DeleteBatches
 from s3lustrefs.movers.disputes import Disputes
-from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet, sync_together
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
@@ -29,10 +30,11 @@ class DeleteExport:
 
     def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._repositories = repositories
         self._disputes = disputes
         self._sent = SentObjects(engine)
+        self._batches: dict[AssocId, DeleteBatches] = {}
         self._looked_since: dict[tuple[AssocId, bytes], float] = {}
         self.deleted_objects = 0
 
@@ -79,19 +81,24 @@ class DeleteExport:
             return False
         if not await self._sent.wrote(assoc, key, head):
             return False
-        await self._engine.sync()
+        await sync_together(self._engine)
         await store.delete(key, Condition(head.version.etag))
         self.deleted_objects += 1
         return True
+
+    def _batch(self, store: ObjectStore, assoc: AssocId) -> DeleteBatches:
+        if assoc not in self._batches:
+            self._batches[assoc] = DeleteBatches(store)
+        return self._batches[assoc]
 
     async def _delete(self, store: ObjectStore, known: ObjectRecord) -> bool:
         """Whether the object is gone; if somebody has changed it, it is a file here again. Raises: RepositoryError; ObjectNotFound
         when somebody else was faster, which the next attempt finds out; NotYet."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
-            await self._engine.sync()
+            await sync_together(self._engine)
             failpoint("delete.before")
-            await store.delete(known.key, Condition(known.etag))
+            await self._batch(store, known.assoc).delete(known.key, known.etag)
             failpoint("delete.answered")
         except errors.ObjectChanged as exc:
             head = await store.head(known.key)

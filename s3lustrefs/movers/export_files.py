@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -19,12 +21,11 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
-from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
-from s3lustrefs.movers.export_headers import carries, headers_of, holds, with_tags
+from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
@@ -35,11 +36,19 @@ from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead,
 
 log = logging.getLogger(__name__)
 
+_REQUESTS = 32
+"""Objects written at once."""
 MULTIPART_BYTES = 16 << 20
 """Larger files go up in parts of this size."""
+SMALL_BYTES = 64 << 10
+"""Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
 """Larger objects are copied in parts. Source: Amazon S3 API Reference, "CopyObject"."""
 MAX_OBJECT_BYTES = 5 << 40
+
+
+AsItWas = Callable[[], AbstractAsyncContextManager[bool]]
+"""Keeps writers of an open file away; whether they have written nothing since its snapshot."""
 
 
 class FileExport:
@@ -62,7 +71,8 @@ class FileExport:
         self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
+        self._requests = trio.Semaphore(_REQUESTS)
         self.exported_objects = 0
         self.exported_bytes = 0
 
@@ -101,7 +111,7 @@ class FileExport:
 
     async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
         inode = view.inode
-        _check_key(target.key, inode)
+        check_key(target.key)
         await self._order.before_write(view, target)
         store = self._repositories.of(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
@@ -122,9 +132,6 @@ class FileExport:
         body = inode.target if inode.is_symlink else b""
         known = target.known
         foreign = await _head_if(store, target.key, known)
-        if foreign is not None and holds(foreign, headers_of(inode, target.key, foreign), body):
-            await self._settle(inode, target, foreign.version, content=True)
-            return
         await self._note(inode, target)
         try:
             written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
@@ -134,9 +141,7 @@ class FileExport:
             if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
                 await self._conflict(inode, target, head)
                 return
-            written = head.version
-            if not holds(head, headers_of(inode, target.key, head), body):
-                written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
+            written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._settle(inode, target, written, content=True)
 
     async def _write_small(
@@ -144,8 +149,11 @@ class FileExport:
     ) -> ObjectVersion:
         """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
         headers = headers_of(inode, target.key, there)
+        if there is not None and carries(there, headers) and (inode.is_dir or holds(there, body)):
+            return there.version  # written by an earlier request, whose answer was lost
         if inode.is_dir and there is not None and there.version.size:
-            return await store.copy(target.key, store.bucket, target.key, there.version, headers, Condition(there.version.etag))
+            source = replace(there.version, version_id="")
+            return await store.copy(target.key, store.bucket, target.key, source, headers, Condition(there.version.etag))
         return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
@@ -160,15 +168,7 @@ class FileExport:
         headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
         condition = _condition(target.known if foreign else None)
         try:
-            in_parts = inode.size > MULTIPART_BYTES
-            await self._note(inode, target, in_parts=in_parts)
-            if in_parts:
-                written = await self._multipart.upload(store, inode, target.key, headers, condition)
-            else:
-                body = await self._body(inode)
-                failpoint("put.before")
-                written = await store.put(target.key, body, headers, condition)
-                failpoint("put.answered")
+            written = await self._send(store, inode, target, headers, condition)
         except errors.ObjectChanged as exc:
             try:
                 head = await store.head(target.key)
@@ -176,10 +176,58 @@ class FileExport:
                 raise errors.RepositoryUnavailable(f"{exc}; but there is no object") from exc
             await self._resolve(store, inode, target, head)
             return
-        self.exported_bytes += inode.size
         await self._settle(inode, target, written, content=True)
         if foreign is None:
             await self._disputes.deleted_there(inode, target)
+
+    async def _send(
+        self, store: ObjectStore, inode: Inode, target: Target, headers: PutHeaders, condition: Condition
+    ) -> ObjectVersion:
+        in_parts = inode.size > MULTIPART_BYTES
+        await self._note(inode, target, in_parts=in_parts)
+        async with self._requests:
+            if in_parts:
+                written = await self._multipart.upload(store, inode, target.key, headers, condition)
+            else:
+                body = await self._body(inode)
+                failpoint("put.before")
+                written = await store.put(target.key, body, headers, condition)
+                failpoint("put.answered")
+        self.exported_bytes += inode.size
+        return written
+
+    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas, hold: HoldKey) -> None:
+        """Write the snapshot of a file that is still open; whatever cannot be done at once is left to its close.
+
+        `frozen` is the inode at that moment, with the content version its bytes are kept under. Raises: RepositoryError,
+        StorageError.
+        """
+        record = await self._engine.find_journal(frozen.ino)
+        view = await self._engine.export_view(frozen.ino)
+        if record is None or view is None or len(view.targets) != 1:
+            return
+        place = (view.targets[0].association.assoc_id, view.targets[0].key)
+        async with hold(*place):
+            view = await self._engine.export_view(frozen.ino)
+            target = next((t for t in view.targets if (t.association.assoc_id, t.key) == place), None) if view else None
+            if view is None or target is None or ("CHANGED" if target.known else "NEW") not in target.association.auto_export:
+                return
+            check_key(target.key)
+            store = self._repositories.of(place[0])
+            try:
+                await self._order.before_write(view, target)
+                await self._sent.drop_uploads(store, *place)
+                foreign = await _head_if(store, target.key, target.known)
+                headers = await with_tags(store, headers_of(frozen, target.key, foreign), target.key, foreign)
+                written = await self._send(store, frozen, target, headers, _condition(target.known if foreign else None))
+            except (NotYet, errors.ObjectChanged) as reason:
+                log.info("open file left to its close ino=%d reason=%s", frozen.ino, reason)
+                return
+            failpoint("snapshot.sent")
+            async with as_it_was() as is_unchanged:
+                await self._settle(frozen, target, written, content=is_unchanged)
+                if is_unchanged and not await self._engine.finish(record):
+                    await self._engine.make_due(frozen.ino)  # its name or attributes changed meanwhile
 
     async def _complete(self, store: ObjectStore, inode: Inode, target: Target) -> ObjectHead | None:
         """Fetch what is not local yet; what the object to be replaced carries. Raises: ObjectNotFound when that version is gone."""
@@ -198,9 +246,10 @@ class FileExport:
     async def _body(self, inode: Inode) -> FileSlice | bytes:
         if not inode.size:
             return b""
-        slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
-        if len(slices) == 1:
-            return FileSlice(*slices[0])
+        if inode.size > SMALL_BYTES:
+            slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
+            if len(slices) == 1:
+                return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
     async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
@@ -208,25 +257,32 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return
+        await self._note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
-            head, is_current = await self._source_head(source)
-            if head.archived:
-                raise _cannot_be_copied(source, head)
-            headers = headers_of(inode, target.key, head)
-            onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
-            if is_current and onto_itself and carries(head, headers):
-                await self._settle(inode, target, head.version, content=True)  # done before a crash, or changed there and back
-                return
-            await self._note(inode, target, in_parts=source.size > COPY_BYTES)
-            failpoint("copy.before")
-            # Naming a version takes a permission of its own, so it is done only where it must be.
-            version = replace(head.version, version_id="") if is_current else head.version
-            written = await self._copy_object(store, target, origin.bucket, version, source.key, headers)
-            failpoint("copy.answered")
+            async with self._requests:
+                # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
+                head, is_current = await self._source_head(source)
+                written = await self._copy_version(store, inode, target, source, head, is_current=is_current)
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
             return
         await self._settle(inode, target, written, content=True)
+
+    async def _copy_version(
+        self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, head: ObjectHead, *, is_current: bool
+    ) -> ObjectVersion:
+        if head.archived:
+            raise _cannot_be_copied(source, head)
+        headers = headers_of(inode, target.key, head)
+        onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
+        if is_current and onto_itself and carries(head, headers):
+            return head.version  # done before a crash, or changed there and back
+        failpoint("copy.before")
+        # Naming a version takes a permission of its own, so it is done only where it must be.
+        version = replace(head.version, version_id="") if is_current else head.version
+        written = await self._copy_object(store, target, source, version, head, headers)
+        failpoint("copy.answered")
+        return written
 
     async def _source_head(self, source: ObjectRecord) -> tuple[ObjectHead, bool]:
         """What a copy is to carry, and whether that is the current version: one that was replaced can be copied while it is kept.
@@ -251,14 +307,21 @@ class FileExport:
             raise changed from None
 
     async def _copy_object(
-        self, store: ObjectStore, target: Target, bucket: str, version: ObjectVersion, key: bytes, headers: PutHeaders
+        self,
+        store: ObjectStore,
+        target: Target,
+        source: ObjectRecord,
+        version: ObjectVersion,
+        head: ObjectHead,
+        headers: PutHeaders,
     ) -> ObjectVersion:
+        bucket = self._repositories.of(source.assoc).bucket
         if version.size > COPY_BYTES:
-            tags = await store.get_tags(key, version_id=version.version_id) if bucket == store.bucket else ()
+            tags = await store.get_tags(source.key, version_id=version.version_id) if bucket == store.bucket else ()
             return await self._multipart.copy(
-                store, target.key, bucket, key, version, replace(headers, tags=tags), _condition(target.known)
+                store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
             )
-        return await store.copy(target.key, bucket, key, version, headers, _condition(target.known))
+        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known), head)
 
     async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""
@@ -387,14 +450,3 @@ def _condition(known: ObjectRecord | None) -> Condition:
 
 def _version(source: ObjectRecord) -> ObjectVersion:
     return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
-
-
-def _check_key(key: bytes, inode: Inode) -> None:
-    try:
-        text = key.decode()
-    except UnicodeDecodeError as exc:
-        raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
-    if len(key) > MAX_KEY_BYTES:
-        raise errors.KeyNotExportable(
-            f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text
-        )

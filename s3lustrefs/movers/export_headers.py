@@ -6,6 +6,8 @@ import hashlib
 import mimetypes
 from dataclasses import replace
 
+from s3lustrefs import errors
+from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectStore, PutHeaders
@@ -49,12 +51,24 @@ def carries(head: ObjectHead, headers: PutHeaders) -> bool:
     return dict(head.metadata) == dict(headers.metadata)
 
 
-def holds(head: ObjectHead, headers: PutHeaders, body: bytes) -> bool:
-    """Whether nothing is left to be written: an earlier request, whose answer was lost, has done it."""
-    return carries(head, headers) and head.version.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
+def holds(head: ObjectHead, body: bytes) -> bool:
+    """Whether an object is known to have these bytes. False where its ETag tells nothing."""
+    return head.version.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def _content_type(inode: Inode, key: bytes) -> str:
     if inode.is_dir:
         return _DIRECTORY_TYPE
     return mimetypes.guess_type(key.decode(errors="replace"))[0] or _DEFAULT_TYPE
+
+
+def check_key(key: bytes) -> None:
+    """Raises: KeyNotExportable."""
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as exc:
+        raise errors.KeyNotExportable(f"{key!r} is not UTF-8: rename the file to export it", key=repr(key)) from exc
+    if len(key) > MAX_KEY_BYTES:
+        raise errors.KeyNotExportable(
+            f"the key would have {len(key)} bytes (at most {MAX_KEY_BYTES}): shorten the path {text[:80]}...", key=text
+        )

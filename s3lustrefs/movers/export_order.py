@@ -1,4 +1,4 @@
-"""ExportOrder: which file has to be exported, or fetched, before an object may be replaced or deleted.
+"""ExportOrder: what has to be exported, fetched or on disk before an object may be written, replaced or deleted.
 
 A renamed file is copied in the bucket from the object under its old key, so that object must stay until the copy is made. An
 object that is the only copy of another file's bytes is never written over or deleted before that file has them elsewhere.
@@ -6,8 +6,11 @@ object that is the only copy of another file's bytes is never written over or de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
@@ -16,8 +19,9 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
-from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.hydrator import Hydrator
+
+_SYNC_STEP_SECONDS = 0.02
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 """Holds the lock of one object key."""
@@ -33,13 +37,21 @@ class NotYet(Exception):
         self.first = first
 
 
-class ExportOrder:
-    """Waits by raising NotYet; fetches where waiting would never end."""
+async def sync_together(engine: MetadataEngine) -> None:
+    """`MetadataEngine.sync`, begun with that of others who want one in the same moment: exports come one after another, and a
+    sync for each few of them cost more than their requests. Raises: StorageError.
+    """
+    await trio.sleep_until(math.ceil(trio.current_time() / _SYNC_STEP_SECONDS) * _SYNC_STEP_SECONDS)
+    await engine.sync()
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, disputes: Disputes) -> None:
+
+class ExportOrder:
+    """Waits by raising NotYet; fetches where waiting would never end. `on_vanished` hears of a file whose bytes are nowhere."""
+
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, on_vanished: Callable[[Inode], Awaitable[None]]) -> None:
         self._engine = engine
         self._hydrator = hydrator
-        self._disputes = disputes
+        self._on_vanished = on_vanished
 
     async def before_write(self, view: ExportView, target: Target) -> None:
         """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
@@ -68,7 +80,7 @@ class ExportOrder:
         try:
             await self._hydrator.ensure(other, 0, other.size)
         except errors.ObjectNotFound:
-            await self._disputes.vanished(other)  # nothing is left that could be lost
+            await self._on_vanished(other)  # nothing is left that could be lost
             return
         except errors.StaleInode:
             if (await self._engine.get(other.ino)).is_dirty:

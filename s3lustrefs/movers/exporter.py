@@ -22,23 +22,30 @@ from dataclasses import dataclass, field
 import trio
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, journal_key
 from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_deletes import DeleteExport
-from s3lustrefs.movers.export_files import FileExport
+from s3lustrefs.movers.export_files import AsItWas, FileExport
 from s3lustrefs.movers.export_order import NotYet
+from s3lustrefs.movers.rate import Rate
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_WORKERS = 32
+_WORKERS = 96
+"""Exports under way at once. Of these at most 32 have a request on its way (`FileExport`): the others are waiting for the disk, on
+which the file and the note of its request must be first."""
+_DELETES = 512
+"""The same for deletes, which have nothing to send and go together (`DeleteBatches`)."""
 _SETTLE_SECONDS = 1.0
 """Age of a record before it is claimed, so that a burst of changes of one file costs one request. A drain does not wait for it."""
 _BUSY_REQUESTS_PER_SECOND = 500
 _BUSY_SECONDS = 0.1
 _WORKERS_WHILE_BUSY = ((5.0, 0), (15.0, 2), (30.0, 8), (math.inf, _WORKERS))
-"""(age of the record below, exports at once). With all 32 at work a job creating small files got 430 files/s on two cores that
+"""(age of the record below, exports at once). With 32 at work a job creating small files got 430 files/s on two cores that
 also ran the S3 server, with one 1,050, with none 2,100; FSx takes 8 to 10 s from close to object even when idle."""
 _PASS_RECORDS = 256
 _IDLE_SECONDS = 0.25
@@ -65,6 +72,8 @@ class ExporterStatistics:
     in_flight: int
     exported_objects: int
     exported_bytes: int
+    records_per_second: float
+    """Journal records settled lately: a rename has two for each object, its copy and its delete."""
 
 
 class KeyLocks:
@@ -119,6 +128,8 @@ class Exporter:
         self._after = b""
         self._urged_ns = 0
         self._attempted: dict[bytes, int] = {}
+        self._settled = 0
+        self._rate = Rate()
 
     # --- the queue -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +157,7 @@ class Exporter:
             rows = await self._engine.due(self._after, _PASS_RECORDS)
             for key, record in rows:
                 if self._is_ready(key, record):
-                    while len(self._claims) >= _WORKERS:
+                    while len(self._claims) >= (_WORKERS if record.ino else _DELETES):
                         await self._freed.wait()
                     self._claim(nursery, key, record)
                     claimed += 1
@@ -209,6 +220,8 @@ class Exporter:
         try:
             await self._dispatch(record)
             self._attempted.pop(key, None)
+            self._settled += 1
+            self._rate.sample(self._settled)
         except NotYet as wait:
             await self._wait(record, wait)
         except errors.S3LustreError as exc:
@@ -249,12 +262,13 @@ class Exporter:
         after: bytes | None = b""
         while after is not None:
             if record.ino:
-                after = await self._engine.expand_directory(record.ino, after, _EXPANSION_BATCH)
+                after = await self._engine.expand_directory(record, after, _EXPANSION_BATCH)
             else:
                 association = self._engine.association(record.assoc)
                 if association is None:
                     break
-                after = await self._engine.expand_prefix(association, record.key, after, _EXPANSION_BATCH)
+                after = await self._engine.expand_prefix(association, record, after, _EXPANSION_BATCH)
+            failpoint("expand.batch")
             await trio.lowlevel.checkpoint()
         await self._engine.end_expansion(record)
 
@@ -303,6 +317,10 @@ class Exporter:
         """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""
         return record.terminal and key not in self._claims and self._attempted.get(key, 0) >= self._urged_ns
 
+    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas) -> None:
+        """Export a file that is still open, see `FileExport.export_snapshot`."""
+        await self._files.export_snapshot(frozen, as_it_was, self._locks.hold)
+
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino
 
@@ -325,5 +343,8 @@ class Exporter:
 
     def statistics(self) -> ExporterStatistics:
         return ExporterStatistics(
-            len(self._claims), self._files.exported_objects + self._deletes.deleted_objects, self._files.exported_bytes
+            len(self._claims),
+            self._files.exported_objects + self._deletes.deleted_objects,
+            self._files.exported_bytes,
+            self._rate.sample(self._settled),
         )

@@ -14,6 +14,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import SentObject
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.export_order import sync_together
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import ObjectHead, ObjectStore
 
@@ -31,7 +32,7 @@ class SentObjects:
         headers = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
         noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts))
         try:
-            await self._engine.sync()  # after a power cut, too, the object must be known as ours, and its file be there
+            await sync_together(self._engine)  # after a power cut, too, the object must be known as ours, and its file be there
         except errors.StorageError as exc:
             # A disk that keeps nothing any more is the best reason to go on: the bucket will have the bytes.
             log.warning("export of what is not durable here ino=%d error=%s", inode.ino, exc)

@@ -113,23 +113,30 @@ class BucketClient:
         raise self._error(failure, operation, key, meaning) from failure
 
     async def _exchange(self, request: Request, sink: ResponseSink | None) -> Response:
-        """Small GETs the quick way; everything else, and what failed so, through the CRT, which has the retries."""
-        if sink is not None and curl.can_send(request) and trio.current_time() >= self._quick_again_at:
+        """Small requests the quick way; everything else, and what failed so, through the CRT, which has the retries."""
+        if curl.can_send(request) and trio.current_time() >= self._quick_again_at:
             try:
                 response = await curl.client().exchange(
                     request,
                     tls=self._address.tls,
                     region=self.region,
                     credentials=self._credentials.current(),
-                    patience=self._stall_seconds,
+                    patience=self._stall_seconds + request.extra_seconds,
                 )
+                if sink is None and replies.xml_root(response.body) == "Error":
+                    raise TransferFailed("the answer is an error", response)
             except Stalled:
                 raise
             except TransferFailed as failure:
+                answer = failure.response
+                if sink is None and (answer.status in curl.FINAL or _may_be_expired(request.method, answer)):
+                    raise
                 log.debug("quick request failed, using the CRT host=%s reason=%s", request.host, failure.reason)
-                if not failure.response.status:
+                if not answer.status:
                     self._quick_again_at = trio.current_time() + _REST_SECONDS
             else:
+                if sink is None:
+                    return response
                 sink.begin(response)
                 sink.write(response.body, 0)
                 return Response(response.status, response.headers)

@@ -73,9 +73,9 @@ def look(source: EventSource, keys: CredentialSnapshot) -> str:
 def _in_words(source: EventSource, keys: CredentialSnapshot, deed: Callable[[EventSource, Any, Any], Any]) -> Any:
     """Do something with a client of SQS and one of S3. Raises: RepositoryError."""
     url = os.environ.get("AWS_ENDPOINT_URL_SQS") or (None if is_amazon(source.endpoint) else source.endpoint.endpoint_url)
-    sqs = service_client("sqs", url, source.region, keys, _ANSWER_SECONDS)
-    s3 = s3_client(source.endpoint, source.region, keys, _ANSWER_SECONDS)
     try:
+        sqs = service_client("sqs", url, source.region, keys, _ANSWER_SECONDS)
+        s3 = s3_client(source.endpoint, source.region, keys, _ANSWER_SECONDS)
         return deed(source, sqs, s3)
     except botocore.exceptions.ClientError as exc:
         words = redacted(str(exc.response.get("Error", {}).get("Message") or ""), (keys.secret_key, keys.token or ""))
@@ -87,12 +87,10 @@ def _in_words(source: EventSource, keys: CredentialSnapshot, deed: Callable[[Eve
             raise errors.RepositoryDenied(f"no permission for bucket events: {text}", bucket=source.bucket) from exc
         kind = errors.RepositoryUnavailable if status >= 500 else errors.RepositoryRejected
         raise kind(f"no bucket events here: {text}", bucket=source.bucket) from exc
-    except (botocore.exceptions.BotoCoreError, botocore.parsers.ResponseParserError) as exc:
+    except (botocore.exceptions.BotoCoreError, botocore.parsers.ResponseParserError, ValueError, KeyError, TypeError) as exc:
+        # Whatever else listens at that address may say anything.
         where = url or "Amazon SQS"
         raise errors.RepositoryUnavailable(f"no bucket events: {where} does not answer as SQS does ({type(exc).__name__})") from exc
-    finally:
-        sqs.close()
-        s3.close()
 
 
 def _look(source: EventSource, sqs: Any, s3: Any) -> str:

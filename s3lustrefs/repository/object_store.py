@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from s3lustrefs import errors
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
@@ -187,12 +189,18 @@ class ObjectStore(Protocol):
         source: ObjectVersion,
         headers: PutHeaders,
         condition: Condition | None,
+        found: ObjectHead | None = None,
     ) -> ObjectVersion:
         """Server-side copy of at most 5 GiB on the same endpoint, metadata replaced by `headers`, tags kept.
 
-        With a version id in `source` it is that version, current or not.
+        With a version id in `source` it is that version, current or not. `found`: what a HEAD of it has just said, if there
+        was one.
         Raises: ObjectChanged when source or destination is not as expected.
         """
+        ...
+
+    async def versioning(self) -> str:
+        """Of the bucket, as it is now: one of the words of `Capabilities.versioning`."""
         ...
 
     async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
@@ -211,4 +219,8 @@ class ObjectStore(Protocol):
 
     async def delete(self, key: bytes, condition: Condition | None) -> None:
         """Delete one object; no object is fine. With a condition the object must still be that version (ObjectChanged)."""
+        ...
+
+    async def delete_batch(self, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
+        """Delete up to 1,000 objects, without conditions; the keys that are still there, with the reason."""
         ...

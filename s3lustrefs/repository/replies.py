@@ -93,6 +93,22 @@ def xml_uploads(body: bytes) -> list[tuple[bytes, str]]:
     return uploads
 
 
+def xml_delete_errors(body: bytes) -> list[tuple[bytes, str, str]]:
+    """Key, code and message of what a DeleteObjects answer says is not deleted. Raises: ValueError when it is none."""
+    try:
+        root = ElementTree.fromstring(body.strip())
+    except ElementTree.ParseError as error:
+        raise ValueError("the answer is not XML") from error
+    if _local(root.tag) != "DeleteResult":
+        raise ValueError(f"the answer is a {_local(root.tag)}")
+    failures = []
+    for element in root:
+        if _local(element.tag) == "Error":
+            parts = {_local(child.tag): child.text or "" for child in element}
+            failures.append((parts.get("Key", "").encode(), parts.get("Code", ""), parts.get("Message", "")))
+    return failures
+
+
 def _local(tag: str) -> str:
     return tag.rpartition("}")[2]
 

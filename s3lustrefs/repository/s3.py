@@ -11,14 +11,13 @@ import base64
 import hashlib
 import io
 import logging
-import re
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository import replies, versions
+from s3lustrefs.repository import batch_delete, replies, versions
 from s3lustrefs.repository.address import quote_key
 from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
@@ -36,6 +35,7 @@ from s3lustrefs.repository.object_store import (
     UploadedPart,
 )
 from s3lustrefs.repository.replies import Response
+from s3lustrefs.repository.upload_parts import complete_body, composite_etag, part_query
 from s3lustrefs.repository.verification import CHECKSUM_MODE, MOST_BYTES, Md5Etags
 
 log = logging.getLogger(__name__)
@@ -140,6 +140,9 @@ class S3Store:
 
     # --- versions and archives ---------------------------------------------------------------------------------------------
 
+    async def versioning(self) -> str:
+        return await versions.bucket_versioning(self._client)
+
     async def list_versions(self, key: bytes) -> Sequence[KeptVersion]:
         return await versions.list_versions(self._client, key)
 
@@ -168,11 +171,12 @@ class S3Store:
         source: ObjectVersion,
         headers: PutHeaders,
         condition: Condition | None,
+        found: ObjectHead | None = None,
     ) -> ObjectVersion:
         """Few endpoints take a condition on the destination of a copy (Amazon among them only lately), so HEAD stands in for it."""
         if condition is not None:
             await self._check_by_head(key, condition)
-        sent, found = await self._source_headers(source_bucket, source_key, source)
+        sent, found = await self._source_headers(source_bucket, source_key, source, found)
         sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
@@ -213,6 +217,9 @@ class S3Store:
         except errors.ObjectNotFound:
             await self._check_gone(key)
 
+    async def delete_batch(self, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
+        return await batch_delete.delete_objects(self._client, self.bucket, keys)
+
     async def _check_gone(self, key: bytes) -> None:
         """Few endpoints answer 404 to DELETE: Amazon says 204 whether there was an object or not."""
         try:
@@ -235,7 +242,7 @@ class S3Store:
         return upload_id
 
     async def upload_part(self, key: bytes, upload_id: str, number: int, body: FileSlice | bytes) -> UploadedPart:
-        response = await self._client.send_body("UploadPart", key, body, [], _part_query(upload_id, number))
+        response = await self._client.send_body("UploadPart", key, body, [], part_query(upload_id, number))
         return UploadedPart(number, self._part_etag(key, response.headers.get("etag", "")))
 
     async def copy_part(
@@ -251,7 +258,7 @@ class S3Store:
     ) -> UploadedPart:
         headers, _ = await self._source_headers(source_bucket, source_key, source)
         headers += [("content-length", "0"), ("x-amz-copy-source-range", f"bytes={start}-{end - 1}")]
-        query = _part_query(upload_id, number)
+        query = part_query(upload_id, number)
         response = await self._client.call("UploadPartCopy", "PUT", key, query=query, headers=headers, seconds=COPY_SECONDS)
         return UploadedPart(number, self._part_etag(key, replies.xml_fields(response.body).get("ETag", "")))
 
@@ -260,7 +267,7 @@ class S3Store:
     ) -> ObjectVersion:
         able = self.capabilities.complete_if_match
         headers = await self._condition_headers(key, condition, none_match=able, match=able)
-        body = _complete_body(parts)
+        body = complete_body(parts)
         headers += [("content-length", str(len(body))), ("content-type", "application/xml")]
         try:
             response = await self._client.call(
@@ -347,7 +354,9 @@ class S3Store:
             name = key.decode("utf-8", "backslashreplace")
             raise errors.ObjectChanged(f"{self._client.where(key)}: {text}", bucket=self.bucket, key=name)
 
-    async def _source_headers(self, bucket: str, key: bytes, source: ObjectVersion) -> tuple[Headers, ObjectHead | None]:
+    async def _source_headers(
+        self, bucket: str, key: bytes, source: ObjectVersion, found: ObjectHead | None = None
+    ) -> tuple[Headers, ObjectHead | None]:
         """Name the source of a copy so that only this version of it is copied; the HEAD is there where one was needed for that."""
         name = f"{bucket}/{quote_key(key)}"
         if self.capabilities.copy_source_if_match:
@@ -355,7 +364,7 @@ class S3Store:
                 name += f"?versionId={urllib.parse.quote(source.version_id, safe='')}"
             return [("x-amz-copy-source", name), ("x-amz-copy-source-if-match", f'"{source.etag}"')], None
         other = self.sibling(bucket)
-        found = await other.head(key, version_id=source.version_id)
+        found = found or await other.head(key, version_id=source.version_id)
         other._compare(key, found.version.etag, Condition(source.etag))
         if found.version.is_kept:
             name += f"?versionId={urllib.parse.quote(found.version.version_id, safe='')}"
@@ -374,26 +383,5 @@ class S3Store:
         return ObjectVersion(etag, size, 0, response.headers.get("x-amz-version-id", ""), storage_class or "STANDARD")
 
 
-def composite_etag(parts: Sequence[UploadedPart]) -> str:
-    """The ETag that a multipart object of these parts has, or an empty string where part ETags are no MD5 sums (SSE-KMS)."""
-    etags = [part.etag for part in parts]
-    if not all(re.fullmatch(r"[0-9a-f]{32}", etag) for etag in etags):
-        return ""
-    joined = b"".join(bytes.fromhex(etag) for etag in etags)
-    return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"
-
-
 def _content_md5(body: bytes) -> tuple[str, str]:
     return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())
-
-
-def _complete_body(parts: Sequence[UploadedPart]) -> bytes:
-    rows = (
-        f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
-        for part in sorted(parts, key=lambda part: part.number)
-    )
-    return f'<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{"".join(rows)}</CompleteMultipartUpload>'.encode()
-
-
-def _part_query(upload_id: str, number: int) -> Headers:
-    return [("partNumber", str(number)), ("uploadId", upload_id)]

@@ -1,4 +1,4 @@
-"""The history of one key: asking a bucket for it, and reading the answer."""
+"""What a versioned bucket keeps: whether it does at all, and the history of one key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from s3lustrefs import errors
 from s3lustrefs.repository.bucket_client import BucketClient, Headers
 from s3lustrefs.repository.list_page import decode_texts, parse_mtime
 from s3lustrefs.repository.object_store import KeptVersion, ObjectVersion
-from s3lustrefs.repository.replies import bare_etag
+from s3lustrefs.repository.replies import bare_etag, xml_fields
 
 PAGE_VERSIONS = 1000
+
+
+async def bucket_versioning(client: BucketClient) -> str:
+    """As `ObjectStore.versioning` promises it. Raises: RepositoryError."""
+    response = await client.call("GetBucketVersioning", "GET", b"", query=[("versioning", "")])
+    return xml_fields(response.body).get("Status") or "Unversioned"
 
 
 async def list_versions(client: BucketClient, key: bytes) -> Sequence[KeptVersion]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.check import check_engine
 from s3lustrefs.meta.conflicts import Dispute
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import DIRECTORY_WINS, Applied, preparer, preparer_options
+from s3lustrefs.meta.listing import DIRECTORY_WINS, Applied, PreparedEntry, preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject
+from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject, object_key
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -321,11 +322,13 @@ async def test_moved_directory_is_expanded_into_what_is_below(scene: Scene) -> N
     await scene.engine.rename(ROOT_INO, b"o", scene.root, b"o")
     record = await scene.engine.find_journal(outside.ino)
     assert record is not None and record.change == Change.NAME | Change.SUBTREE
-    assert await scene.engine.expand_directory(outside.ino, b"", 1) == b"f"
-    assert await scene.engine.expand_directory(outside.ino, b"f", 10) is None
+    assert await scene.engine.expand_directory(record, b"", 1) == b"f"
+    assert await scene.engine.expand_directory(record, b"f", 10) is None
     await scene.engine.end_expansion(record)
     assert await scene.change(file) == Change.NAME | Change.CONTENT
     assert await scene.change(below) == Change.NAME | Change.SUBTREE
+    child = await scene.engine.find_journal(file.ino)
+    assert child is not None and child.since_ns == record.since_ns, "it has waited as long as the rename"
     assert await scene.change(outside) == Change.NAME
 
 
@@ -338,9 +341,9 @@ async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -
     await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
     again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
-    after = await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 2)
+    after = await scene.engine.expand_prefix(scene.association, again, b"", 2)
     assert after is not None
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", after, 10) is None
+    assert await scene.engine.expand_prefix(scene.association, again, after, 10) is None
     await scene.engine.end_expansion(again)
     assert await scene.is_lost(b"d/x") and await scene.is_lost(b"d/s/y") and not await scene.is_lost(b"dz")
     marker = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
@@ -478,7 +481,9 @@ async def test_request_without_answer_below_a_lost_directory_is_found(scene: Sce
     key = b"p/d/" + long + b"/" + long
     assert await scene.engine.note_write(file.ino, scene.assoc, key, SentObject(1, {}))
     await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
-    assert await scene.engine.expand_prefix(scene.association, b"p/d/", b"", 100) is None
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
+    assert record is not None
+    assert await scene.engine.expand_prefix(scene.association, record, b"", 100) is None
     assert await scene.engine.find_lost_key(scene.assoc, key) is not None
 
 
@@ -820,6 +825,43 @@ async def test_nothing_is_put_among_the_losers_but_they_can_be_taken_away(scene:
     assert await scene.engine.remove_loser(scene.root, b"mine") is None  # no loser any more
     for parent, name in ((top.ino, b"a"), (ROOT_INO, LOST_FOUND)):
         assert await scene.engine.remove_loser(parent, name)
+
+
+async def test_what_events_told_is_not_undone_by_a_listing_from_before(scene: Scene) -> None:
+    prepare = preparer(**preparer_options(scene.association))  # type: ignore[arg-type]
+
+    def found(key: bytes, etag: bytes) -> list[tuple[bytes, list[PreparedEntry]]]:
+        return [(b"", [prepare(key, key, 5, etag, 5, b"STANDARD")])]
+
+    with scene.engine.sweep(frozenset(EVENTS)) as listing:
+        with scene.engine.sweep(frozenset(EVENTS), is_told=True) as told:
+            await scene.engine.apply_listing(scene.association, found(b"new", b"late"), sweep=told)
+        applied = await scene.engine.apply_listing(scene.association, found(b"new", b"early"), sweep=listing)
+        assert not applied.changed and not applied.appeared
+        assert listing.overtaken == {object_key(scene.assoc, b"p/new")}
+        assert await scene.engine.remove_vanished(scene.association, b"p/new", listing) is None
+    known = await scene.engine.find_object(scene.assoc, b"p/new")
+    assert known is not None and known.etag == "late"
+
+
+async def test_an_object_told_of_again_is_asked_for_its_attributes(scene: Scene) -> None:
+    theirs = await scene.cold(b"theirs")  # of time 5
+    again = partial(scene.engine.doubt_headers, scene.assoc)
+    assert await again(b"p/theirs", 14, 10) is None
+    doubted = await again(b"p/theirs", 16, 10)
+    assert doubted is not None and doubted.ino == theirs.ino and doubted.flags & InodeFlag.HEADERS_UNKNOWN
+    assert await again(b"p/theirs", 16, 10) is None  # twice
+    assert await again(b"p/none", 16, 10) is None
+
+    ours = await scene.make(b"ours")
+    await scene.export(ours)
+    assert await again(b"p/ours", 100, 10) is None  # our own, whose time was not known
+    assert await again(b"p/ours", 105, 10) is None
+    await scene.engine.set_attributes(ours.ino, AttributeChange(mode=0o600))
+    assert await again(b"p/ours", 200, 10) is None  # changed here, too
+    await scene.export(ours)
+    assert await again(b"p/ours", 300, 10) is None
+    assert await again(b"p/ours", 400, 10) is not None
 
 
 # --- associations --------------------------------------------------------------------------------------------------------------

@@ -302,6 +302,14 @@ async def test_the_history_of_a_key_is_told_and_of_no_other(store: S3Store, clie
     assert all(each.version.mtime_ns > 0 for each in history)
 
 
+async def test_the_state_of_versioning_is_told_as_it_is(store: S3Store, client: Any) -> None:
+    states = [await store.versioning()]
+    for status in ("Enabled", "Suspended"):
+        keep_versions(client, store.bucket, status)
+        states.append(await store.versioning())
+    assert states == ["Unversioned", "Enabled", "Suspended"]
+
+
 async def test_a_long_history_is_told_whole(store: S3Store, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     keep_versions(client, store.bucket)
     written = [(await store.put(b"k", b"%d" % number, NOTHING, None)).version_id for number in range(12)]
@@ -749,3 +757,24 @@ async def test_a_role_is_assumed_with_the_endpoints_own_sts(rgw_server: S3Server
     await store.credentials.refresh(first)
     assert store.credentials.current().token != first.token
     client.close()
+
+
+async def test_many_objects_are_deleted_by_one_request(store: S3Store) -> None:
+    keys = [b"d/plain", b"d/<&>'\"", "d/\u00fc \u65e5".encode(), b"d/+%2F?#", b"d/tab\tinside", b"d/never there"]
+    for key in keys[:-1]:
+        await store.put(key, b"x", NOTHING, None)
+    await store.put(b"d/kept", b"x", NOTHING, None)
+    assert await store.delete_batch(keys) == {}
+    for key in keys:
+        with pytest.raises(errors.ObjectNotFound):
+            await store.head(key)
+    assert (await store.head(b"d/kept")).version.size == 1
+
+
+@pytest.mark.parametrize("action, kind", [("denied", errors.RepositoryDenied), ("html", errors.RepositoryUnavailable)])
+async def test_batch_of_deletes_fails_as_a_whole_with_its_reason(
+    faulty: S3Store, proxy: FaultProxy, action: str, kind: type[errors.RepositoryError]
+) -> None:
+    proxy.add(action, method="POST", times=100)
+    with pytest.raises(kind):
+        await faulty.delete_batch([b"a", b"b"])

@@ -94,7 +94,7 @@ class Crashing:
         return ControlClient(str(self.state_dir / "control.sock"))
 
     def drain(self) -> None:
-        timed_out, remaining, failed = poll(self.client(), [], timeout=DRAIN_SECONDS, progress=lambda _: None)
+        timed_out, remaining, failed = poll(self.client(), [], timeout=DRAIN_SECONDS, progress=lambda *_: None)
         assert not timed_out and not failed, (remaining, failed, self.log())
 
     def log(self) -> str:

@@ -80,6 +80,7 @@ FAILPOINTS = [
     "copy.answered",
     "delete.before",
     "delete.answered",
+    "expand.batch",
     "multipart.created",
     "multipart.part",
     "sent.noted:2",

@@ -90,7 +90,7 @@ class Job:
         from s3lustrefs.cli.draining import poll
 
         client = ControlClient(f"{Path(self._root).parent}/state/control.sock")
-        timed_out, _, failed = poll(client, [], timeout=20, progress=lambda _: None)
+        timed_out, _, failed = poll(client, [], timeout=20, progress=lambda *_: None)
         assert not timed_out and not failed, failed
 
 

@@ -21,6 +21,8 @@ _POLICIES = ["none", "new", "changed", "deleted", "new+changed", "new+deleted", 
 _NEW = ["theirs", "ä b", "n+%"]
 _HEADERS = [{}, {"file-permissions": "0100600", "file-owner": "11", "file-group": "12", "file-mtime": "77000000001ns"}]
 
+_MARKER_HEADERS = [{}, {"file-permissions": "040750", "file-owner": "11", "file-group": "12"}]
+
 
 class EventChooser:
     """Depends on nothing but the seed and the reference."""
@@ -100,7 +102,7 @@ class EventChooser:
         return ["others", changes, policy, changed_here]
 
     def _change(self, nodes: list[tuple[str, Inode]]) -> list[Any]:
-        what = [self._seed(), self._rng.choice([1, 1000, 70_000]), self._rng.choice(_HEADERS)]
+        what = [self._seed(), self._rng.choice([1, 1000, 70_000])]
         directories = ["one", "two", *(path for path, inode in nodes if inode.is_dir)]
         new = f"{self._rng.choice(directories)}/{self._rng.choice(_NEW)}-{self._rng.randrange(1000)}"
         leaves = [path for path, inode in nodes if not inode.is_dir] or [new]
@@ -109,7 +111,7 @@ class EventChooser:
              ("mark", new), ("unmark", self._rng.choice(directories))],
             [3, 2, 4, 4, 1, 2],
         )[0]  # fmt: skip
-        return [verb, path, *what]
+        return [verb, path, *what, self._rng.choice(_MARKER_HEADERS if verb == "mark" else _HEADERS)]
 
     def _delete_object(self, reference: Reference) -> Operation:
         return ["delete_object", self._object(reference), self._seed()]

@@ -187,12 +187,12 @@ class EngineMachine(RuleBasedStateMachine):
                 return
             record = rows[pick % len(rows)][1]
             if record.change & 8 and record.ino:
-                await self.engine.expand_directory(record.ino, b"", 1000)
+                await self.engine.expand_directory(record, b"", 1000)
                 await self.engine.end_expansion(record)
             elif record.change & 8:
                 association = self.engine.association(record.assoc)
                 assert association is not None
-                await self.engine.expand_prefix(association, record.key, b"", 1000)
+                await self.engine.expand_prefix(association, record, b"", 1000)
                 await self.engine.end_expansion(record)
             elif record.ino:
                 await self._export_inode(record, finished)

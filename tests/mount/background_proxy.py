@@ -86,6 +86,11 @@ class BackgroundProxy:
         rows = zip(self._proxy.log[since:], self._proxy.copies[since:], strict=False)
         return [f"{m} {t}" for (m, t, _), copy in rows if m == "PUT" and not copy]
 
+    def copies(self, since: int = 0) -> list[str]:
+        """Server-side copies."""
+        rows = zip(self._proxy.log[since:], self._proxy.copies[since:], strict=False)
+        return [f"{m} {t}" for (m, t, _), copy in rows if copy]
+
     def changes(self, since: int = 0) -> list[str]:
         """Every request that writes."""
         return [r for r in self.requests(since=since) if not r.startswith(("GET", "HEAD"))]

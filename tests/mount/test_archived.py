@@ -93,16 +93,15 @@ def test_a_restore_under_way_is_shown_and_found_again_after_a_remount(cold: Site
         cold.s3.restore_object(Bucket=cold.bucket, Key="p/d/glacier", RestoreRequest={"Days": 1})
         assert "true" in cold.head("p/d/glacier")["Restore"]
     with slowly(moto_server, NEVER):
-        for _ in range(2):
-            cold.mount()
-            assert restore(cold, cold.root / "d/glacier") == {"readable": 0, "waiting": 1, "failed": 0}
-            assert cold.why("d/glacier")["archive"]["ongoing"]
-            assert "restoring  1 archived" in cold.cli("status", cold.root).stdout
-            with pytest.raises(OSError) as caught:
-                (cold.root / "d/glacier").read_bytes()
-            assert caught.value.errno == errno.ENODATA
-            cold.unmount()
         cold.mount()
+        assert restore(cold, cold.root / "d/glacier") == {"readable": 0, "waiting": 1, "failed": 0}
+        assert "restoring  1 archived" in cold.cli("status", cold.root).stdout
+        cold.unmount()
+        cold.mount()
+        assert cold.why("d/glacier")["archive"]["ongoing"]
+        with pytest.raises(OSError) as caught:
+            (cold.root / "d/glacier").read_bytes()
+        assert caught.value.errno == errno.ENODATA
     assert restore(cold, cold.root / "d/glacier", "--wait") == {"readable": 1, "waiting": 0, "failed": 0}
     assert (cold.root / "d/glacier").read_bytes() == BIG
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -276,3 +277,16 @@ def test_two_associations_share_a_queue(
         queue.send(told(place, "ObjectCreated:Put", f"{name}/f", etag, 1))
         wait((place.root / name / "f").exists, lambda: ask(place))
     wait(lambda: not queue.left(), queue.left)
+
+
+def test_a_queue_that_never_answers_holds_nothing_up(make_site: Callable[..., Site]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = make_site(event_queue_url=f"http://127.0.0.1:{silent.getsockname()[1]}/1/q")
+        place.put("p/f", b"x")
+        place.mount()
+        asked, _ = silent.accept()
+        assert tree(place.root) == {"f": b"x"} and events(place)["state"] == "STARTING"
+        start = time.monotonic()
+        place.unmount()
+        assert time.monotonic() - start < 25, "the request would have ended by itself after 30 s"
+        asked.close()

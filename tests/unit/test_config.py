@@ -68,8 +68,8 @@ def test_every_option_reaches_its_field() -> None:
     config = loaded(
         "state_dir=/st,cache_dir=/a:/b,cache_size=500GiB,endpoint_url=http://127.0.0.1:9000/,region=eu-central-1,profile=lab,"
         "role_arn=arn:aws:iam::1:role/x,addressing_style=path,allow_other,ro,uid=5,gid=6,file_mode=0640,dir_mode=750,"
-        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,on_conflict=file-wins,"
-        "posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
+        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,export_open_after=10m,"
+        "on_conflict=file-wins,posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
     )
     assert (config.state_dir, config.cache_dirs, config.cache_bytes) == (Path("/st"), (Path("/a"), Path("/b")), 500 << 30)
     assert (config.allow_other, config.read_only) == (True, True)
@@ -82,6 +82,7 @@ def test_every_option_reaches_its_field() -> None:
     assert (only.imported_file_chunk_size_mib, only.import_interval_seconds, only.posix_metadata) == (64, 300.0, "eager")
     assert (only.auto_import, only.auto_export) == ({"NEW", "CHANGED"}, frozenset())
     assert only.event_queue_url == "create"
+    assert only.export_open_after_seconds == 600.0
 
 
 def test_standard_mount_options_are_accepted_and_the_kernels_are_handed_on() -> None:
@@ -119,6 +120,7 @@ def test_last_of_ro_and_rw_wins() -> None:
         ("imported_file_chunk_size=512001", "from 1 to 512000"),
         ("auto_import=new+renamed", "auto_import=new.renamed: must be new, changed, deleted"),
         ("import_interval=soon", "is not a length of time"),
+        ("export_open_after=-1", "is not a length of time"),
         ("endpoint_url=localhost:9000", "is not a URL; write for example https://"),
         ("endpoint_url=http://host:99999", "is not a URL"),
         ("addressing_style=dns", "must be one of auto, path, virtual"),

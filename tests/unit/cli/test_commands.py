@@ -47,7 +47,8 @@ STATUS: dict[str, Any] = {
             "sweep": {"objects": 10, "new": 1, "changed": 2, "deleted": 3, "seconds": 4.0, "at": 0.0, "error": "no answer"},
             "auto_import": ["NEW", "CHANGED"],
             "auto_export": [],
-            "capabilities": {},
+            "events": {"state": "OFF", "reason": "event_queue_url=off"},
+            "capabilities": {"versioning": "Suspended"},
         }
     ],
     "export": {
@@ -59,7 +60,10 @@ STATUS: dict[str, Any] = {
         "exported_objects": 99,
         "exported_bytes": 3 << 30,
         "bytes_per_second": 1024,
+        "records_per_second": 12.0,
+        "eta_seconds": 90.0,
     },
+    "restoring": 1200,
     "hydration": {"in_flight": 0, "waiting_readers": 0, "bytes": 0, "bytes_per_second": 0},
     "cache": {"used_bytes": 1 << 20, "capacity_bytes": None, "targets": [{"path": "/nvme0", "free_bytes": 1 << 40}]},
 }
@@ -78,7 +82,8 @@ class Daemon:
 
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(("Drain", request))
-        return {"remaining": self.remaining.pop(0) if len(self.remaining) > 1 else self.remaining[0], "failed": self.failed}
+        remaining = self.remaining.pop(0) if len(self.remaining) > 1 else self.remaining[0]
+        return {"remaining": remaining, "records_per_second": 100.0, "failed": self.failed}
 
     async def why(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["path"] == "/absent":
@@ -185,8 +190,11 @@ def test_status_says_everything_once(daemon: Daemon) -> None:
         "import new+changed, export off",
         "/  s3://lab/run/  MISCONFIGURED",
         "bucket lab does not exist",
+        "versioning   Suspended",
+        "events       sweeps alone: event_queue_url=off",
+        "restoring  1,200 archived objects",
         "3 due, 2 in flight, 1 still open, 1 failed, oldest waits 12 s",
-        "99 objects, 3.0 GiB exported, 1.0 KiB/s",
+        "99 objects, 3.0 GiB exported, 12 changes/s, 1.0 KiB/s, 1 min 30 s to go",
         "/nvme0: 1.0 TiB free",
     ):
         assert words in output

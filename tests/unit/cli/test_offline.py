@@ -34,6 +34,22 @@ def test_usable_bucket_passes_and_is_left_as_it_was(server: S3Server) -> None:
     assert [each["Key"] for each in server.client().list_objects_v2(Bucket="bucket")["Contents"]] == ["p/x"]
 
 
+@pytest.mark.parametrize(
+    ("option", "result", "words"),
+    [
+        ("", "ok", "sweeps alone: not Amazon S3: event_queue_url=create makes a queue"),
+        (",event_queue_url=create", "ok", "a mount can make its queue"),
+        (",event_queue_url=create,auto_import=none", "ok", "sweeps alone: auto_import=none"),
+        (",event_queue_url={server}/1/none", "warn", "queue none does not exist"),
+    ],
+)
+def test_check_says_where_events_come_from(server: S3Server, option: str, result: str, words: str) -> None:
+    given = f"endpoint_url={server.endpoint_url}{option.replace('{server}', server.endpoint_url)}"
+    found = json.loads(run(server, "check", "s3://bucket/p", "-o", given, "--json").stdout)["findings"]
+    (events,) = [each for each in found if each["name"] == "events"]
+    assert events["result"] == result and words in events["text"]
+
+
 def test_missing_bucket_fails_and_says_so(server: S3Server) -> None:
     result = run(server, "check", "s3://nosuchbucket", "-o", f"endpoint_url={server.endpoint_url}", "--json")
     assert result.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import random
 import socket
 import struct
@@ -159,8 +160,12 @@ async def test_hundreds_of_requests_to_a_server_that_drops_connections_all_end_a
 
 
 async def serve_good(nursery: trio.Nursery) -> str:
+    return await serve_noting(nursery, [])
+
+
+async def serve_noting(nursery: trio.Nursery, heard: list[bytes]) -> str:
     async def answer(stream: trio.SocketStream) -> None:
-        await stream.receive_some(65536)
+        heard.append(await stream.receive_some(65536))
         await stream.send_all(GOOD)
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -170,14 +175,7 @@ async def serve_good(nursery: trio.Nursery) -> str:
 
 async def test_the_request_is_signed_token_included(nursery: trio.Nursery) -> None:
     heard: list[bytes] = []
-
-    async def answer(stream: trio.SocketStream) -> None:
-        heard.append(await stream.receive_some(65536))
-        await stream.send_all(GOOD)
-
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    nursery.start_soon(trio.serve_listeners, answer, listeners)
-    await get(f"127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+    await get(await serve_noting(nursery, heard))
     head = heard[0].decode().lower()
     assert head.startswith("get /b/k http/1.1\r\n")
     assert "\r\nx-amz-security-token: the-token\r\n" in head
@@ -193,9 +191,39 @@ def test_only_small_gets_of_plain_paths_go_this_way() -> None:
 
     assert request("/b/.git/objects/..a/.b.")
     assert not request("/b/k", curl.MAX_BYTES + 1)
-    assert not request("/b/k", operation="HeadObject")
+    assert not request("/b/k", operation="ListObjectsV2")
     for target in ("/b/a/./b", "/b/..", "/b/.?versionId=1", "/b/../c"):
         assert not request(target)
+
+
+def put_request(host: str, body: bytes = b"body", *headers: tuple[str, str]) -> Request:
+    return Request("PutObject", "PUT", host, "/b/k", (("content-length", "4"), *headers), io.BytesIO(body), len(body))
+
+
+def test_only_small_bodies_and_plain_headers_go_this_way() -> None:
+    assert curl.can_send(put_request("h", b"body", ("x-amz-meta-a", "two words")))
+    assert not curl.can_send(put_request("h", bytes(curl.MAX_BODY_BYTES + 1)))
+    for value in ("", " blank", "two  blanks", "tab\t", "\u00fc", "line\nbreak"):
+        assert not curl.can_send(put_request("h", b"body", ("x-amz-meta-a", value)))
+
+
+async def test_body_is_sent_as_it_is_and_nothing_is_made_up_about_it(nursery: trio.Nursery) -> None:
+    heard: list[bytes] = []
+    host = await serve_noting(nursery, heard)
+    request = put_request(host, b"bo\0y", ("x-amz-meta-a", "1"))
+    await curl.client().exchange(request, tls=False, region="eu-west-1", credentials=KEYS, patience=5)
+    head, _, body = heard[0].partition(b"\r\n\r\n")
+    lines = [line.lower() for line in head.split(b"\r\n")]
+    assert body == b"bo\0y" and lines[0] == b"put /b/k http/1.1"
+    assert lines.count(b"content-length: 4") == 1 and b"x-amz-meta-a: 1" in lines
+    assert not [line for line in lines if line.startswith((b"expect", b"content-type", b"transfer-encoding"))]
+
+
+async def test_head_of_a_large_object_has_its_length(serve: Serve) -> None:
+    host = await serve(b"HTTP/1.1 200 OK\r\nContent-Length: 5000000000\r\nx-amz-meta-name: \xc3\xbc\r\n\r\n")
+    request = Request("HeadObject", "HEAD", host, "/b/k")
+    response = await curl.client().exchange(request, tls=False, region="eu-west-1", credentials=KEYS, patience=5)
+    assert response.headers == {"content-length": "5000000000", "x-amz-meta-name": "\u00fc"}
 
 
 async def test_what_failed_quickly_is_tried_again_by_the_crt(serve: Serve, nursery: trio.Nursery) -> None:

@@ -1,0 +1,123 @@
+"""DeleteBatches: deletes that come at the same time go in one request.
+
+Which way a delete goes:
+
+- Where the endpoint enforces If-Match on DELETE, each key has a request of its own with that condition: no other version than
+  the one the table knows can be deleted.
+- Elsewhere a HEAD just before compares the version, as for every condition that an endpoint does not know, and what is to be
+  deleted then goes with whatever else is waiting for the same: DeleteObjects, up to 1,000 keys. The callers hold the locks of
+  their keys, so no write of ours comes between. A key that the answer says is still there fails alone, and is tried again alone.
+- An endpoint without DeleteObjects, and keys that XML cannot name, get single requests.
+
+Batches form by themselves: while as many as may be are on their way, others wait for the next. A lone delete never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.repository import batch_delete
+from s3lustrefs.repository.object_store import Condition, ObjectStore
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Batches under way: some products (Ceph) work through one key after the other."""
+_LEAST_KEYS = 2
+_LOOKS = 32
+"""Keys looked at, or deleted by themselves, at once."""
+
+
+@dataclass(slots=True)
+class _Wish:
+    """One key to be deleted, and how that ended."""
+
+    key: bytes
+    is_done: bool = False
+    error: errors.RepositoryError | None = None
+    turn: trio.Event = field(default_factory=trio.Event)
+    """Set when it is done, or when it is up to this one to send the next batch."""
+
+
+class DeleteBatches:
+    """Deletes of one bucket."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._waiting: list[_Wish] = []
+        self._running = 0
+        self._takes_batches = True
+        self._looks = trio.Semaphore(_LOOKS)
+
+    async def delete(self, key: bytes, etag: str) -> None:
+        """Delete one object if it is still that version; no object is fine. Raises: ObjectChanged; RepositoryError."""
+        condition = Condition(etag)
+        if self._store.capabilities.delete_if_match or not self._takes_batches or not batch_delete.can_name(key):
+            async with self._looks:
+                await self._store.delete(key, condition)
+            return
+        try:
+            async with self._looks:
+                found = (await self._store.head(key)).version.etag
+        except errors.ObjectNotFound:
+            return
+        if found != etag:
+            name = key.decode("utf-8", "backslashreplace")
+            raise errors.ObjectChanged(f"{name}: has ETag {found} now, expected {etag}", bucket=self._store.bucket, key=name)
+        wish = _Wish(key)
+        self._waiting.append(wish)
+        try:
+            while not wish.is_done:
+                if wish in self._waiting and self._running < _AT_ONCE:
+                    await self._send()
+                else:
+                    await wish.turn.wait()
+                    wish.turn = trio.Event()
+        finally:
+            if wish in self._waiting:
+                self._waiting.remove(wish)
+                self._hand_over()
+        if wish.error is not None:
+            raise wish.error
+
+    def _hand_over(self) -> None:
+        """Some other has to send what is waiting."""
+        if self._waiting and self._running < _AT_ONCE:
+            self._waiting[0].turn.set()
+
+    async def _send(self) -> None:
+        """Send what waits, for all who wait. They hear of it in any case: whoever sends it may be cancelled."""
+        wishes, self._waiting = self._waiting[: batch_delete.MOST_KEYS], self._waiting[batch_delete.MOST_KEYS :]
+        self._running += 1
+        ends: dict[bytes, errors.RepositoryError] = {}
+        failure: errors.RepositoryError | None = errors.RepositoryUnavailable("given up with the others of its batch")
+        try:
+            ends = await self._request([wish.key for wish in wishes])
+            failure = None
+        except errors.RepositoryError as error:
+            failure = error
+        finally:
+            self._running -= 1
+            for wish in wishes:
+                wish.is_done, wish.error = True, ends.get(wish.key) or failure
+                wish.turn.set()
+            self._hand_over()
+
+    async def _request(self, keys: list[bytes]) -> dict[bytes, errors.RepositoryError]:
+        if len(keys) >= _LEAST_KEYS and self._takes_batches:
+            try:
+                return dict(await self._store.delete_batch(keys))
+            except errors.RepositoryRejected as refusal:
+                log.info("endpoint takes no batches of deletes bucket=%s reason=%s", self._store.bucket, refusal)
+                self._takes_batches = False
+        ends: dict[bytes, errors.RepositoryError] = {}
+        for key in keys:
+            try:
+                await self._store.delete(key, None)
+            except errors.RepositoryError as error:
+                ends[key] = error
+        return ends

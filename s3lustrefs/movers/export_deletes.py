@@ -31,7 +31,7 @@ class DeleteExport:
 
     def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._repositories = repositories
         self._disputes = disputes
         self._sent = SentObjects(engine)

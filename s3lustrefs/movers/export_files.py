@@ -69,7 +69,7 @@ class FileExport:
         self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes)
         self._requests = trio.Semaphore(_REQUESTS)
         self.exported_bytes = 0

@@ -15,6 +15,7 @@ Batches form by themselves: while as many as may be are on their way, others wai
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 
 import trio
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 8
 """Batches under way: some products (Ceph) work through one key after the other."""
 _LEAST_KEYS = 2
+_LOOKED_SECONDS = 1.0
+"""How long what a HEAD said counts: that before a copy will do for the delete of what was copied."""
 _LOOKS = 32
 """Keys looked at, or deleted by themselves, at once."""
 
@@ -53,21 +56,18 @@ class DeleteBatches:
         self._takes_batches = True
         self._looks = trio.Semaphore(_LOOKS)
 
-    async def delete(self, key: bytes, etag: str) -> None:
-        """Delete one object if it is still that version; no object is fine. Raises: ObjectChanged; RepositoryError."""
+    async def delete(self, key: bytes, etag: str, looked_at: float = -math.inf) -> None:
+        """Delete one object if it is still that version, as it was at `looked_at` (trio's clock); no object is fine.
+
+        Raises: ObjectChanged; RepositoryError.
+        """
         condition = Condition(etag)
         if self._store.capabilities.delete_if_match or not self._takes_batches or not batch_delete.can_name(key):
             async with self._looks:
                 await self._store.delete(key, condition)
             return
-        try:
-            async with self._looks:
-                found = (await self._store.head(key)).version.etag
-        except errors.ObjectNotFound:
+        if trio.current_time() - looked_at > _LOOKED_SECONDS and not await self._is_there(key, etag):
             return
-        if found != etag:
-            name = key.decode("utf-8", "backslashreplace")
-            raise errors.ObjectChanged(f"{name}: has ETag {found} now, expected {etag}", bucket=self._store.bucket, key=name)
         wish = _Wish(key)
         self._waiting.append(wish)
         try:
@@ -83,6 +83,18 @@ class DeleteBatches:
                 self._hand_over()
         if wish.error is not None:
             raise wish.error
+
+    async def _is_there(self, key: bytes, etag: str) -> bool:
+        """Raises: ObjectChanged; RepositoryError."""
+        try:
+            async with self._looks:
+                found = (await self._store.head(key)).version.etag
+        except errors.ObjectNotFound:
+            return False
+        if found != etag:
+            name = key.decode("utf-8", "backslashreplace")
+            raise errors.ObjectChanged(f"{name}: has ETag {found} now, expected {etag}", bucket=self._store.bucket, key=name)
+        return True
 
     def _hand_over(self) -> None:
         """Some other has to send what is waiting."""

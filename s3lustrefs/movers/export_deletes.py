@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import trio
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import JournalRecord, ObjectRecord
+from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers.delete_batches import DeleteBatches
 from s3lustrefs.movers.disputes import Disputes
-from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet, sync_together
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet, sync_together
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
@@ -30,7 +31,7 @@ class DeleteExport:
 
     def __init__(self, engine: MetadataEngine, hydrator: Hydrator, repositories: Repositories, disputes: Disputes) -> None:
         self._engine = engine
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._repositories = repositories
         self._disputes = disputes
         self._sent = SentObjects(engine)
@@ -48,6 +49,33 @@ class DeleteExport:
             if await self._engine.holder(record.assoc, record.key) is None:
                 await self._clear(record.assoc, record.key)
             await self._engine.finish(record)
+
+    async def follow(self, left: LeftBehind, hold: HoldKey) -> None:
+        """Delete what a file was copied from, if nobody has that name any more: it need not be looked at again so soon.
+
+        Whatever stands in the way is left to the record of the lost name, or of the directory it was lost with.
+        """
+        assoc, key = left.known.assoc, left.known.key
+        association = self._engine.association(assoc)
+        if association is None or "DELETED" not in association.auto_export:
+            return
+        async with hold(assoc, key):
+            known = await self._engine.find_object(assoc, key)
+            if known is None or known.etag != left.known.etag or await self._engine.holder(assoc, key) is not None:
+                return
+            if await self._engine.noted_writes(assoc, key):
+                return
+            try:
+                await self._order.before_delete(known)
+                if not await self._delete(self._repositories.of(assoc), known, left.looked_at):
+                    return
+            except (NotYet, errors.S3LustreError) as reason:
+                log.debug("delete left to its own record key=%r reason=%s", key, reason)
+                return
+            await self._engine.forget_object(assoc, key, with_writes=True)
+            record = await self._engine.find_lost_key(assoc, key)
+            if record is not None and not record.change & Change.SUBTREE:
+                await self._engine.finish(record)
 
     async def _clear(self, assoc: AssocId, key: bytes) -> None:
         """Nothing of ours stays under the key: neither the object the table knows nor what an unanswered request left."""
@@ -91,14 +119,14 @@ class DeleteExport:
             self._batches[assoc] = DeleteBatches(store)
         return self._batches[assoc]
 
-    async def _delete(self, store: ObjectStore, known: ObjectRecord) -> bool:
+    async def _delete(self, store: ObjectStore, known: ObjectRecord, looked_at: float = -math.inf) -> bool:
         """Whether the object is gone; if somebody has changed it, it is a file here again. Raises: RepositoryError; ObjectNotFound
         when somebody else was faster, which the next attempt finds out; NotYet."""
         try:
             # A power cut must not bring a name back whose object is gone, nor forget bytes that were fetched because it goes.
             await sync_together(self._engine)
             failpoint("delete.before")
-            await self._batch(store, known.assoc).delete(known.key, known.etag)
+            await self._batch(store, known.assoc).delete(known.key, known.etag, looked_at)
             failpoint("delete.answered")
         except errors.ObjectChanged as exc:
             head = await store.head(known.key)

@@ -26,7 +26,7 @@ from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
-from s3lustrefs.movers.export_order import ExportOrder, HoldKey, NotYet
+from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet
 from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
@@ -69,7 +69,7 @@ class FileExport:
         self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
-        self._order = ExportOrder(engine, hydrator, disputes)
+        self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes)
         self._requests = trio.Semaphore(_REQUESTS)
         self.exported_bytes = 0
@@ -78,12 +78,13 @@ class FileExport:
     def exported_objects(self) -> int:
         return self._outcome.settled_objects
 
-    async def export(self, record: JournalRecord, hold: HoldKey) -> None:
-        """Raises: NotYet, RepositoryError, StorageError."""
+    async def export(self, record: JournalRecord, hold: HoldKey) -> LeftBehind | None:
+        """The object it was copied from, if it was. Raises: NotYet, RepositoryError, StorageError."""
         view = await self._engine.export_view(record.ino)
         if view is None or not view.inode.nlink:
             await self._engine.finish(record)
-            return
+            return None
+        left: LeftBehind | None = None
         await self._know_headers(view.inode)
         excluded = False
         source = _place(view)
@@ -104,14 +105,18 @@ class FileExport:
                 if event not in target.association.auto_export:
                     excluded = True
                     continue
-                await self._export_target(fresh, target, record)
+                started = trio.current_time()
+                if await self._export_target(fresh, target, record) and fresh.source is not None and _place(fresh) != key:
+                    left = LeftBehind(fresh.source, started)
                 source = key if len(view.targets) > 1 else None  # where its content is now
         if excluded:
             await self._engine.exclude(record)
         else:
             await self._engine.finish(record)
+        return left
 
-    async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> None:
+    async def _export_target(self, view: ExportView, target: Target, record: JournalRecord) -> bool:
+        """Whether the object was copied from its source, which was looked at for that."""
         inode = view.inode
         check_key(target.key)
         await self._order.before_write(view, target)
@@ -123,9 +128,10 @@ class FileExport:
             await self._put_content(store, inode, target)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
             if record.change & (Change.METADATA | Change.CONTENT):
-                await self._copy(store, inode, target, view.source)
+                return await self._copy(store, inode, target, view.source)
         else:  # another name of the file: what changed went up under the first one
-            await self._copy(store, inode, target, view.source)
+            return await self._copy(store, inode, target, view.source)
+        return False
 
     async def _put_small(self, store: ObjectStore, inode: Inode, target: Target) -> None:
         """Directory markers hold nothing, symlinks their target. A marker changed by others has nothing to lose."""
@@ -253,11 +259,11 @@ class FileExport:
                 return FileSlice(*slices[0])
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
-    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
+    async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> bool:
         origin = self._engine.association(source.assoc)
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
-            return
+            return False
         await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
             async with self._requests:
@@ -266,8 +272,9 @@ class FileExport:
                 written = await self._copy_version(store, inode, target, source, head, is_current=is_current)
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
-            return
+            return False
         await self._outcome.settle(inode, target, written, content=True)
+        return is_current
 
     async def _copy_version(
         self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord, head: ObjectHead, *, is_current: bool

@@ -7,8 +7,9 @@ object that is the only copy of another file's bytes is never written over or de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import trio
 
@@ -19,13 +20,20 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
-from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.hydrator import Hydrator
 
 _SYNC_STEP_SECONDS = 0.02
 
 HoldKey = Callable[[AssocId, bytes], AbstractAsyncContextManager[None]]
 """Holds the lock of one object key."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """An object that was copied to where its file is now; it was looked at after `looked_at` (trio's clock)."""
+
+    known: ObjectRecord
+    looked_at: float
 
 
 class NotYet(Exception):
@@ -47,12 +55,12 @@ async def sync_together(engine: MetadataEngine) -> None:
 
 
 class ExportOrder:
-    """Waits by raising NotYet; fetches where waiting would never end."""
+    """Waits by raising NotYet; fetches where waiting would never end. `on_vanished` hears of a file whose bytes are nowhere."""
 
-    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, disputes: Disputes) -> None:
+    def __init__(self, engine: MetadataEngine, hydrator: Hydrator, on_vanished: Callable[[Inode], Awaitable[None]]) -> None:
         self._engine = engine
         self._hydrator = hydrator
-        self._disputes = disputes
+        self._on_vanished = on_vanished
 
     async def before_write(self, view: ExportView, target: Target) -> None:
         """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
@@ -81,7 +89,7 @@ class ExportOrder:
         try:
             await self._hydrator.ensure(other, 0, other.size)
         except errors.ObjectNotFound:
-            await self._disputes.vanished(other)  # nothing is left that could be lost
+            await self._on_vanished(other)  # nothing is left that could be lost
             return
         except errors.StaleInode:
             if (await self._engine.get(other.ino)).is_dirty:

@@ -73,7 +73,7 @@ class ExporterStatistics:
     exported_objects: int
     exported_bytes: int
     records_per_second: float
-    """Journal records settled lately: a rename has two for each object, its copy and its delete."""
+    """Journal records settled lately."""
 
 
 class KeyLocks:
@@ -253,7 +253,9 @@ class Exporter:
             await self._expand(record)
             self.wake()
         elif record.ino:
-            await self._files.export(record, self._locks.hold)
+            left = await self._files.export(record, self._locks.hold)
+            if left is not None:
+                await self._deletes.follow(left, self._locks.hold)
         else:
             await self._deletes.export(record, self._locks.hold)
 

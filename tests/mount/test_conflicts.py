@@ -76,7 +76,7 @@ class Place:
 
     def drain(self) -> None:
         client = ControlClient(str(self.site.state_dir / "control.sock"))
-        late, remaining, failed = poll(client, [f"/{self.path}"], timeout=WAIT_SECONDS, progress=lambda _: None)
+        late, remaining, failed = poll(client, [f"/{self.path}"], timeout=WAIT_SECONDS, progress=lambda *_: None)
         assert not late and not failed, (remaining, failed)
 
     def objects(self) -> dict[str, bytes]:

@@ -17,6 +17,8 @@ from tests.mount.site import WAIT_SECONDS, Site, ended
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
+MANY = 100_000
+
 
 def fill(here: Site, names: list[str], prefix: str = "p/") -> None:
     put_objects(here.server, here.bucket, [(f"{prefix}{name}", name.encode(), {}) for name in names], threads=4)
@@ -165,22 +167,21 @@ def test_what_arrives_under_the_old_name_meanwhile_is_new(here: Site, proxy: Bac
     names = [f"old/{number:02d}" for number in range(40)]
     fill(here, names)
     here.mount()
-    proxy.add("hold", method="PUT", path="/p/new/2", times=1)
+    proxy.add("hold", method="DELETE", path="/p/old/25")
     (here.root / "old").rename(here.root / "new")
     here.cli("drain", here.root, "--timeout", "0", check=False)
     proxy.wait_held()
     here.put("p/old/arrived", b"meanwhile")
-    here.put("p/old/05", b"another 05")
+    here.put("p/old/25", b"another 25")
     here.expected_log.append("delete given up")
     proxy.clear_faults()
     here.drain()
     here.cli("refresh", here.root)
     moved = {f"p/new/{number:02d}": f"old/{number:02d}".encode() for number in range(40)}
-    objects = {key: body for key, body in here.objects("p/").items() if not key.endswith("/")}
-    assert objects["p/old/arrived"] == b"meanwhile"
-    assert {key: objects[key] for key in moved} == moved or objects["p/new/05"] == b"another 05"
-    assert (here.root / "old/arrived").read_bytes() == b"meanwhile"
+    arrived = {"p/old/arrived": b"meanwhile", "p/old/25": b"another 25"}
+    assert {key: body for key, body in here.objects("p/").items() if not key.endswith("/")} == {**moved, **arrived}
     assert sorted(os.listdir(here.root / "new")) == [f"{number:02d}" for number in range(40)]
+    assert {f"p/old/{path.name}": path.read_bytes() for path in (here.root / "old").iterdir()} == arrived
 
 
 @pytest.mark.parametrize("failpoint", ["copy.answered:13", "delete.answered:20"])
@@ -201,6 +202,31 @@ def test_rename_of_a_directory_goes_on_after_a_crash(here: Site, failpoint: str)
     found = {key: body for key, body in here.objects("p/").items() if not key.endswith("/")}
     assert found == {f"p/new/{number:02d}": f"old/{number:02d}".encode() for number in range(40)}
     assert sorted(os.listdir(here.root)) == ["new"]
+
+
+@pytest.mark.long
+@pytest.mark.rgw
+@pytest.mark.timeout(3600)
+def test_directory_of_many_files_is_renamed(rgw_server: S3Server, make_site: Callable[..., Site]) -> None:
+    """At once here, in the bucket as fast as it goes, and in little memory."""
+    here = make_site(server=rgw_server)
+    fill(here, [f"old/{number:06d}" for number in range(MANY)])
+    here.mount()
+    pid = here.note_daemon()
+    before, started = resident_mib(pid), time.monotonic()
+    (here.root / "old").rename(here.root / "new")
+    assert time.monotonic() - started < 5
+    while here.cli("drain", here.root, "--timeout", "60", check=False).returncode == 2:
+        pass
+    assert here.cli("drain", here.root, "--timeout", "60").returncode == 0
+    assert resident_mib(pid) - before < 300
+    assert sorted(here.keys("p/")) == ["p/new/", *(f"p/new/{number:06d}" for number in range(MANY))]
+
+
+def resident_mib(pid: int) -> int:
+    """Memory of a process, without what it maps of files."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return next(int(words[1]) >> 10 for words in lines if words[0] == "RssAnon:")
 
 
 def test_progress_of_a_rename_shows(here: Site, proxy: BackgroundProxy) -> None:

@@ -118,7 +118,7 @@ class Host:
         return ControlClient(str(self.site.state_dir / "control.sock"), timeout=WAIT_SECONDS)
 
     def settle(self) -> None:
-        late, remaining, failed = poll(self.client(), ["/"], timeout=WAIT_SECONDS, progress=lambda _: None)
+        late, remaining, failed = poll(self.client(), ["/"], timeout=WAIT_SECONDS, progress=lambda *_: None)
         assert not late, remaining
         for each in failed:
             # A file that was renamed here before it was read, and whose object the other host has moved away. Not deleted: the

@@ -68,8 +68,8 @@ def test_every_option_reaches_its_field() -> None:
     config = loaded(
         "state_dir=/st,cache_dir=/a:/b,cache_size=500GiB,endpoint_url=http://127.0.0.1:9000/,region=eu-central-1,profile=lab,"
         "role_arn=arn:aws:iam::1:role/x,addressing_style=path,allow_other,ro,uid=5,gid=6,file_mode=0640,dir_mode=750,"
-        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,export_open_after=10m,on_conflict=file-wins,"
-        "posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
+        "imported_file_chunk_size=64,auto_import=new+changed,auto_export=none,import_interval=5m,export_open_after=10m,"
+        "on_conflict=file-wins,posix_metadata=eager,event_queue_url=create,lost_found_age=7d,lost_found_size=1GiB"
     )
     assert (config.state_dir, config.cache_dirs, config.cache_bytes) == (Path("/st"), (Path("/a"), Path("/b")), 500 << 30)
     assert (config.allow_other, config.read_only) == (True, True)

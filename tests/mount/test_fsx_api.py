@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,7 @@ import boto3
 import pytest
 
 from s3lustrefs.control.api_credentials import load_or_make
-from tests.mount.site import Site
+from tests.mount.site import WAIT_SECONDS, Site
 from tests.servers import free_ports
 
 REGION = "us-east-1"
@@ -87,3 +89,32 @@ def test_address_that_is_taken_refuses_the_mount(make_site: Callable[..., Site],
 def test_address_that_others_can_reach_is_refused(make_site: Callable[..., Site], address: str) -> None:
     done = make_site(api_listen=address).try_mount()
     assert done.returncode == 1 and "is not a loopback address" in done.stderr
+
+
+def test_import_is_switched_on_by_the_command_and_reaches_what_came_meanwhile(make_site: Callable[..., Site]) -> None:
+    place = make_site(auto_import="none", import_interval="0.5").mount()
+    (place.root / "ours").write_text("here")
+    place.drain()
+    place.s3.put_object(Bucket=place.bucket, Key="p/theirs", Body=b"there")
+    (before,) = json.loads(place.cli("dra", "list", "--mount", place.root, "--json").stdout)["Associations"]
+    assert before["S3"]["AutoImportPolicy"]["Events"] == [] and not (place.root / "theirs").exists()
+    shown = place.cli(
+        "dra",
+        "update",
+        "--mount",
+        place.root,
+        "--association-id",
+        before["AssociationId"],
+        "--s3",
+        "AutoImportPolicy={Events=[NEW]}",
+    ).stdout
+    assert " new " in shown
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (place.root / "theirs").exists():
+        assert time.monotonic() < deadline, place.status()
+        time.sleep(0.1)
+    assert (place.root / "theirs").read_bytes() == b"there"
+    wrong = place.cli(
+        "dra", "update", "--mount", place.root, "--association-id", "dra-000000000", "--imported-file-chunk-size", "5", check=False
+    )
+    assert wrong.returncode == 1 and "there is no data repository association dra-000000000" in wrong.stderr

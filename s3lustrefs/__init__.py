@@ -5,7 +5,7 @@ Rooms, highest first. A room imports only rooms in rows below its own; rooms in 
 
     cli                                the user's door: commands, mount(8) helper, daemonising
     mount                              composition root: builds everything, owns the task tree      pyfuse3
-    fuse        control                the kernel's door, the administrator's door                  pyfuse3 (fuse only)
+    fuse        control                the kernel's door, the administrator's door                  pyfuse3; botocore
     fs                                 POSIX meaning, free of FUSE types
     movers                             the copytool: hydrator, exporter, importer
     meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt, pycurl
@@ -24,7 +24,9 @@ The flows, in file order:
 - Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
   → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper` (listed again)
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
-- Control: `cli/admin` → `control/server` → `meta/engine` and the movers.
+- Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
+  verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
+  signer, never a client.
 
 Deliberately no imports here: the listing process and the daemon load only the rooms they need.
 """

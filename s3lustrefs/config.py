@@ -41,6 +41,9 @@ class Config:
     lost_found_bytes: int | None = None
     """Most bytes of them; None: a tenth of the cache."""
     api_listen: str | None = None
+    api_certificate: Path | None = None
+    """PEM files; the key may be in the certificate's file."""
+    api_key: Path | None = None
     kernel_options: tuple[str, ...] = ()
     """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
     dras: tuple[AssociationSettings, ...] = ()
@@ -69,6 +72,8 @@ _MOUNT_KEYS: dict[str, Parser] = {
     "lost_found_age": values.parse_seconds,
     "lost_found_size": values.parse_size,
     "api_listen": values.parse_listen,
+    "api_certificate": _path,
+    "api_key": _path,
 }
 _ENDPOINT_KEYS: dict[str, Parser] = {
     "endpoint_url": values.parse_url,
@@ -183,7 +188,7 @@ class _TomlFile:
         for key, value in given_keys.items():
             if key not in keys:
                 raise ConfigError(self.where(key, table) + ": " + _unknown("key", key, list(keys)))
-            if key in ("state_dir", "cache_dir"):
+            if key in ("state_dir", "cache_dir", "api_certificate", "api_key"):
                 self._refuse_relative(key, value)
             parsed[key] = _parsed(f"{self.where(key, table)} = {value!r}", keys[key], value)
         return parsed
@@ -271,6 +276,19 @@ def default_state_dir(source: str, mountpoint: str) -> Path:
     return base / f"{words}-{digest}"
 
 
+def _check_api(mount: Mapping[str, object]) -> None:
+    """Raises: ConfigError."""
+    for key, needed in (("api_certificate", "api_listen"), ("api_key", "api_certificate")):
+        if key in mount and needed not in mount:
+            raise ConfigError(f"{key}={mount[key]}: means nothing without {needed}")
+    address = str(mount.get("api_listen", "localhost:"))
+    if "api_certificate" not in mount and not values.is_loopback(address):
+        raise ConfigError(
+            f"api_listen={address}: is not a loopback address: others could read along without api_certificate=FILE (TLS); "
+            "or write for example 127.0.0.1:8987"
+        )
+
+
 def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, config_dir: Path = CONFIG_DIR) -> Config:
     """Everything that is to be known of a mount.
 
@@ -287,6 +305,7 @@ def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, c
         top, tables = _TomlFile(path).load()
     dras = _associations([{**top, **table, **ours} for table in tables], "" if source.startswith("s3://") else f"{path}: ")
     mount = {_FIELD_NAMES.get(key, key): value for key, value in {**top, **ours}.items() if key in _MOUNT_KEYS}
+    _check_api(mount)
     state_dir = mount.pop("state_dir", None) or default_state_dir(identity, os.path.realpath(mountpoint))
     assert isinstance(state_dir, Path)
     mount.setdefault("cache_dirs", (state_dir / "data",))

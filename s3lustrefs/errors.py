@@ -6,6 +6,9 @@ Classes say what happened and carry the thing it happened to; they never carry a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 
 class S3LustreError(Exception):
     """Base of everything we raise on purpose; the message names the thing, the reason and, where there is one, the remedy.
@@ -46,11 +49,12 @@ class DaemonUnreachable(UsageError):
 
 
 class ControlFault(UsageError):
-    """The daemon refused a request, in its own words; `fault` is the fault's name on the wire."""
+    """The daemon refuses a request, in its own words. `fault` is the fault's name on the wire, `members` what else it carries."""
 
-    def __init__(self, message: str, *, fault: str) -> None:
+    def __init__(self, message: str, *, fault: str, members: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message)
         self.fault = fault
+        self.members = members
 
 
 # --- the inode table -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import secrets
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,6 +25,9 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.config import Config
+from s3lustrefs.control import api_server
+from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
@@ -65,6 +69,7 @@ from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.observer import Observer
+from s3lustrefs.movers.preflights import look_at, ready_to_export
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -72,10 +77,9 @@ from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.movers.versions import Versions
-from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.credentials import DEFAULT_REGION, Credentials, resolve_region
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.object_store import Capabilities
-from s3lustrefs.repository.probe import preflight
 from s3lustrefs.repository.s3 import S3Store
 
 log = logging.getLogger(__name__)
@@ -140,6 +144,7 @@ class Daemon:
                 self._store.content_is_cut()
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
+            await self._open_doors()
             await self._link_all()
             await self._build().resume()
             await self._serve(ready)
@@ -182,22 +187,30 @@ class Daemon:
                     f"the configuration says s3://{dra.bucket}/{dra.prefix}: a link cannot change, use another state_dir"
                 )
             else:
-                await self._engine.update_association(old.with_settings(dra))
+                linked = old.with_settings(dra)
+                await self._engine.update_association(linked if self._config.read_only else await ready_to_export(linked))
         for association in self._engine.associations():
             self._connect(association)
 
     async def _link_new(self, dra: AssociationSettings) -> None:
         association = Association(
-            dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}"
-        ).with_settings(dra)
+            dra.file_system_path, dra.bucket, dra.prefix,
+            association_id=f"dra-{secrets.token_hex(9)[:17]}", created_ns=time.time_ns(),
+        ).with_settings(dra)  # fmt: skip
         defect = association_rules.addition_defect(association, self._engine.associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
         await self._engine.link_association(replace(association, capabilities=asdict(await self._probe(dra))))
 
     async def _probe(self, dra: AssociationSettings) -> Capabilities:
-        store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
-        return await preflight(store, dra.prefix, writable=bool(dra.auto_export) and not self._config.read_only)
+        return await look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
+
+    async def _probe_export(self, association: Association) -> Capabilities:
+        """Look at a bucket again that is to be written from now on."""
+        store = self._repositories.of(association.assoc_id)
+        if not self._config.read_only:
+            store.capabilities = await look_at(association, writable=True)
+        return store.capabilities
 
     def _connect(self, association: Association) -> None:
         credentials = Credentials(association.endpoint)
@@ -212,6 +225,16 @@ class Daemon:
         self._importers[association.assoc_id] = Importer(
             self._engine, association, target, credentials, self._invalidator.notify, self._headers
         )
+
+    async def _open_doors(self) -> None:
+        """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
+        self._fsx = FsxApi(
+            self._engine, self._repositories,
+            capacity_bytes=lambda: self._chunks.space().capacity_bytes, probe_export=self._probe_export,
+        )  # fmt: skip
+        dras = self._config.dras
+        record = await self._fsx.file_systems.establish(resolve_region(dras[0].endpoint) if dras else DEFAULT_REGION)
+        self._api = api_server.open_(self._config, record.region, self._fsx.call)
 
     # --- components --------------------------------------------------------------------------------------------------------
 
@@ -259,7 +282,8 @@ class Daemon:
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
         )
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
-        self._control = ControlServer(control_path, {**NativeApi(parts).operations(), **object_api.operations()})
+        operations = {**NativeApi(parts).operations(), **object_api.operations()}
+        self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
 
     def _build_auto_import(self) -> None:
@@ -312,6 +336,8 @@ class Daemon:
                 for assoc in self._credentials:
                     nursery.start_soon(self._keep_credentials, assoc)
                 await nursery.start(self._control.run)
+                if self._api is not None:
+                    await nursery.start(self._api.run)
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
                 nursery.start_soon(self._end_with_connection)
                 nursery.start_soon(self._announce, ready)

@@ -128,7 +128,7 @@ class _Ceph:
         self.conf = scratch / "ceph.conf"
 
     def start(self) -> None:
-        v1, v2, self.gateway_port = _free_ports(3)
+        v1, v2, self.gateway_port = free_ports(3)
         fsid = str(uuid.uuid4())
         for name in ("mon", "osd", "rgw", "run", "log"):
             (self.scratch / name).mkdir()
@@ -261,7 +261,7 @@ def _process(command: Sequence[str], **options: Any) -> Iterator[subprocess.Pope
             process.stdout.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from s3lustrefs.cli import draining, offline, reports
+from s3lustrefs.cli import draining, fsx, offline, reports
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.restoring import restore
@@ -150,6 +150,9 @@ cli.add_command(reports.refresh)
 cli.add_command(reports.hsm)
 cli.add_command(versions)
 cli.add_command(restore)
+cli.add_command(fsx.dra)
+cli.add_command(fsx.fs)
+cli.add_command(fsx.tag)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from s3lustrefs.errors import ControlFault, DaemonUnreachable
 
 CONTENT_TYPE = "application/x-amz-json-1.1"
+NATIVE_PREFIX = "S3LustreFS"
 ANSWER_SECONDS = 30.0
 
 
@@ -40,7 +41,7 @@ class _Connection(http.client.HTTPConnection):
 class ControlClient:
     """Operations of one mount's daemon."""
 
-    def __init__(self, socket_path: str, *, prefix: str = "S3LustreFS", timeout: float | None = ANSWER_SECONDS) -> None:
+    def __init__(self, socket_path: str, *, prefix: str = NATIVE_PREFIX, timeout: float | None = ANSWER_SECONDS) -> None:
         self._socket_path = socket_path
         self._prefix = prefix
         self._timeout = timeout

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from s3lustrefs.cli.control_client import ANSWER_SECONDS, ControlClient
+from s3lustrefs.cli.control_client import ANSWER_SECONDS, NATIVE_PREFIX, ControlClient
 from s3lustrefs.cli.mount_checks import is_dead
 from s3lustrefs.cli.mountinfo import MOUNTINFO, MountEntry, holding, mounted_at, read_mounts
 from s3lustrefs.errors import DaemonUnreachable, MountPointError
@@ -22,7 +22,7 @@ class Target:
 
     mount_point: str
 
-    def client(self, *, timeout: float | None = ANSWER_SECONDS) -> ControlClient:
+    def client(self, *, timeout: float | None = ANSWER_SECONDS, prefix: str = NATIVE_PREFIX) -> ControlClient:
         """`timeout` None: for operations that take as long as they take. Raises: DaemonUnreachable."""
         if is_dead(self.mount_point):
             raise DaemonUnreachable(
@@ -30,9 +30,10 @@ class Target:
                 f"or clear it with `umount -l {self.mount_point}`"
             )
         try:
-            return ControlClient(os.fsdecode(os.getxattr(self.mount_point, CONTROL_XATTR)), timeout=timeout)
+            socket_path = os.fsdecode(os.getxattr(self.mount_point, CONTROL_XATTR))
         except OSError as exc:
             raise DaemonUnreachable(f"{self.mount_point}: the mount does not name its control socket: {exc.strerror}") from exc
+        return ControlClient(socket_path, prefix=prefix, timeout=timeout)
 
     def inside(self, path: str) -> str:
         """An absolute path on this host as the path below the mount: `/` for the mount point itself."""

@@ -8,7 +8,8 @@ Source: fsx-spec section 15; Amazon FSx API Reference, "Common Errors".
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from s3lustrefs import errors
 
@@ -22,6 +23,8 @@ class Fault:
     status: int
     name: str
     message: str
+    members: Mapping[str, str] = field(default_factory=dict)
+    """What the fault carries besides, such as `Parameter`."""
 
 
 TABLE: dict[type[BaseException], tuple[int, str]] = {
@@ -36,9 +39,20 @@ TABLE: dict[type[BaseException], tuple[int, str]] = {
     errors.TableCorrupt: (500, "InternalServerError"),
 }
 
+STATUS = {
+    "InternalServerError": 500,
+    "IncompleteSignature": 403,
+    "InvalidSignatureException": 403,
+    "MissingAuthenticationToken": 403,
+    "UnrecognizedClientException": 403,
+}
+"""HTTP status of faults raised by their name, where it is not 400."""
+
 
 def fault_of(exc: Exception, operation: str) -> Fault:
     """The fault of an exception; an unknown one is logged with its traceback, here and nowhere else."""
+    if isinstance(exc, errors.ControlFault):
+        return Fault(STATUS.get(exc.fault, 400), exc.fault, str(exc), exc.members)
     for ancestor in type(exc).__mro__:
         if ancestor in TABLE:
             status, name = TABLE[ancestor]

@@ -11,7 +11,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import records, schema
 from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, Table
 from s3lustrefs.meta.txn import Txn
-from s3lustrefs.model.association import Association, Endpoint
+from s3lustrefs.model.association import Association, Endpoint, Policies
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -21,7 +21,7 @@ def load(txn: Txn) -> list[Association]:
 
 
 def store(txn: Txn, association: Association) -> None:
-    txn.put(Table.ASSOCIATIONS, schema.pack_u16(association.assoc_id), _encode(association))
+    txn.put(Table.ASSOCIATIONS, schema.pack_u16(association.assoc_id), encode(association))
 
 
 def allocate(txn: Txn) -> AssocId:
@@ -60,16 +60,20 @@ def make_directory(txn: Txn, parent: Ino, name: bytes, association: Association,
     return ino
 
 
-def _encode(association: Association) -> bytes:
-    fields = asdict(association)
-    fields["auto_import"] = sorted(association.auto_import)
-    fields["auto_export"] = sorted(association.auto_export)
-    return json.dumps(fields).encode()
+def encode(association: Association) -> bytes:
+    return json.dumps(asdict(association), default=sorted).encode()  # event sets as lists
 
 
 def decode(raw: bytes) -> Association:
     fields = json.loads(raw)
     fields["endpoint"] = Endpoint(**fields["endpoint"])
-    fields["auto_import"] = frozenset(fields["auto_import"])
-    fields["auto_export"] = frozenset(fields["auto_export"])
+    _read_events(fields)
+    if fields.get("configured"):
+        fields["configured"] = Policies(**_read_events(fields["configured"]))
     return Association(**fields)
+
+
+def _read_events(fields: dict[str, Any]) -> dict[str, Any]:
+    for name in ("auto_import", "auto_export"):
+        fields[name] = frozenset(fields[name])
+    return fields

@@ -10,7 +10,7 @@ number raises StaleInode when there is no such inode, unless it says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
+from s3lustrefs.model.file_system import Asked, FileSystemRecord
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -274,8 +275,25 @@ class MetadataEngine(Protocol):
     async def link_association(self, association: Association) -> Association:
         """Store a new association under a number given here, and make its directory. Raises: ConfigError."""
 
-    async def update_association(self, association: Association) -> None:
-        """Replace the settings of an association."""
+    async def update_association(self, association: Association, asked: Asked | None = None) -> None:
+        """Replace the settings of an association; `asked`: the request that did it."""
+
+    # --- what the FSx API alone knows --------------------------------------------------------------------------------------
+
+    def file_system(self) -> FileSystemRecord | None:
+        """None: no mount has made it yet."""
+
+    async def update_file_system(self, record: FileSystemRecord, asked: Asked | None = None) -> None:
+        """Make or replace it; `asked`: the request that did it."""
+
+    def tags(self, resource: str) -> dict[str, str]:
+        """Of a resource by its id, in the order of their keys."""
+
+    async def set_tags(self, resource: str, tags: Mapping[str, str]) -> None:
+        """Replace all tags of a resource."""
+
+    def find_asked(self, token: str) -> Asked | None:
+        """The request that was done under a ClientRequestToken, if it is among the last thousand or so."""
 
     # --- the whole table ---------------------------------------------------------------------------------------------------
 

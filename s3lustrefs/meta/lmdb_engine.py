@@ -17,6 +17,7 @@ from s3lustrefs.meta import (
     schema,
 )
 from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.lmdb_control import ControlVerbs
 from s3lustrefs.meta.lmdb_repository import RepositoryVerbs
 from s3lustrefs.meta.location import Location
 from s3lustrefs.meta.schema import (
@@ -27,7 +28,7 @@ from s3lustrefs.model.ids import ROOT_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
 
-class LmdbEngine(RepositoryVerbs):
+class LmdbEngine(RepositoryVerbs, ControlVerbs):
     """See `engine.MetadataEngine` for the contract."""
 
     # --- look-up ------------------------------------------------------------------------------------------------------

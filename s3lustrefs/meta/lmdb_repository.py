@@ -10,6 +10,7 @@ from s3lustrefs.meta import (
     associations,
     attributes,
     conflict_log,
+    control_records,
     export_targets,
     journal,
     lost_found,
@@ -33,6 +34,7 @@ from s3lustrefs.meta.schema import (
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
+from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -251,8 +253,9 @@ class RepositoryVerbs(EngineCore):
         self._locations.set_associations([*self._locations.associations(), linked])
         return linked
 
-    async def update_association(self, association: Association) -> None:
+    async def update_association(self, association: Association, asked: Asked | None = None) -> None:
         with self._store.begin() as txn:
             associations.store(txn, association)
+            control_records.remember(txn, asked)
         others = [a for a in self._locations.associations() if a.assoc_id != association.assoc_id]
         self._locations.set_associations(sorted([*others, association], key=lambda a: a.assoc_id))

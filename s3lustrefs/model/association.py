@@ -59,6 +59,15 @@ class AssociationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Policies:
+    """The settings that can be changed while the association is in use."""
+
+    auto_import: frozenset[str]
+    auto_export: frozenset[str]
+    imported_file_chunk_size_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class Association(AssociationSettings):
     """One data repository association: the settings, and what became of them."""
 
@@ -68,10 +77,33 @@ class Association(AssociationSettings):
     root_ino: int = 0
     capabilities: dict[str, bool | str] | None = None
     """What the endpoint probe found out when the association was made; None: not probed yet."""
+    created_ns: int = 0
+    """0: made before this was recorded."""
+    configured: Policies | None = None
+    """What the configuration said at the last mount; None: the same as what holds now."""
 
     def with_settings(self, settings: AssociationSettings) -> Association:
-        """The same association with everything that was asked for taken from `settings`."""
-        return replace(self, **{each.name: getattr(settings, each.name) for each in fields(AssociationSettings)})
+        """The same association as configured now.
+
+        A policy that the API changed holds until the configuration of that policy changes: only what differs from the last
+        mount is news.
+        """
+        before, now = self.configured or policies_of(self), policies_of(settings)
+        kept = {
+            each.name: getattr(self, each.name)
+            for each in fields(Policies)
+            if getattr(before, each.name) == getattr(now, each.name)
+        }
+        asked = {each.name: getattr(settings, each.name) for each in fields(AssociationSettings)}
+        return replace(self, **{**asked, **kept, "configured": now})
+
+    def with_policies(self, policies: Policies) -> Association:
+        """The same association with other policies until the configuration says something new."""
+        return replace(
+            self,
+            configured=self.configured or policies_of(self),
+            **{each.name: getattr(policies, each.name) for each in fields(Policies)},
+        )
 
     @property
     def data_repository_path(self) -> str:
@@ -84,6 +116,10 @@ class Association(AssociationSettings):
     def key_of(self, relative: bytes) -> bytes:
         """Object key of a path relative to the linked directory, both without a leading slash."""
         return self.prefix.encode() + relative
+
+
+def policies_of(settings: AssociationSettings) -> Policies:
+    return Policies(**{each.name: getattr(settings, each.name) for each in fields(Policies)})
 
 
 def paths_overlap(a: str, b: str) -> bool:

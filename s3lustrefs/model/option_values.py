@@ -6,6 +6,7 @@ sentence that starts with the offending option: what is wrong, and an example of
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -123,7 +124,18 @@ def parse_listen(value: object) -> str:
     host, _, port = parse_text(value).rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError("is not HOST:PORT; write for example 127.0.0.1:8987")
-    raise ValueError("is not available yet: the control API answers on the control socket only")
+    return f"{host}:{port}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach HOST:PORT."""
+    host = address.rpartition(":")[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_event_queue(value: object) -> str:

@@ -111,6 +111,8 @@ class Capabilities:
     """The ETag of an object written in one piece is its MD5 sum. False: not known."""
     versioning: str = "Unversioned"
     """Unversioned, Enabled or Suspended."""
+    is_write_probed: bool = False
+    """Whether any of this was found out: a look that may not write finds nothing out about conditions."""
 
 
 @dataclass(frozen=True, slots=True)

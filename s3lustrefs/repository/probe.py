@@ -251,6 +251,7 @@ class Survey:
             copy_source_if_match=found.copy_source_if_match,
             delete_if_match=found.delete_if_match,
             etag_is_md5=found.etag_is_md5,
+            is_write_probed=True,
         )
         yield from _condition_findings(found)
 

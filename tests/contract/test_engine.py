@@ -22,6 +22,7 @@ from s3lustrefs.meta.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, SentObject, object_key
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import EVENTS, Association
+from s3lustrefs.model.file_system import Asked, FileSystemRecord
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -894,3 +895,31 @@ async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_t
     source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
     assert source is not None
     assert (source.etag, source.version_id) == ("e1", "")
+
+
+# --- what the FSx API alone knows -------------------------------------------------------------------------------------------
+
+
+async def test_file_system_and_tags_are_kept(tmp_path: Path) -> None:
+    record = FileSystemRecord("fs-0123456789abcdef0", 5, "eu-central-1", {"LustreConfiguration": {"DataCompressionType": "LZ4"}})
+    store = Store(tmp_path / "meta", boot_id="boot")
+    engine = LmdbEngine(store)
+    assert engine.file_system() is None and engine.tags("fs-1") == {}
+    await engine.update_file_system(record)
+    await engine.set_tags("fs-1", {"b": "2", "a": "ä"})
+    await engine.set_tags("fs-2", {"c": ""})
+    await engine.set_tags("fs-2", {})
+    await store.close()
+    again = LmdbEngine(Store(tmp_path / "meta", boot_id="boot"))
+    assert again.file_system() == record
+    assert list(again.tags("fs-1").items()) == [("a", "ä"), ("b", "2")] and again.tags("fs-2") == {}
+
+
+async def test_request_is_remembered_with_what_it_did_and_the_oldest_are_forgotten(scene: Scene) -> None:
+    for number in range(1005):
+        asked = Asked(f"token-{number}", "UpdateDataRepositoryAssociation", {"S3": str(number)}, at_ns=number)
+        await scene.engine.update_association(replace(scene.association, imported_file_chunk_size_mib=number + 1), asked)
+    assert scene.engine.find_asked("token-1004") == asked
+    assert scene.engine.find_asked("token-3") is None
+    (association,) = scene.engine.associations()
+    assert association.imported_file_chunk_size_mib == 1005

@@ -41,8 +41,8 @@ def nothing_left(client: Any, bucket: str) -> bool:
 
 async def test_capabilities_are_those_of_the_server_and_nothing_is_left(s3_server: S3Server, bucket: str, client: Any) -> None:
     expected = {
-        "moto": Capabilities(delete_if_match=True, etag_is_md5=True),
-        "radosgw": Capabilities(if_match_quoted=False, etag_is_md5=True),
+        "moto": Capabilities(delete_if_match=True, etag_is_md5=True, is_write_probed=True),
+        "radosgw": Capabilities(if_match_quoted=False, etag_is_md5=True, is_write_probed=True),
     }
     assert await preflight(store_of(s3_server, bucket), "some/prefix/", writable=True) == expected[s3_server.kind]
     assert nothing_left(client, bucket)

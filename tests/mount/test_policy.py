@@ -159,3 +159,18 @@ def test_upload_carried_out_late_is_removed_when_its_file_has_another_name(here:
     proxy.clear_faults()
     here.drain()
     assert here.objects() == {"p/moved": b"1"}
+
+
+@pytest.mark.parametrize("first", [{"ro": "true"}, {"auto_export": "none"}], ids=["read-only", "no exports"])
+def test_endpoint_that_was_only_read_is_asked_for_its_conditions_before_it_is_written(
+    make_site: Callable[..., Site], first: dict[str, str]
+) -> None:
+    place = make_site().mount(**first)
+    assert not place.status()["associations"][0]["capabilities"]["is_write_probed"]
+    place.unmount()
+    place.mount()
+    found = place.status()["associations"][0]["capabilities"]
+    assert found["is_write_probed"] and found["delete_if_match"]  # as moto has it, and nobody takes for granted
+    (place.root / "x").write_text("x")
+    place.drain()
+    place.unmount()

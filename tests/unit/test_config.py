@@ -132,12 +132,27 @@ def test_last_of_ro_and_rw_wins() -> None:
         ("allow_other=perhaps", "is neither true nor false"),
         ("api_listen=8987", "is not HOST:PORT; write for example 127.0.0.1:8987"),
         ("api_listen=host:0", "is not HOST:PORT"),
+        ("api_listen=0.0.0.0:8987", "is not a loopback address: others could read along without api_certificate=FILE"),
+        ("api_certificate=/tls/api.pem", "means nothing without api_listen"),
+        ("api_listen=127.0.0.1:8987,api_key=/tls/key.pem", "means nothing without api_certificate"),
+        ("api_listen=example.org:8987", "is not a loopback address"),
         ("cache_dir=/a:/a", "different directories"),
     ],
 )
 def test_bad_option_is_one_clear_error(option: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         loaded(option)
+
+
+def test_api_is_served_to_others_only_with_a_certificate() -> None:
+    config = loaded("api_listen=0.0.0.0:8987,api_certificate=/tls/api.pem,api_key=/tls/key.pem")
+    assert (config.api_listen, config.api_certificate, config.api_key) == (
+        "0.0.0.0:8987",
+        Path("/tls/api.pem"),
+        Path("/tls/key.pem"),
+    )
+    for address in ("127.0.0.1:8987", "[::1]:8987", "localhost:8987", "127.8.0.1:1"):
+        assert loaded(f"api_listen={address}").api_listen == address
 
 
 @pytest.mark.parametrize(

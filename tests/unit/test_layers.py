@@ -30,14 +30,14 @@ FENCES = {
     "pyfuse3": {"fuse", "mount"},
     "lmdb": {"meta"},
     "boto3": {"repository"},
-    "botocore": {"repository"},
+    "botocore": {"repository", "control"},
     "awscrt": {"repository"},
     "pycurl": {"repository"},
     "click": {"cli"},
     "rich": {"cli"},
     "h11": {"control"},
 }
-THREADS = {"meta", "data", "repository", "fuse/invalidator", "mount", "cli"}
+THREADS = {"meta", "data", "repository", "fuse/invalidator", "control/fsx_model", "mount", "cli"}
 
 
 def room_of(path: Path, package: Path) -> str:

@@ -15,7 +15,8 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.control.faults import TABLE, fault_of
-from s3lustrefs.control.server import MAX_REQUEST_BYTES, ControlServer
+from s3lustrefs.control.http_door import MAX_REQUEST_BYTES
+from s3lustrefs.control.server import ControlServer
 
 
 async def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +106,14 @@ async def test_unknown_operation_is_refused_by_name(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "fault"), [(b"{not json", "SerializationException"), (b"[1]", "SerializationException"), (b"\xff", "Serialization")]
+    ("body", "fault"),
+    [
+        (b"{not json", "SerializationException"),
+        (b"[1]", "SerializationException"),
+        (b"\xff", "Serialization"),
+        (b'{"a": NaN}', "Serialization"),
+        pytest.param(b"[" * 500_000, "Serialization", id="deep"),
+    ],
 )
 async def test_bad_body_is_refused(call: Call, socket_path: Path, body: bytes, fault: str) -> None:
     head = b"POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: S3LustreFS.Echo\r\nContent-Length: %d\r\n\r\n" % len(body)

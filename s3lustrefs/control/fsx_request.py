@@ -1,0 +1,86 @@
+"""What all FSx operations share: refusals, pages, fingerprints of requests, and the ARNs of one file system."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from s3lustrefs.errors import ControlFault
+from s3lustrefs.model.file_system import FileSystemRecord
+
+PARTITION = "aws"
+ACCOUNT = "000000000000"
+"""There are no accounts here; FSx's formats want twelve digits."""
+TOKEN = "ClientRequestToken"
+MESSAGE_CHARACTERS = 256
+
+Json = dict[str, Any]
+Item = TypeVar("Item")
+
+
+def refused(fault: str, message: str, **members: str) -> ControlFault:
+    """To be raised. Texts of FSx have at most 256 characters."""
+    return ControlFault(message[:MESSAGE_CHARACTERS], fault=fault, members=members)
+
+
+def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
+    """One per parameter, without the token itself: equal requests have equal ones, and a differing parameter can be named."""
+    return {
+        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+        for name, value in request.items()
+        if name != TOKEN
+    }
+
+
+# --- names of resources ----------------------------------------------------------------------------------------------------
+
+
+def file_system_arn(record: FileSystemRecord) -> str:
+    return _arn(record, f"file-system/{record.file_system_id}")
+
+
+def association_arn(record: FileSystemRecord, association_id: str) -> str:
+    return _arn(record, f"association/{record.file_system_id}/{association_id}")
+
+
+def _arn(record: FileSystemRecord, resource: str) -> str:
+    return f"arn:{PARTITION}:fsx:{record.region}:{ACCOUNT}:{resource}"
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------------
+
+
+def page(request: Mapping[str, Any], items: Sequence[Item], name: Callable[[Item], str], most: int) -> tuple[list[Item], Json]:
+    """One page of what was asked for, and the `NextToken` member if there is more.
+
+    In the order of unique names, and a token holds the last one shown: items that come or go between two pages neither
+    repeat nor hide others. Raises: ControlFault for a token that is not from an answer to the same request.
+    """
+    query = fingerprints({key: value for key, value in request.items() if key not in ("NextToken", "MaxResults")})
+    after = _read_token(request["NextToken"], query) if "NextToken" in request else ""
+    limit = min(request.get("MaxResults", most), most)
+    rest = sorted((item for item in items if name(item) > after), key=name)
+    more = {"NextToken": _token(name(rest[limit - 1]), query)} if len(rest) > limit else {}
+    return rest[:limit], more
+
+
+def _digest(query: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _token(last: str, query: Mapping[str, str]) -> str:
+    return base64.b64encode(f"{_digest(query)}{last}".encode()).decode()
+
+
+def _read_token(token: str, query: Mapping[str, str]) -> str:
+    try:
+        text = base64.b64decode(token, validate=True).decode()
+    except (binascii.Error, ValueError):
+        text = ""
+    if not text.startswith(_digest(query)):
+        raise refused("BadRequest", "NextToken is not from an answer to this request")
+    return text.removeprefix(_digest(query))

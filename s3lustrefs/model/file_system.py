@@ -1,0 +1,29 @@
+"""What the FSx API knows of the file system itself, and of the requests it has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystemRecord:
+    """One file system is one state directory. Everything here is settled when it is first mounted, save `settings`."""
+
+    file_system_id: str
+    created_ns: int
+    region: str
+    """Part of every ARN, and what requests are signed for."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Members of FSx's FileSystem, as UpdateFileSystem set them: what has no meaning on one host, kept to be shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that was done under a ClientRequestToken; `parameters` has a fingerprint of each."""
+
+    token: str
+    operation: str
+    parameters: Mapping[str, str]
+    at_ns: int

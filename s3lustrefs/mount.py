@@ -7,20 +7,15 @@ way stays in the journal), then the stores.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
-import os
 import secrets
-import select
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 
-import pyfuse3
 import trio
 
 from s3lustrefs import errors
@@ -39,9 +34,9 @@ from s3lustrefs.fs.handles import Handles
 from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
-from s3lustrefs.fuse import kernel_settings
 from s3lustrefs.fuse.invalidator import Invalidator
 from s3lustrefs.fuse.operations import Operations
+from s3lustrefs.fuse.session import Session
 from s3lustrefs.meta import content_place
 from s3lustrefs.meta.content_place import ContentPlace
 from s3lustrefs.meta.damage import Damage
@@ -84,16 +79,11 @@ from s3lustrefs.repository.s3 import S3Store
 
 log = logging.getLogger(__name__)
 
-_MAX_REQUEST_TASKS = 20_000
-"""Requests handled at once. Each blocked reader holds one; pyfuse3's own 99 would freeze the mount for everybody else."""
 _SWITCH_SECONDS = 0.0005
 """How long another Python thread may keep the GIL from the trio thread."""
 _CREDENTIALS_RETRY_SECONDS = 15.0
-_CONNECTION_SECONDS = 0.25
 _GC_THRESHOLD = 20_000
 """New objects between two collections of the youngest generation. Python's 700 cost 3 % of a busy daemon."""
-_LAST_REQUESTS_SECONDS = 2.0
-"""How long requests under way may take when the mount ends: what still waits for a bucket then is not answered any more."""
 
 
 def serve(config: Config, mount_point: str, *, ready: Callable[[], None]) -> None:
@@ -114,8 +104,6 @@ class Daemon:
         self._mount_point = mount_point
         self._state_dir = state_dir
         self._handles = Handles()
-        self._requests = trio.CancelScope()
-        self._ending = False
         self._invalidator = Invalidator()
         self._repositories = Repositories()
         self._importers: dict[AssocId, Importer] = {}
@@ -309,14 +297,8 @@ class Daemon:
             await self._chunks.sync_dirty()
 
     async def _serve(self, ready: Callable[[], None]) -> None:
-        try:
-            pyfuse3.init(self._operations, self._mount_point, _mount_options(self._config))
-        except RuntimeError as exc:
-            raise errors.MountPointError(
-                f"cannot mount on {self._mount_point}: {exc}; see the lines above it on standard error"
-            ) from exc
-        self._end_on_signals()
-        try:
+        session = Session(self._operations, self._mount_point, _mount_options(self._config))
+        with session.mounted():
             async with trio.open_nursery() as nursery:
                 for part in (
                     self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
@@ -339,55 +321,14 @@ class Daemon:
                 if self._api is not None:
                     await nursery.start(self._api.run)
                 nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
-                nursery.start_soon(self._end_with_connection)
-                nursery.start_soon(self._announce, ready)
-                with self._requests:
-                    await pyfuse3.main(max_tasks=_MAX_REQUEST_TASKS)
-                self._ending = True
-                log.info("mount ended mount_point=%s", self._mount_point)
+                await session.serve(partial(self._announce, ready))
                 nursery.cancel_scope.cancel()
-        finally:
-            # Lazily, where the end came by signal: the mount point is free at once, whoever still has files open.
-            pyfuse3.close(unmount=True)
 
-    async def _announce(self, ready: Callable[[], None]) -> None:
-        # Abandoned when the mount ends first: nobody would answer these calls then, until the connection is closed.
-        await trio.to_thread.run_sync(os.stat, self._mount_point, abandon_on_cancel=True)
-        await trio.to_thread.run_sync(kernel_settings.tune, self._mount_point, abandon_on_cancel=True)
+    def _announce(self, ready: Callable[[], None]) -> None:
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)
         ready()
-
-    def _end_on_signals(self) -> None:
-        """From now on to the end of the process: a second signal must not kill a daemon that is about to unmount."""
-        token = trio.lowlevel.current_trio_token()
-
-        def received(number: int, frame: object) -> None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(self._end, number)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, received)
-
-    def _end(self, number: int) -> None:
-        if not self._ending:
-            self._ending = True
-            log.info("mount ending signal=%s", signal.Signals(number).name)
-            pyfuse3.terminate()
-            self._give_up_requests()
-
-    async def _end_with_connection(self) -> None:
-        """Unmounted: `pyfuse3.main` returns by itself once the last request is answered, which may wait for a bucket."""
-        poll = select.poll()
-        poll.register(_fuse_descriptor(), 0)  # reports only errors, and the end of the connection is one
-        # A thread blocked in poll would be woken by every request, one more context switch for each.
-        while not poll.poll(0):  # noqa: ASYNC110  # nothing can tell us
-            await trio.sleep(_CONNECTION_SECONDS)
-        self._give_up_requests()
-
-    def _give_up_requests(self) -> None:
-        self._requests.deadline = trio.current_time() + _LAST_REQUESTS_SECONDS
 
     async def _keep_credentials(self, assoc: AssocId) -> None:
         """Without keys the association waits; everything local goes on."""
@@ -398,17 +339,6 @@ class Daemon:
                 self._repositories.fail(assoc, exc)
                 log.error("association has no credentials association=%d error=%s", assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
-
-
-def _fuse_descriptor() -> int:
-    """libfuse's descriptor of our connection, which it does not tell."""
-    for entry in os.scandir("/proc/self/fd"):
-        try:
-            if os.readlink(entry.path) == "/dev/fuse":
-                return int(entry.name)
-        except FileNotFoundError:
-            continue  # the descriptor of this very listing
-    raise errors.FuseUnavailable("the connection to the kernel is gone")
 
 
 class _Recovered(trio.TaskStatus[None]):

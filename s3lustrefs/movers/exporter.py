@@ -35,7 +35,7 @@ from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_WORKERS = 96
+_WORKERS = 192
 """Exports under way at once. Of these at most 32 have a request on its way (`FileExport`): the others are waiting for the disk, on
 which the file and the note of its request must be first."""
 _DELETES = 512

@@ -27,7 +27,7 @@ ROWS = (
 HEIGHT = {room: height for height, row in enumerate(ROWS) for room in row}
 
 FENCES = {
-    "pyfuse3": {"fuse", "mount"},
+    "pyfuse3": {"fuse"},
     "lmdb": {"meta"},
     "boto3": {"repository"},
     "botocore": {"repository", "control"},
@@ -37,7 +37,7 @@ FENCES = {
     "rich": {"cli"},
     "h11": {"control"},
 }
-THREADS = {"meta", "data", "repository", "fuse/invalidator", "control/fsx_model", "mount", "cli"}
+THREADS = {"meta", "data", "repository", "fuse/invalidator", "fuse/session", "control/fsx_model", "mount", "cli"}
 
 
 def room_of(path: Path, package: Path) -> str:

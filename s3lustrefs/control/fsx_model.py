@@ -134,10 +134,10 @@ def _text_defects(shape: Any, value: str, name: str) -> Iterator[str]:
 
 
 def _number_defects(shape: Any, value: float, name: str) -> Iterator[str]:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         yield f"{name} is not a number"
     elif shape.type_name != "timestamp":
-        yield from _size_defects(shape, value, f"{name} is {value}", "")
+        yield from _size_defects(shape, value, f"{name} is {_shown(str(value))}", "")
 
 
 def _size_defects(shape: Any, size: float, what: str, unit: str) -> Iterator[str]:

@@ -31,6 +31,7 @@ ARN = "arn:aws:fsx:eu-west-1:000000000000:file-system/fs-1"
         ({"Colour": 1}, "Colour is not a member"),
         ({"ImportedFileChunkSize": 0}, "is 0, at least 1"),
         ({"ImportedFileChunkSize": 512001}, "at most 512000"),
+        ({"ImportedFileChunkSize": 10**400}, "at most 512000"),
         ({"ImportedFileChunkSize": True}, "must be of type integer"),
         ({"ImportedFileChunkSize": 1.5}, "must be of type integer"),
         ({"S3": []}, "S3 must be of type structure"),
@@ -85,7 +86,7 @@ def test_secret_is_not_told_back() -> None:
 # --- a flood --------------------------------------------------------------------------------------------------------------------
 
 
-WILD = st.sampled_from([None, True, -1, 2**70, 0.5, float("inf"), "x", [], {}, {"Events": []}])
+WILD = st.sampled_from([None, True, -1, 2**70, 10**400, 0.5, float("inf"), "x", [], {}, {"Events": []}])
 _MADE: dict[str, st.SearchStrategy[Any]] = {}
 
 

@@ -64,10 +64,14 @@ class _Transfer:
 
 @dataclass(slots=True, eq=False)
 class _Watch:
-    """One socket libcurl waits for. `wanted` is made of pycurl.POLL_* bits."""
+    """One socket libcurl waits for. `wanted` is made of pycurl.POLL_* bits, and each of them has a task and a scope of its own."""
 
     wanted: int
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scopes: list[trio.CancelScope] = field(default_factory=list)
+
+    def cancel(self) -> None:
+        for scope in self.scopes:
+            scope.cancel()
 
 
 def can_send(request: Request) -> bool:
@@ -149,8 +153,11 @@ class CurlClient:
             self._multi.socket_action(fd, events)
         except pycurl.error as error:
             log.error("libcurl failed error=%s", error)
-            for easy in list(self._transfers):
-                self._finish(easy, f"libcurl: {error}")
+            self._fail_all(f"libcurl: {error}")
+
+    def _fail_all(self, failure: str) -> None:
+        for easy in list(self._transfers):
+            self._finish(easy, failure)
 
     def _settle(self) -> None:
         """Act upon what the callbacks noted down: expired timers, and transfers that are done."""
@@ -180,7 +187,7 @@ class CurlClient:
             if watch.wanted == wanted:
                 return
             del self._watches[fd]
-            watch.scope.cancel()
+            watch.cancel()
         if wanted == pycurl.POLL_REMOVE:
             return
         watch = self._watches[fd] = _Watch(wanted)
@@ -190,7 +197,16 @@ class CurlClient:
             trio.lowlevel.spawn_system_task(self._watch, fd, watch, trio.lowlevel.wait_writable, pycurl.CSELECT_OUT)
 
     async def _watch(self, fd: int, watch: _Watch, wait: Callable[[int], Awaitable[None]], events: int) -> None:
-        with watch.scope:
+        try:
+            await self._follow(fd, watch, wait, events)
+        except Exception:
+            # Out of a system task it would end the whole run: a defect costs some requests, not the mount.
+            log.exception("socket watched no longer fd=%d", fd)
+            self._fail_all("internal error; daemon.log has the traceback")
+
+    async def _follow(self, fd: int, watch: _Watch, wait: Callable[[int], Awaitable[None]], events: int) -> None:
+        with trio.CancelScope() as scope:
+            watch.scopes.append(scope)
             while self._watches.get(fd) is watch:
                 try:
                     await wait(fd)
@@ -200,6 +216,7 @@ class CurlClient:
                 if self._watches.get(fd) is watch:
                     if events == pycurl.CSELECT_ERR:
                         del self._watches[fd]
+                        watch.cancel()
                     self._act(fd, events)
                     self._settle()
 

@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 
+import pycurl
 import pytest
 import trio
 
@@ -246,3 +247,37 @@ async def test_what_failed_quickly_is_tried_again_by_the_crt(serve: Serve, nurse
     with pytest.raises(errors.ObjectChanged):
         await store.get_bytes(b"k", ObjectVersion("other", 10), 2, 5)
     nursery.cancel_scope.cancel()
+
+
+async def test_body_that_the_server_is_slow_to_take_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libcurl wants to write and to read then, both at once."""
+    wanted: list[int] = []
+    on_socket = curl.CurlClient._on_socket
+
+    def noting(self: curl.CurlClient, events: int, *rest: object) -> None:
+        wanted.append(events)
+        on_socket(self, events, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(curl.CurlClient, "_on_socket", noting)
+    body = random.Random(0).randbytes(8 << 20)
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    received = b""
+
+    async def serve() -> None:
+        nonlocal received
+        stream, _ = await trio.socket.from_stdlib_socket(listener).accept()
+        while not received.endswith(body[-1000:]):
+            received += await stream.recv(1 << 20)
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        stream.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        request = Request("PutObject", "PUT", f"127.0.0.1:{listener.getsockname()[1]}", "/b/k", (), io.BytesIO(body), len(body))
+        found = await curl.client().exchange(request, tls=False, region="eu-west-1", credentials=KEYS, patience=20.0)
+    listener.close()
+    assert found.status == 200 and received.endswith(b"\r\n\r\n" + body)
+    assert pycurl.POLL_INOUT in wanted

@@ -197,9 +197,10 @@ class MetadataEngine(Protocol):
     async def apply_listing(
         self, association: Association, groups: Sequence[tuple[bytes, Sequence[PreparedEntry]]],
         markers: Iterable[tuple[bytes, int, bytes, int, bytes]] = (), skipped: Iterable[tuple[bytes, str]] = (),
-        directories: Iterable[bytes] = (), sweep: Sweep | None = None,
+        directories: Iterable[bytes] = (), sweep: Sweep | None = None, touched: Container[bytes] = (),
     ) -> Applied:  # fmt: skip
-        """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys."""
+        """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys. Without one,
+        `touched`: objects (by table key) that were changed here since it began."""
 
     def sweep(self, events: frozenset[str], *, is_told: bool = False) -> AbstractContextManager[Sweep]:
         """To be entered before a listing is asked for, and held until its last batch is applied. `is_told`: not a listing,

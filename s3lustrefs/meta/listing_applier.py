@@ -11,7 +11,7 @@ No object is hidden by another in silence: what cannot show is in the table SKIP
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from s3lustrefs.meta import attributes, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
@@ -49,6 +49,7 @@ class ListingApplier:
         allocate: Callable[[], Ino],
         in_use: Callable[[Ino], bool],
         sweep: Sweep | None = None,
+        touched: Container[bytes] = (),
     ) -> None:
         self._txn = txn
         self._association = association
@@ -57,6 +58,7 @@ class ListingApplier:
         self._allocate = allocate
         self._in_use = in_use
         self._sweep = sweep
+        self._touched = touched if sweep is None else sweep.touched
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
         self._conflicts = ListingConflicts(txn, association, now_ns)
@@ -124,9 +126,10 @@ class ListingApplier:
             if seen[8:] != listed:
                 self._look_closer(object_key, seen, listed)
             return True
-        if self._sweep is None or object_key not in self._sweep.touched:
+        if object_key not in self._touched:
             return False
-        self._sweep.overtaken.add(object_key)
+        if self._sweep is not None:
+            self._sweep.overtaken.add(object_key)
         return True
 
     def _look_closer(self, object_key: bytes, seen: bytes, listed: bytes) -> None:

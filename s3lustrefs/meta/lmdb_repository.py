@@ -128,11 +128,12 @@ class RepositoryVerbs(EngineCore):
         skipped: Iterable[tuple[bytes, str]] = (),
         directories: Iterable[bytes] = (),
         sweep: Sweep | None = None,
+        touched: Container[bytes] = (),
     ) -> Applied:
         """One prepared batch; `directories` are relative paths known only by what is below them."""
         first = self._next_ino
         with self._store.begin() as txn:
-            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use, sweep)
+            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use, sweep, touched)
             for path in directories:
                 applier.directory(path)
             for marker in markers:

@@ -56,7 +56,8 @@ class Disputes:
 
     async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """File and object both changed. Raises: RepositoryError, StorageError; NotADirectory where lost+found cannot be made."""
-        if not inode.is_dirty and (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key):
+        is_its_object = (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key)
+        if inode.is_file and not inode.is_dirty and is_its_object:
             await self._refresher.refresh(inode.ino)  # only attributes were changed here, and they go with the new content
             return
         resolved = await self._engine.resolve_conflict(target.association, await self._dispute(inode, target, head))

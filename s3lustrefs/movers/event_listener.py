@@ -36,6 +36,7 @@ _MOST_RECEIVES = 5
 _POLICY_SECONDS = 5.0
 """How soon a policy that was switched on is noticed."""
 _SYNC_SECONDS = 1.0
+_LEAST_POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
 _LAGS = 1000
 
@@ -102,12 +103,16 @@ class EventListener:
                         await importer.wait_for_end()
                     await self._listen(self._queue)
                 except errors.S3LustreError as exc:
-                    failures = 1 if self._state == "LISTENING" else failures + 1
-                    delay = backoff_seconds(failures)
-                    if str(exc) != self._error:
+                    failure = str(exc)
+                    if failure != self._error:
                         log.warning("bucket events not available, sweeps go on error=%s", exc)
-                    self._state, self._error, self._oldest_sent = "FAILING", str(exc), 0.0
-                    await trio.sleep(delay)
+                except Exception:
+                    # Whatever a queue may say costs events, which sweeps make good, not everybody their mount.
+                    failure = "internal error; daemon.log has the traceback"
+                    log.exception("bucket events not available, sweeps go on")
+                failures = 1 if self._state == "LISTENING" else failures + 1
+                self._state, self._error, self._oldest_sent = "FAILING", failure, 0.0
+                await trio.sleep(backoff_seconds(failures))
 
     def _is_wanted(self) -> bool:
         return any(observer.association().auto_import for observer in self._observers.values())
@@ -129,7 +134,12 @@ class EventListener:
                     await trio.sleep(min(backoff_seconds(refusals), _LONGEST_PAUSE_SECONDS))
                 if not is_more:
                     self._oldest_sent = 0.0
+                for observer in self._observers.values():
+                    await observer.judge.prune()
+                asked = trio.current_time()
                 messages = await _receive(queue, calls)
+                if calls == 1 and not messages and trio.current_time() - asked < _LEAST_POLL_SECONDS:
+                    await trio.sleep(_LEAST_POLL_SECONDS)  # no long poll, whatever was asked for
 
     async def _take(self, messages: Sequence[Message]) -> bool:
         """Whether some events have to come again."""

@@ -86,7 +86,6 @@ class EventObserver:
                 break
             with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
                 again = await self._bring_in({}, again, sweep, failed)
-        await self.judge.prune()
         return frozenset(failed | again)
 
     async def _judge(self, by_key: Mapping[bytes, list[BucketEvent]]) -> tuple[dict[bytes, ObjectVersion], set[bytes]]:

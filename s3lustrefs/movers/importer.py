@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -118,7 +118,9 @@ class Importer:
             async with open_listing(request) as process:
                 self._process = process
                 self._ready.set()
-                await self._take_batches(process)
+                # What is removed here meanwhile must not come back by a page from before.
+                with self._engine.sweep(frozenset()) as local:
+                    await self._take_batches(process, local.touched)
                 self._is_listed = True
         finally:
             self._process = None
@@ -132,12 +134,12 @@ class Importer:
         failpoint("import.complete.before")
         await self._complete()
 
-    async def _take_batches(self, process: ListingProcess) -> None:
+    async def _take_batches(self, process: ListingProcess, touched: Container[bytes]) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
-                    await self._apply(batch)
+                    await self._apply(batch, touched)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
@@ -161,12 +163,13 @@ class Importer:
             request.done.set()
         self._requests.clear()
 
-    async def _apply(self, batch: Batch) -> None:
+    async def _apply(self, batch: Batch, touched: Container[bytes]) -> None:
         first = True
         for groups in slices(batch.groups):
             applied = await self._engine.apply_listing(
                 self._association(), groups,
                 batch.markers if first else (), batch.skipped if first else (), batch.common_prefixes if first else (),
+                touched=touched,
             )  # fmt: skip
             failpoint("import.batch")
             first = False

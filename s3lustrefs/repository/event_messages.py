@@ -67,11 +67,11 @@ def parse(body: str) -> list[BucketEvent]:
     """
     try:
         message = json.loads(body)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise UnreadableMessage(f"not JSON: {exc}") from exc
     try:
         return list(_events(message))
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
         raise UnreadableMessage(f"{type(exc).__name__}: {exc}") from exc
 
 

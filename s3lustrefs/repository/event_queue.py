@@ -122,13 +122,13 @@ class EventQueue:
             raise errors.RepositoryUnavailable(f"queue {self.address.name}: no answer: {exc}") from exc
         try:
             answer = json.loads(reply.data or b"{}")
-        except ValueError as exc:
+            if reply.status == 200:
+                return read(answer)
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
             raise errors.RepositoryUnavailable(
                 f"queue {self.address.name}: {action}: status {reply.status} with an answer that is not SQS's"
             ) from exc
-        if reply.status != 200:
-            raise self._error(action, reply.status, answer if isinstance(answer, dict) else {}, keys)
-        return read(answer)
+        raise self._error(action, reply.status, answer if isinstance(answer, dict) else {}, keys)
 
     def _error(self, action: str, status: int, answer: dict[str, Any], keys: CredentialSnapshot) -> errors.RepositoryError:
         code = str(answer.get("__type", "")).rpartition("#")[2]
@@ -152,11 +152,11 @@ def _messages(answer: dict[str, Any]) -> list[Message]:
 
 
 def _message(message: dict[str, Any]) -> Message:
-    events, defect = None, ""
+    events, defect, body = None, "", str(message.get("Body"))
     try:
-        events = parse(message["Body"])
+        events = parse(body)
     except UnreadableMessage as exc:
-        defect = f"{exc}: {message['Body'][:200]!r}"
+        defect = f"{exc}: {body[:200]!r}"
     attributes = message.get("Attributes") or {}
     sent = float(attributes.get("SentTimestamp") or 0) / 1000
     return Message(message["ReceiptHandle"], events, defect, sent, int(attributes.get("ApproximateReceiveCount") or 0))

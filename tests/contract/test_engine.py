@@ -603,6 +603,17 @@ async def test_what_a_request_without_answer_may_have_written_is_nobodys_new_fil
     assert await listed() == [b"f", b"other"]
 
 
+async def test_what_was_removed_during_the_first_listing_is_not_brought_back_by_a_page_from_before(scene: Scene) -> None:
+    prepare = preparer(**preparer_options(scene.association))  # type: ignore[arg-type]
+    page = [(b"", [prepare(name, name, 10, b"e0", 5, b"STANDARD") for name in (b"x", b"y")])]
+    with scene.engine.sweep(frozenset()) as local:
+        await scene.cold(b"x")  # somebody asked for it before its page came
+        await scene.engine.unlink(scene.root, b"x")
+        await scene.engine.forget_object(scene.assoc, b"p/x", with_writes=True)  # its delete is exported
+        await scene.engine.apply_listing(scene.association, page, touched=local.touched)
+    assert await scene.names() == [b"y"]
+
+
 async def test_object_that_changed_after_its_file_was_renamed_is_a_new_file_if_the_old_one_is_whole(scene: Scene) -> None:
     """A file of which not all is here cannot be what it was: it is the new version, as if that had come before the rename."""
     cold, whole = await scene.cold(b"cold"), await scene.cold(b"whole")

@@ -140,6 +140,20 @@ def place(shared: tuple[Site, BackgroundProxy]) -> Callable[[str], Place]:
 # --- change against change --------------------------------------------------------------------------------------------------
 
 
+def test_a_symlink_that_changed_on_both_sides_ends_the_drain(place: Callable[[str], Place]) -> None:
+    here = place("keep-both")
+    link = {"file-permissions": "0120777"}
+    here.put("link", b"one", Metadata=link)
+    here.refresh()
+    assert os.readlink(here.root / "link") == "one"
+    here.put("link", b"two", Metadata=link)
+    os.chown(here.root / "link", 7, 8, follow_symlinks=False)
+    here.drain()
+    assert sorted(here.objects().values()) == [b"one", b"two"] and here.objects()["link"] == b"two"
+    assert os.readlink(here.root / "link") == "two"
+
+
+
 @pytest.mark.parametrize(
     ("policy", "how"),
     [

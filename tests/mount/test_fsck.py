@@ -75,7 +75,7 @@ def test_missing_content_that_the_bucket_has_is_fetched_again(filled: Site, left
 
 
 def test_content_that_only_the_lost_file_had_is_told_and_never_made_up(filled: Site) -> None:
-    filled.expected_log += ["ContentLost|fsck found", "export failed"]
+    filled.expected_log += ["ContentLost|these bytes are gone", "export failed"]
     (filled.root / "fresh").write_bytes(BODY)
     file = chunk(filled, "fresh")
     filled.unmount()
@@ -88,7 +88,7 @@ def test_content_that_only_the_lost_file_had_is_told_and_never_made_up(filled: S
         assert stream.read(MIB) == BODY[:MIB]
         with pytest.raises(OSError, match="Errno 5"):
             stream.read(MIB)
-    assert any("fsck found" in line for line in filled.why("fresh")["lines"])
+    assert any("these bytes are gone" in line for line in filled.why("fresh")["lines"])
     assert filled.drain(check=False).returncode == 1
     assert "p/fresh" not in filled.keys()
     (filled.root / "fresh").unlink()
@@ -96,7 +96,7 @@ def test_content_that_only_the_lost_file_had_is_told_and_never_made_up(filled: S
 
 
 def test_a_damaged_file_that_is_cut_to_what_is_left_is_sound_again(filled: Site) -> None:
-    filled.expected_log += ["ContentLost|fsck found", "export failed"]
+    filled.expected_log += ["ContentLost|these bytes are gone", "export failed"]
     (filled.root / "fresh").write_bytes(BODY)
     file = chunk(filled, "fresh")
     filled.unmount()

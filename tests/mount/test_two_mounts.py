@@ -7,6 +7,7 @@ directory, so that whatever a name stood for at that moment is still there to be
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -110,7 +111,8 @@ class Host:
     def _take(self, path: Path) -> None:
         """Away from the linked directory, if it is there."""
         self._count += 1
-        path.rename(self.site.root / "out" / f"{self._count}")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(self.site.root / "out" / f"{self._count}")
 
     # --- the end ---------------------------------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ def test_what_does_not_concern_files_is_no_event(body: str) -> None:
         '{"Type": "Notification", "Message": "x"}',
         plain({**record("ObjectCreated:Put"), "eventTime": "yesterday"}),
         plain(record("ObjectCreated:Put", size="many")),
+        plain(record("ObjectCreated:Put", size=1)).replace('"size": 1', '"size": 1e999'),
+        "[" * 200_000,
     ],
 )
 def test_what_cannot_be_read_says_so(body: str) -> None:

@@ -20,6 +20,7 @@ from s3lustrefs.data.snapshot import Snapshots
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.fs.handles import Handles, OpenInode
 from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.exporter import Exporter
@@ -79,10 +80,10 @@ class OpenExports:
     async def _export(self, shared: OpenInode) -> None:
         try:
             async with self._limit:
-                frozen, changes = await self._freeze(shared)
+                frozen, record, changes = await self._freeze(shared)
                 try:
                     failpoint("snapshot.taken")
-                    await self._exporter.export_snapshot(frozen, lambda: self._as_it_was(shared, changes))
+                    await self._exporter.export_snapshot(frozen, record, lambda: self._as_it_was(shared, changes))
                 finally:
                     self._chunks.condemn(frozen.ino, frozen.content_version, frozen.chunk_bytes, frozen.size)
         except errors.S3LustreError as exc:
@@ -94,18 +95,21 @@ class OpenExports:
         finally:
             self._under_way.remove(shared.ino)
 
-    async def _freeze(self, shared: OpenInode) -> tuple[Inode, int]:
-        """The inode as of a moment with a copy of its content, under a version of its own, and which change was the last."""
+    async def _freeze(self, shared: OpenInode) -> tuple[Inode, JournalRecord | None, int]:
+        """The inode as of a moment with a copy of its content, under a version of its own; its journal record, and which change of
+        its content was the last."""
         inode = await self._engine.get(shared.ino)
         await self._hydrator.ensure(inode, 0, inode.size)
         await self._room.ensure(inode.size)
         async with shared.lock:
             inode = await self._engine.get(shared.ino)
             await self._hydrator.ensure(inode, 0, inode.size)
+            # The record first, and both before the copy: what changes meanwhile makes another record of it, which stays.
+            record = await self._engine.find_journal(shared.ino)
             inode = await self._engine.get(shared.ino)
             frozen = replace(inode, content_version=self._snapshots.new_version())
             await self._snapshots.take(inode, frozen.content_version)
-            return frozen, shared.changes
+            return frozen, record, shared.changes
 
     @asynccontextmanager
     async def _as_it_was(self, shared: OpenInode, changes: int) -> AsyncIterator[bool]:

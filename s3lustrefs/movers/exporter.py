@@ -319,9 +319,9 @@ class Exporter:
         """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""
         return record.terminal and key not in self._claims and self._attempted.get(key, 0) >= self._urged_ns
 
-    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas) -> None:
+    async def export_snapshot(self, frozen: Inode, record: JournalRecord | None, as_it_was: AsItWas) -> None:
         """Export a file that is still open, see `FileExport.export_snapshot`."""
-        await self._files.export_snapshot(frozen, as_it_was, self._locks.hold)
+        await self._files.export_snapshot(frozen, record, as_it_was, self._locks.hold)
 
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino

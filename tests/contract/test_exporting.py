@@ -134,3 +134,20 @@ async def test_a_chmod_while_an_open_file_is_copied_is_exported_later(scene: Sce
     nursery.start_soon(scene.exporter.run)
     await scene.drained()
     assert (await scene.store.head(b"p/log")).metadata["file-permissions"] == "0100600"
+
+
+async def test_a_write_does_not_interrupt_the_delete_that_follows_a_rename(scene: Scene, nursery: trio.Nursery) -> None:
+    nursery.start_soon(scene.exporter.run)
+    file = await scene.write(b"old")
+    await scene.drained()
+    scene.proxy.add("hold", method="DELETE", path="p/old")
+    await scene.engine.rename(scene.root, b"old", scene.root, b"new")
+    scene.exporter.urge()
+    with trio.fail_after(WAIT_SECONDS):
+        await scene.proxy.held.wait()
+        await scene.exporter.interrupt(file.ino)
+    assert not scene.exporter.is_uploading(file.ino)
+    scene.proxy.release()
+    await scene.drained()
+    assert [method for method, target, _ in scene.proxy.log if method == "DELETE"] == ["DELETE"]
+    assert (await scene.store.head(b"p/new")).version.size == len(TEXT)

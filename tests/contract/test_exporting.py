@@ -18,19 +18,23 @@ from s3lustrefs.fs.handles import Handles
 from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers import export_deletes
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
+from s3lustrefs.movers.export_order import NotYet
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
+from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository.s3 import S3Store
 from tests.contract.test_object_store import make_store
 from tests.faultproxy import FaultProxy
@@ -151,3 +155,29 @@ async def test_a_write_does_not_interrupt_the_delete_that_follows_a_rename(scene
     await scene.drained()
     assert [method for method, target, _ in scene.proxy.log if method == "DELETE"] == ["DELETE"]
     assert (await scene.store.head(b"p/new")).version.size == len(TEXT)
+
+
+async def test_a_name_lost_again_is_watched_for_late_writes_from_the_beginning(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose() -> JournalRecord:
+        """A file whose upload was never answered is deleted."""
+        file = await scene.write(b"k", still_open=True)
+        await SentObjects(scene.engine).note(file, scene.assoc, b"p/k", len(TEXT), in_parts=False)
+        await scene.engine.unlink(scene.root, b"k")
+        record = await scene.engine.find_lost_key(scene.assoc, b"p/k")
+        assert record is not None
+        return record
+
+    record = await lose()
+    with pytest.raises(NotYet):
+        await scene.deletes.export(record, scene.exporter.hold)
+    await scene.write(b"k", still_open=True)
+    await scene.deletes.export(record, scene.exporter.hold)
+    assert await scene.engine.find_lost_key(scene.assoc, b"p/k") is None
+    await scene.engine.unlink(scene.root, b"k")
+    monkeypatch.setattr(export_deletes, "_LATE_SECONDS", 0.05)
+    await trio.sleep(0.06)
+    record = await lose()
+    with pytest.raises(NotYet):
+        await scene.deletes.export(record, scene.exporter.hold)

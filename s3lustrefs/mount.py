@@ -28,6 +28,7 @@ from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.data import targets
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.data.snapshot import Snapshots
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
@@ -115,6 +116,7 @@ class Daemon:
 
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
+        self._snapshots = Snapshots(self._chunks)
         self._chunks.open_()
         self._store = Store(
             self._config.state_dir / "meta",
@@ -248,7 +250,7 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
             noatime=config.noatime or config.read_only,
         )  # fmt: skip
-        self._open_exports = OpenExports(engine, chunks, self._hydrator, self._exporter, self._handles, room)
+        self._open_exports = OpenExports(engine, chunks, self._snapshots, self._hydrator, self._exporter, self._handles, room)
         fs = FileSystem(
             engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
         )
@@ -320,7 +322,7 @@ class Daemon:
                 await nursery.start(self._control.run)
                 if self._api is not None:
                     await nursery.start(self._api.run)
-                nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks)
+                nursery.start_soon(recovery.collect_garbage, self._engine, self._chunks, self._snapshots)
                 await session.serve(partial(self._announce, ready))
                 nursery.cancel_scope.cancel()
 

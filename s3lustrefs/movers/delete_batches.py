@@ -6,8 +6,9 @@ Which way a delete goes:
   the one the table knows can be deleted.
 - Elsewhere a HEAD just before compares the version, as for every condition that an endpoint does not know, and what is to be
   deleted then goes with whatever else is waiting for the same: DeleteObjects, up to 1,000 keys. The callers hold the locks of
-  their keys, so no write of ours comes between. A key that the answer says is still there fails alone, and is tried again alone.
-- An endpoint without DeleteObjects, and keys that XML cannot name, get single requests.
+  their keys, so no write of ours comes between. What has waited long is looked at again. A key that the answer says is still there
+  fails alone, and is tried again alone.
+- An endpoint without DeleteObjects, and keys that XML cannot name, get single requests, each with such a HEAD of its own.
 
 Batches form by themselves: while as many as may be are on their way, others wait for the next. A lone delete never waits.
 """
@@ -40,10 +41,19 @@ class _Wish:
     """One key to be deleted, and how that ended."""
 
     key: bytes
+    etag: str
+    looked_at: float
+    """When it was that version (trio's clock)."""
     is_done: bool = False
+    is_late: bool = False
+    """It was not sent: what was seen of the object is too old."""
     error: errors.RepositoryError | None = None
     turn: trio.Event = field(default_factory=trio.Event)
     """Set when it is done, or when it is up to this one to send the next batch."""
+
+    def end(self, error: errors.RepositoryError | None = None, *, is_late: bool = False) -> None:
+        self.is_done, self.is_late, self.error = True, is_late, error
+        self.turn.set()
 
 
 class DeleteBatches:
@@ -66,9 +76,16 @@ class DeleteBatches:
             async with self._looks:
                 await self._store.delete(key, condition)
             return
-        if trio.current_time() - looked_at > _LOOKED_SECONDS and not await self._is_there(key, etag):
-            return
-        wish = _Wish(key)
+        while True:
+            if not _is_recent(looked_at):
+                if not await self._is_there(key, etag):
+                    return
+                looked_at = trio.current_time()  # from the answer on: where that takes long, nothing else would ever be recent
+            if await self._go_together(_Wish(key, etag, looked_at)):
+                return
+
+    async def _go_together(self, wish: _Wish) -> bool:
+        """Whether it was sent, rather than too late for what was seen. Raises: RepositoryError."""
         self._waiting.append(wish)
         try:
             while not wish.is_done:
@@ -83,6 +100,7 @@ class DeleteBatches:
                 self._hand_over()
         if wish.error is not None:
             raise wish.error
+        return not wish.is_late
 
     async def _is_there(self, key: bytes, etag: str) -> bool:
         """Raises: ObjectChanged; RepositoryError."""
@@ -101,35 +119,50 @@ class DeleteBatches:
         if self._waiting and self._running < _AT_ONCE:
             self._waiting[0].turn.set()
 
+    def _take(self) -> list[_Wish]:
+        """What is to go now; what has waited too long has to be looked at again."""
+        recent = []
+        for wish in self._waiting:
+            if _is_recent(wish.looked_at):
+                recent.append(wish)
+            else:
+                wish.end(is_late=True)
+        self._waiting = recent[batch_delete.MOST_KEYS :]
+        return recent[: batch_delete.MOST_KEYS]
+
     async def _send(self) -> None:
         """Send what waits, for all who wait. They hear of it in any case: whoever sends it may be cancelled."""
-        wishes, self._waiting = self._waiting[: batch_delete.MOST_KEYS], self._waiting[batch_delete.MOST_KEYS :]
+        wishes = self._take()
         self._running += 1
         ends: dict[bytes, errors.RepositoryError] = {}
         failure: errors.RepositoryError | None = errors.RepositoryUnavailable("given up with the others of its batch")
         try:
-            ends = await self._request([wish.key for wish in wishes])
+            ends = await self._request(wishes)
             failure = None
         except errors.RepositoryError as error:
             failure = error
         finally:
             self._running -= 1
             for wish in wishes:
-                wish.is_done, wish.error = True, ends.get(wish.key) or failure
-                wish.turn.set()
+                wish.end(ends.get(wish.key) or failure)
             self._hand_over()
 
-    async def _request(self, keys: list[bytes]) -> dict[bytes, errors.RepositoryError]:
-        if len(keys) >= _LEAST_KEYS and self._takes_batches:
+    async def _request(self, wishes: list[_Wish]) -> dict[bytes, errors.RepositoryError]:
+        if len(wishes) >= _LEAST_KEYS and self._takes_batches:
             try:
-                return dict(await self._store.delete_batch(keys))
+                return dict(await self._store.delete_batch([wish.key for wish in wishes]))
             except errors.RepositoryRejected as refusal:
                 log.info("endpoint takes no batches of deletes bucket=%s reason=%s", self._store.bucket, refusal)
                 self._takes_batches = False
         ends: dict[bytes, errors.RepositoryError] = {}
-        for key in keys:
+        for wish in wishes:
             try:
-                await self._store.delete(key, None)
+                # A lone one goes at once; of several each has its request after those before it, and is looked at once more.
+                await self._store.delete(wish.key, Condition(wish.etag) if len(wishes) > 1 else None)
             except errors.RepositoryError as error:
-                ends[key] = error
+                ends[wish.key] = error
         return ends
+
+
+def _is_recent(looked_at: float) -> bool:
+    return trio.current_time() - looked_at <= _LOOKED_SECONDS

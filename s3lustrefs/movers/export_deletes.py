@@ -42,12 +42,15 @@ class DeleteExport:
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
         """Raises: NotYet, RepositoryError, StorageError."""
         association = self._engine.association(record.assoc)
+        place = (record.assoc, record.key)
         if association is None or "DELETED" not in association.auto_export:
+            self._looked_since.pop(place, None)
             await self._engine.finish(record)
             return
-        async with hold(record.assoc, record.key):
-            if await self._engine.holder(record.assoc, record.key) is None:
-                await self._clear(record.assoc, record.key)
+        async with hold(*place):
+            if await self._engine.holder(*place) is None:
+                await self._clear(*place)
+            self._looked_since.pop(place, None)  # when the name is lost another time, that begins anew
             await self._engine.finish(record)
 
     async def follow(self, left: LeftBehind, hold: HoldKey) -> None:
@@ -72,6 +75,7 @@ class DeleteExport:
             except (NotYet, errors.S3LustreError) as reason:
                 log.debug("delete left to its own record key=%r reason=%s", key, reason)
                 return
+            self._looked_since.pop((assoc, key), None)
             await self._engine.forget_object(assoc, key, with_writes=True)
             record = await self._engine.find_lost_key(assoc, key)
             if record is not None and not record.change & Change.SUBTREE:
@@ -93,7 +97,6 @@ class DeleteExport:
         if noted and not gone and self._may_still_come(assoc, key):
             await self._engine.forget_object(assoc, key)
             raise NotYet(0.5)
-        self._looked_since.pop((assoc, key), None)
         await self._engine.forget_object(assoc, key, with_writes=True)
 
     def _may_still_come(self, assoc: AssocId, key: bytes) -> bool:

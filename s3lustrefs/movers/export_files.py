@@ -202,13 +202,12 @@ class FileExport:
         self.exported_bytes += inode.size
         return written
 
-    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas, hold: HoldKey) -> None:
+    async def export_snapshot(self, frozen: Inode, record: JournalRecord | None, as_it_was: AsItWas, hold: HoldKey) -> None:
         """Write the snapshot of a file that is still open; whatever cannot be done at once is left to its close.
 
-        `frozen` is the inode at that moment, with the content version its bytes are kept under. Raises: RepositoryError,
-        StorageError.
+        `frozen` is the inode at that moment, with the content version its bytes are kept under, `record` its journal record then.
+        Raises: RepositoryError, StorageError.
         """
-        record = await self._engine.find_journal(frozen.ino)
         view = await self._engine.export_view(frozen.ino)
         if record is None or view is None or len(view.targets) != 1:
             return
@@ -338,6 +337,7 @@ class FileExport:
         except errors.ObjectNotFound:
             there = None
         expected = target.known.etag if target.known else None
+        onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
         if there is not None and there.version.etag != expected:
             if there.version.size == inode.size and there.version.etag == source.etag:
                 await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
@@ -345,7 +345,7 @@ class FileExport:
                 await self._outcome.observe(target, there)
             else:
                 await self._outcome.conflict(inode, target, there)
-        elif there is None and expected is not None and (inode.is_complete or source.key != target.key):
+        elif there is None and expected is not None and (inode.is_complete or not onto_itself):
             await self._engine.forget_object(target.association.assoc_id, target.key)
             await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)

@@ -29,7 +29,7 @@ from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import AsItWas, FileExport
-from s3lustrefs.movers.export_order import NotYet
+from s3lustrefs.movers.export_order import LeftBehind, NotYet
 from s3lustrefs.movers.rate import Rate
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
@@ -200,28 +200,45 @@ class Exporter:
         nursery.start_soon(self._work, key, record, claim, name=f"export {record.ino or record.key!r}")
 
     async def _work(self, key: bytes, record: JournalRecord, claim: Claim) -> None:
+        left: LeftBehind | None = None
         try:
-            with claim.scope:
-                await self._export(key, record)
+            try:
+                with claim.scope:
+                    left = await self._export(key, record)
+            finally:
+                # From here on nothing reads the inode's bytes, so that a write need not wait, nor give up a delete.
+                if record.ino:
+                    del self._by_ino[record.ino]
+                claim.done.set()
+            if left is not None:
+                await self._follow(left)
         finally:
             del self._claims[key]
-            if record.ino:
-                del self._by_ino[record.ino]
-            claim.done.set()
             self._freed.set()
             self._freed = trio.Event()
 
-    async def _export(self, key: bytes, listed: JournalRecord) -> None:
-        """One attempt. Whatever fails is recorded with the journal record, never lost."""
+    async def _follow(self, left: LeftBehind) -> None:
+        try:
+            await self._deletes.follow(left, self._locks.hold)
+        except errors.S3LustreError as exc:
+            log.warning("delete left to its own record key=%r error=%s", left.known.key, exc)
+        except Exception:
+            # A defect must cost one object its delete, not everybody their mount.
+            log.exception("delete left to its own record key=%r", left.known.key)
+
+    async def _export(self, key: bytes, listed: JournalRecord) -> LeftBehind | None:
+        """One attempt; what is to be deleted after it. Whatever fails is recorded with the journal record, never lost."""
         record = await self._current(listed)
         if record is None:
-            return
+            self._attempted.pop(key, None)
+            return None
         self._attempted[key] = self._wall_ns()
         try:
-            await self._dispatch(record)
+            left = await self._dispatch(record)
             self._attempted.pop(key, None)
             self._settled += 1
             self._rate.sample(self._settled)
+            return left
         except NotYet as wait:
             await self._wait(record, wait)
         except errors.S3LustreError as exc:
@@ -230,6 +247,7 @@ class Exporter:
             # A defect must cost one file its export, not everybody their mount.
             log.exception("export failed unexpectedly ino=%d key=%r", record.ino, record.key)
             await self._record_failure(record, errors.S3LustreError("internal error; daemon.log has the traceback"))
+        return None
 
     async def _wait(self, record: JournalRecord, wait: NotYet) -> None:
         """What waits for a record that was given up has failed too: a drain must end, and say so."""
@@ -248,16 +266,15 @@ class Exporter:
             record = await self._engine.find_lost_key(listed.assoc, listed.key)
         return record if record is not None and record.state is JournalState.DUE else None
 
-    async def _dispatch(self, record: JournalRecord) -> None:
+    async def _dispatch(self, record: JournalRecord) -> LeftBehind | None:
         if record.change & Change.SUBTREE:
             await self._expand(record)
             self.wake()
         elif record.ino:
-            left = await self._files.export(record, self._locks.hold)
-            if left is not None:
-                await self._deletes.follow(left, self._locks.hold)
+            return await self._files.export(record, self._locks.hold)
         else:
             await self._deletes.export(record, self._locks.hold)
+        return None
 
     async def _expand(self, record: JournalRecord) -> None:
         """Break a moved directory or a lost prefix into small records. Repeating it after a crash does no harm."""
@@ -319,9 +336,9 @@ class Exporter:
         """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""
         return record.terminal and key not in self._claims and self._attempted.get(key, 0) >= self._urged_ns
 
-    async def export_snapshot(self, frozen: Inode, as_it_was: AsItWas) -> None:
+    async def export_snapshot(self, frozen: Inode, record: JournalRecord | None, as_it_was: AsItWas) -> None:
         """Export a file that is still open, see `FileExport.export_snapshot`."""
-        await self._files.export_snapshot(frozen, as_it_was, self._locks.hold)
+        await self._files.export_snapshot(frozen, record, as_it_was, self._locks.hold)
 
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino

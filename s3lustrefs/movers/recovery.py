@@ -8,6 +8,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.data.snapshot import Snapshots
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import ContentVersion, Ino
@@ -57,12 +58,12 @@ async def _cut_content(engine: MetadataEngine, chunks: ChunkStore) -> int:
     return cut
 
 
-async def collect_garbage(engine: MetadataEngine, chunks: ChunkStore) -> None:
+async def collect_garbage(engine: MetadataEngine, chunks: ChunkStore, snapshots: Snapshots) -> None:
     """Remove chunk files that no inode speaks of. Safe while serving: inode numbers and content versions only grow."""
     removed = 0
     async for batch in chunks.chunk_batches(_BATCH):
         for ino, version in {(file.key.ino, file.key.version) for file in batch}:
-            if await _is_garbage(engine, ino, version):
+            if snapshots.is_leftover(version) or await _is_garbage(engine, ino, version):
                 chunks.condemn(ino, version, 1, None)
                 removed += 1
         await trio.lowlevel.checkpoint()

@@ -37,7 +37,8 @@ def can_name(key: bytes) -> bool:
 async def delete_objects(client: BucketClient, bucket: str, keys: Sequence[bytes]) -> Mapping[bytes, errors.RepositoryError]:
     """Delete objects, whatever they hold; the keys that are still there, with the reason. No object is fine.
 
-    Raises: RepositoryError when nothing is known of any key; RepositoryRejected where the endpoint has no such request.
+    Raises: RepositoryError when nothing is known of any key, as when the answer does not say which of them failed;
+    RepositoryRejected where the endpoint has no such request, or knows the keys by other names.
     """
     rows = "".join(f"<Object><Key>{escape(key.decode(), _BLANKS)}</Key></Object>" for key in keys)
     body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}<Quiet>true</Quiet></Delete>'.encode()
@@ -57,6 +58,12 @@ async def delete_objects(client: BucketClient, bucket: str, keys: Sequence[bytes
         failures = replies.xml_delete_errors(response.body)
     except ValueError as error:
         raise errors.RepositoryRejected(f"{client.where(b'')}: DeleteObjects: {error}", bucket=bucket) from error
+    asked = set(keys)
+    for key, code, text in failures:
+        if not key:
+            raise _error(bucket, key, code, text)
+        if key not in asked:
+            raise errors.RepositoryRejected(f"{client.where(b'')}: DeleteObjects: the answer is about {key!r}", bucket=bucket)
     return {key: _error(bucket, key, code, text) for key, code, text in failures if code != "NoSuchKey"}
 
 

@@ -865,6 +865,27 @@ async def test_an_object_told_of_again_is_asked_for_its_attributes(scene: Scene)
     assert await again(b"p/ours", 400, 10) is not None
 
 
+async def test_a_write_is_not_undone_by_an_answer_about_the_object_from_before(scene: Scene) -> None:
+    await scene.import_(b"f")
+    file = await scene.engine.resolve(b"/a/f")
+    written = await scene.engine.begin_write(file.ino)
+    told = AttributeChange(mode=0o777, atime_ns=1, mtime_ns=2)
+    known = await scene.engine.apply_headers(file.ino, "e0", told, b"target")
+    assert known is not None and known.is_file and stat.S_IMODE(known.mode) == 0o777
+    assert (known.atime_ns, known.mtime_ns) == (written.atime_ns, written.mtime_ns)
+
+
+async def test_an_object_seen_since_a_listing_began_is_not_forgotten_by_it(scene: Scene) -> None:
+    with scene.engine.sweep(frozenset(EVENTS)) as sweep:
+        await scene.engine.observe_object(scene.object(b"p/f", "sent"))
+        assert await scene.engine.find_lost_key(scene.assoc, b"p/f") is not None
+        record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+        assert record is not None and await scene.engine.finish(record)
+        assert await scene.engine.remove_vanished(scene.association, b"p/f", sweep) is None
+    assert sweep.overtaken == {object_key(scene.assoc, b"p/f")}
+    assert await scene.engine.find_object(scene.assoc, b"p/f") is not None
+
+
 # --- associations --------------------------------------------------------------------------------------------------------------
 
 

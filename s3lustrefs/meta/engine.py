@@ -172,8 +172,9 @@ class MetadataEngine(Protocol):
     async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
         """What requests may have written under a key since the bucket's answer about it was last recorded."""
 
-    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
-        """Record what an export wrote; `content`: the bytes as they are now."""
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool, version: ContentVersion) -> bool:
+        """Record what an export wrote; `content`: the bytes as they are now. False when the file has other content than that
+        `version` by now, so that the object has to be written once more."""
 
     async def observe_object(self, seen: ObjectRecord) -> None:
         """What an unanswered request of ours wrote is there: nobody's content, but known."""

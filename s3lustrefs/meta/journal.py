@@ -13,7 +13,7 @@ from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRe
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, Ino
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 
@@ -128,8 +128,11 @@ def note_write(txn: Txn, locations: LocationMap, ino: Ino, assoc: AssocId, key: 
     return True
 
 
-def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
-    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile.
+def settle_object(
+    txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool, version: ContentVersion
+) -> bool:
+    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile. False when
+    the file has other content now than that `version`: the object is nobody's then, and to be replaced.
 
     The file may have lost this name while its upload ran: then the new object is noted as lost at once.
     """
@@ -137,10 +140,11 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
     if before is not None and before.ino not in (NO_INO, ino):
         detach_source(txn, before.ino, exported.assoc, exported.key, now_ns)
     inode = records.find_inode(txn, ino)
-    exported.ino = ino if inode is not None else NO_INO
+    moved_on = content and inode is not None and inode.is_file and inode.content_version != version
+    exported.ino = NO_INO if inode is None or moved_on else ino
     records.put_object(txn, exported)
     writes.forget(txn, exported.assoc, exported.key)
-    if inode is not None and inode.is_file:
+    if inode is not None and inode.is_file and not moved_on:
         if content:
             inode.flags &= ~InodeFlag.DAMAGED  # cut to what was left of it, and the bucket has that now
         _settle_source(txn, inode, exported, content=content)
@@ -149,6 +153,7 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
         association = locations.association(exported.assoc)
         if association is not None:
             mark_key_lost(txn, association, exported.key, now_ns)
+    return not moved_on
 
 
 def observe_object(txn: Txn, locations: LocationMap, seen: ObjectRecord, now_ns: int) -> None:

@@ -35,7 +35,7 @@ from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
 
@@ -91,9 +91,9 @@ class RepositoryVerbs(EngineCore):
     async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
         return writes.noted(self._txn(), assoc, key)
 
-    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool, version: ContentVersion) -> bool:
         with self._store.begin() as txn:
-            journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content)
+            return journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content, version=version)
 
     async def observe_object(self, seen: ObjectRecord) -> None:
         with self._store.begin() as txn:

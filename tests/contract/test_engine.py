@@ -67,10 +67,14 @@ class Scene:
         assert view is not None
         for target in view.targets:
             self.etags += 1
-            await self.engine.settle_object(inode.ino, self.object(target.key, f"x{self.etags}", view.inode.size), content=True)
+            assert await self.settle(view.inode, self.object(target.key, f"x{self.etags}", view.inode.size))
         record = await self.engine.find_journal(inode.ino)
         if finish and record is not None:
             assert await self.engine.finish(record)
+
+    async def settle(self, inode: Inode, exported: ObjectRecord) -> bool:
+        """The bytes of this inode, as it was then, went up."""
+        return await self.engine.settle_object(inode.ino, exported, content=True, version=inode.content_version)
 
     def object(self, key: bytes, etag: str, size: int = 10) -> ObjectRecord:
         return ObjectRecord(self.assoc, key, Ino(0), etag, size)
@@ -339,7 +343,7 @@ async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -
     await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
     record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert record is not None and record.change & Change.SUBTREE
-    await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
+    await scene.settle(directory, scene.object(b"p/d/", "late", 0))
     again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
     after = await scene.engine.expand_prefix(scene.association, again, b"", 2)
@@ -491,7 +495,7 @@ async def test_request_without_answer_below_a_lost_directory_is_found(scene: Sce
 async def test_upload_of_a_name_that_was_lost_meanwhile_is_noted_as_lost(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.engine.rename(scene.root, b"f", ROOT_INO, b"f")
-    await scene.engine.settle_object(file.ino, scene.object(b"p/f", "x"), content=True)
+    await scene.settle(file, scene.object(b"p/f", "x"))
     assert await scene.is_lost(b"f")
 
 
@@ -504,6 +508,21 @@ async def test_settled_object_takes_the_key_from_its_last_owner(scene: Scene) ->
     detached = await scene.engine.get(old.ino)
     assert not detached.source_assoc and not detached.hsm and detached.is_dirty
     assert await scene.change(old) & Change.NAME
+
+
+async def test_copy_of_content_that_the_bucket_replaced_meanwhile_is_made_again(scene: Scene) -> None:
+    asked = await scene.cold()
+    await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")
+    assert await scene.engine.replace_content(asked.ino, scene.object(b"p/cold", "e1", 20))
+    assert not await scene.settle(asked, scene.object(b"p/moved", "copy of e0"))
+    file = await scene.engine.get(asked.ino)
+    source = await scene.engine.source_of(file)
+    assert source is not None and (source.key, source.etag, file.size) == (b"p/cold", "e1", 20)
+    left = await scene.engine.find_object(scene.assoc, b"p/moved")
+    assert left is not None and (left.ino, left.etag) == (0, "copy of e0")  # the next copy replaces it
+    assert await scene.settle(file, scene.object(b"p/moved", "copy of e1", 20))
+    source = await scene.engine.source_of(await scene.engine.get(asked.ino))
+    assert source is not None and source.etag == "copy of e1"
 
 
 async def test_file_whose_source_object_goes_with_another_name_is_exported_again(scene: Scene) -> None:
@@ -677,7 +696,7 @@ async def test_file_without_an_object_to_ask_keeps_the_attributes_it_has(scene: 
     else:
         await scene.engine.rename(scene.root, b"x", scene.root, b"y")
         other = await scene.make(b"x")
-        await scene.engine.settle_object(other.ino, scene.object(b"p/x", "x1"), content=True)
+        await scene.settle(other, scene.object(b"p/x", "x1"))
     assert await scene.engine.source_of(await scene.engine.get(file.ino)) is None
     assert await scene.engine.apply_headers(file.ino, "e0", AttributeChange(mode=0o600), None) is None
     known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)

@@ -179,6 +179,10 @@ class MetadataEngine(Protocol):
     async def observe_object(self, seen: ObjectRecord) -> None:
         """What an unanswered request of ours wrote is there: nobody's content, but known."""
 
+    async def free_object(self, assoc: AssocId, key: bytes, ino: Ino) -> bool:
+        """Before an object is written over or deleted for `ino`: no other file has it as its archived copy from now on. False, and
+        nothing has changed, while one still needs it for bytes that are not here."""
+
     async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
         """The bucket no longer has the object the table knows. `with_writes`: nor anything a request of ours may have written."""
 

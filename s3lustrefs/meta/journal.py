@@ -200,6 +200,23 @@ def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes, now_ns: int) -
     records.put_inode(txn, inode)
 
 
+def free_object(txn: Txn, assoc: AssocId, key: bytes, ino: Ino, now_ns: int) -> bool:
+    """Before an object is written over or deleted for `ino`: another file no longer counts on it, so that nobody releases the
+    bytes that were fetched because it goes. False while they are not all here (yet, or again).
+    """
+    known = records.find_object(txn, assoc, key)
+    if known is None or known.ino in (NO_INO, ino):
+        return True
+    other = records.find_inode(txn, known.ino)
+    if other is not None and (other.source_assoc, other.source_key) == (assoc, key):
+        if not other.is_complete and not other.hsm & Hsm.LOST:
+            return False
+        detach_source(txn, other.ino, assoc, key, now_ns)
+    known.ino = NO_INO
+    records.put_object(txn, known)
+    return True
+
+
 def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int, *, with_writes: bool = False) -> None:
     """The bucket no longer has the object the table knows.
 

@@ -99,6 +99,10 @@ class RepositoryVerbs(EngineCore):
         with self._store.begin() as txn:
             journal.observe_object(txn, self._locations, seen, self._now())
 
+    async def free_object(self, assoc: AssocId, key: bytes, ino: Ino) -> bool:
+        with self._store.begin() as txn:
+            return journal.free_object(txn, assoc, key, ino, self._now())
+
     async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
         with self._store.begin() as txn:
             journal.forget_object(txn, assoc, key, self._now(), with_writes=with_writes)

@@ -510,6 +510,38 @@ async def test_settled_object_takes_the_key_from_its_last_owner(scene: Scene) ->
     assert await scene.change(old) & Change.NAME
 
 
+async def test_object_that_is_about_to_go_is_nobodys_before(scene: Scene) -> None:
+    """Whoever still had it as its archived copy could be released, while the only other copy is being written over."""
+    old, key = await scene.cold(), b"p/cold"
+    await scene.engine.rename(scene.root, b"cold", ROOT_INO, b"moved")
+    new = await scene.make(b"cold")
+    assert not await scene.engine.free_object(scene.assoc, key, new.ino)
+    known = await scene.engine.find_object(scene.assoc, key)
+    assert known is not None and known.ino == old.ino
+    assert await scene.engine.free_object(scene.assoc, key, old.ino)
+    await scene.engine.put_residency(old.ino, old.content_version, b"", complete=True)
+    assert await scene.engine.free_object(scene.assoc, key, new.ino)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.release_content(old.ino)
+    known = await scene.engine.find_object(scene.assoc, key)
+    assert known is not None and (known.ino, known.etag) == (0, "e0")  # what the next request is conditional on
+    await scene.export(new)
+    assert not (await scene.engine.get(old.ino)).hsm & Hsm.LOST
+    assert await scene.engine.free_object(scene.assoc, b"p/none", new.ino)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+async def test_file_whose_object_is_freed_is_exported_where_it_has_a_name(scene: Scene, place: str) -> None:
+    old = await scene.cold()
+    await scene.engine.put_residency(old.ino, old.content_version, b"", complete=True)
+    await scene.engine.rename(scene.root, b"cold", scene.root if place == "inside" else ROOT_INO, b"moved")
+    assert await scene.engine.free_object(scene.assoc, b"p/cold", Ino(0))
+    freed = await scene.engine.get(old.ino)
+    assert freed.is_dirty and freed.is_complete and await scene.change(old) & Change.CONTENT
+    view = await scene.engine.export_view(old.ino)
+    assert view is not None and view.source is None and len(view.targets) == (place == "inside")
+
+
 async def test_copy_of_content_that_the_bucket_replaced_meanwhile_is_made_again(scene: Scene) -> None:
     asked = await scene.cold()
     await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")

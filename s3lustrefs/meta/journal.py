@@ -85,8 +85,11 @@ def make_all_due(txn: Txn, now_ns: int) -> int:
     return made
 
 
-def finish(txn: Txn, claimed: JournalRecord) -> bool:
-    """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone."""
+def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
+    """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone.
+
+    Nobody looks after a lost key from then on, nor needs to know what may have been written under it.
+    """
     key = schema.journal_key(claimed)
     record = records.find_journal(txn, key)
     if record is None:
@@ -97,6 +100,8 @@ def finish(txn: Txn, claimed: JournalRecord) -> bool:
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)
+    if not record.ino and holder(txn, locations, record.assoc, record.key) is None:
+        writes.forget(txn, record.assoc, record.key)
     return True
 
 

@@ -109,11 +109,11 @@ class RepositoryVerbs(EngineCore):
 
     async def finish(self, claimed: JournalRecord) -> bool:
         with self._store.begin() as txn:
-            return journal.finish(txn, claimed)
+            return journal.finish(txn, self._locations, claimed)
 
     async def exclude(self, claimed: JournalRecord) -> None:
         with self._store.begin() as txn:
-            export_targets.exclude(txn, claimed)
+            export_targets.exclude(txn, self._locations, claimed)
 
     async def postpone(
         self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False

@@ -478,6 +478,32 @@ async def test_request_without_answer_stays_noted_when_the_object_it_replaced_is
     assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]
 
 
+async def test_notes_of_requests_end_with_the_record_of_the_lost_key(scene: Scene) -> None:
+    """As where the policy leaves removed objects alone."""
+    file = await scene.make(b"f")
+    sent = SentObject(10, {})
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
+    await scene.engine.unlink(scene.root, b"f")
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+    assert record is not None
+    await scene.make(b"f")
+    assert await scene.engine.finish(record)
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]  # somebody has the name, and will ask
+    await scene.engine.rename(scene.root, b"f", ROOT_INO, b"f")
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+    assert record is not None
+    assert await scene.engine.finish(record)
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == []
+
+
+@pytest.mark.parametrize("policy", ["keep-both", "bucket-wins", "file-wins"])
+async def test_notes_of_requests_end_with_a_conflict(scene: Scene, policy: str) -> None:
+    association, file = await changed(scene, policy)
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/cold", SentObject(10, {}))
+    assert await scene.engine.resolve_conflict(association, dispute(scene, file))
+    assert await scene.engine.noted_writes(scene.assoc, b"p/cold") == []
+
+
 async def test_request_without_answer_below_a_lost_directory_is_found(scene: Scene) -> None:
     directory = await scene.make(b"d", mode=DIR)
     long = b"n" * 250

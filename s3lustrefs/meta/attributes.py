@@ -231,7 +231,8 @@ def apply_headers(
     """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
     inode or object moved on meanwhile.
 
-    A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object.
+    A field the headers do not have keeps its value: defaults for a new object, the old ones for a changed object. A file that was
+    written meanwhile keeps its times, and its kind.
     Source: FSx for Lustre User Guide, "Automatically import updates from your S3 bucket".
     """
     inode = records.find_inode(txn, ino)
@@ -248,10 +249,12 @@ def apply_headers(
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)
     inode.uid = inode.uid if change.uid is None else change.uid
     inode.gid = inode.gid if change.gid is None else change.gid
-    inode.atime_ns = inode.atime_ns if change.atime_ns is None else change.atime_ns
-    inode.mtime_ns = inode.mtime_ns if change.mtime_ns is None else change.mtime_ns
+    is_written = inode.is_file and inode.is_dirty
+    if not is_written:
+        inode.atime_ns = inode.atime_ns if change.atime_ns is None else change.atime_ns
+        inode.mtime_ns = inode.mtime_ns if change.mtime_ns is None else change.mtime_ns
     inode.flags &= ~(InodeFlag.HEADERS_UNKNOWN | InodeFlag.KIND_UNKNOWN)
-    if target is not None and inode.is_file:
+    if target is not None and inode.is_file and not is_written:
         inode.mode = stat.S_IFLNK | 0o777
         inode.target, inode.size, inode.chunk_bytes = target, len(target), 0
         inode.flags &= ~InodeFlag.PARTIAL

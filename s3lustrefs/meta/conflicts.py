@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from s3lustrefs.meta import conflict_log, journal, lost_found, records, schema
+from s3lustrefs.meta import conflict_log, journal, lost_found, records, schema, writes
 from s3lustrefs.meta.location import LocationMap, path_of, walk
 from s3lustrefs.meta.schema import Change, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
@@ -77,6 +77,7 @@ class Resolver:
         policies = {"keep-both": self._keep_both, "bucket-wins": self._bucket_wins, "file-wins": self._file_wins}
         conflict = policies[self._association.on_conflict](inode, parent, name, path)
         conflict_log.note(self._txn, conflict)
+        writes.forget(self._txn, self._seen.assoc, self._seen.key)  # what the key holds is known now
         return Resolved(conflict, self._names)
 
     def _detach_others(self, inode: Inode) -> None:

@@ -172,11 +172,16 @@ class MetadataEngine(Protocol):
     async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
         """What requests may have written under a key since the bucket's answer about it was last recorded."""
 
-    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
-        """Record what an export wrote; `content`: the bytes as they are now."""
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool, version: ContentVersion) -> bool:
+        """Record what an export wrote; `content`: the bytes as they are now. False when the file has other content than that
+        `version` by now, so that the object has to be written once more."""
 
     async def observe_object(self, seen: ObjectRecord) -> None:
         """What an unanswered request of ours wrote is there: nobody's content, but known."""
+
+    async def free_object(self, assoc: AssocId, key: bytes, ino: Ino) -> bool:
+        """Before an object is written over or deleted for `ino`: no other file has it as its archived copy from now on. False, and
+        nothing has changed, while one still needs it for bytes that are not here."""
 
     async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
         """The bucket no longer has the object the table knows. `with_writes`: nor anything a request of ours may have written."""

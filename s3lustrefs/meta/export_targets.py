@@ -112,9 +112,9 @@ def end_expansion(txn: Txn, claimed: JournalRecord) -> None:
     records.put_journal(txn, record)
 
 
-def exclude(txn: Txn, claimed: JournalRecord) -> None:
+def exclude(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> None:
     """The policy keeps this change local: no export, and no import undoes it."""
-    if journal.finish(txn, claimed) and claimed.ino:
+    if journal.finish(txn, locations, claimed) and claimed.ino:
         inode = records.find_inode(txn, claimed.ino)
         if inode is not None:
             inode.flags |= InodeFlag.EXCLUDED

@@ -13,7 +13,7 @@ from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRe
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, Ino
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 
@@ -85,8 +85,11 @@ def make_all_due(txn: Txn, now_ns: int) -> int:
     return made
 
 
-def finish(txn: Txn, claimed: JournalRecord) -> bool:
-    """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone."""
+def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
+    """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone.
+
+    Nobody looks after a lost key from then on, nor needs to know what may have been written under it.
+    """
     key = schema.journal_key(claimed)
     record = records.find_journal(txn, key)
     if record is None:
@@ -97,6 +100,8 @@ def finish(txn: Txn, claimed: JournalRecord) -> bool:
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)
+    if not record.ino and holder(txn, locations, record.assoc, record.key) is None:
+        writes.forget(txn, record.assoc, record.key)
     return True
 
 
@@ -128,8 +133,11 @@ def note_write(txn: Txn, locations: LocationMap, ino: Ino, assoc: AssocId, key: 
     return True
 
 
-def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool) -> None:
-    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile.
+def settle_object(
+    txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRecord, now_ns: int, *, content: bool, version: ContentVersion
+) -> bool:
+    """Record what an export wrote. `content`: the bytes went up (or were copied whole) and did not change meanwhile. False when
+    the file has other content now than that `version`: the object is nobody's then, and to be replaced.
 
     The file may have lost this name while its upload ran: then the new object is noted as lost at once.
     """
@@ -137,10 +145,11 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
     if before is not None and before.ino not in (NO_INO, ino):
         detach_source(txn, before.ino, exported.assoc, exported.key, now_ns)
     inode = records.find_inode(txn, ino)
-    exported.ino = ino if inode is not None else NO_INO
+    moved_on = content and inode is not None and inode.is_file and inode.content_version != version
+    exported.ino = NO_INO if inode is None or moved_on else ino
     records.put_object(txn, exported)
     writes.forget(txn, exported.assoc, exported.key)
-    if inode is not None and inode.is_file:
+    if inode is not None and inode.is_file and not moved_on:
         if content:
             inode.flags &= ~InodeFlag.DAMAGED  # cut to what was left of it, and the bucket has that now
         _settle_source(txn, inode, exported, content=content)
@@ -149,6 +158,7 @@ def settle_object(txn: Txn, locations: LocationMap, ino: Ino, exported: ObjectRe
         association = locations.association(exported.assoc)
         if association is not None:
             mark_key_lost(txn, association, exported.key, now_ns)
+    return not moved_on
 
 
 def observe_object(txn: Txn, locations: LocationMap, seen: ObjectRecord, now_ns: int) -> None:
@@ -193,6 +203,23 @@ def detach_source(txn: Txn, ino: Ino, assoc: AssocId, key: bytes, now_ns: int) -
         if inode.nlink:
             mark(txn, ino, Change.CONTENT, now_ns)
     records.put_inode(txn, inode)
+
+
+def free_object(txn: Txn, assoc: AssocId, key: bytes, ino: Ino, now_ns: int) -> bool:
+    """Before an object is written over or deleted for `ino`: another file no longer counts on it, so that nobody releases the
+    bytes that were fetched because it goes. False while they are not all here (yet, or again).
+    """
+    known = records.find_object(txn, assoc, key)
+    if known is None or known.ino in (NO_INO, ino):
+        return True
+    other = records.find_inode(txn, known.ino)
+    if other is not None and (other.source_assoc, other.source_key) == (assoc, key):
+        if not other.is_complete and not other.hsm & Hsm.LOST:
+            return False
+        detach_source(txn, other.ino, assoc, key, now_ns)
+    known.ino = NO_INO
+    records.put_object(txn, known)
+    return True
 
 
 def forget_object(txn: Txn, assoc: AssocId, key: bytes, now_ns: int, *, with_writes: bool = False) -> None:

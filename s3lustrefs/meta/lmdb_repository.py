@@ -35,7 +35,7 @@ from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
 
@@ -91,13 +91,17 @@ class RepositoryVerbs(EngineCore):
     async def noted_writes(self, assoc: AssocId, key: bytes) -> list[SentObject]:
         return writes.noted(self._txn(), assoc, key)
 
-    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool) -> None:
+    async def settle_object(self, ino: Ino, exported: ObjectRecord, *, content: bool, version: ContentVersion) -> bool:
         with self._store.begin() as txn:
-            journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content)
+            return journal.settle_object(txn, self._locations, ino, exported, self._now(), content=content, version=version)
 
     async def observe_object(self, seen: ObjectRecord) -> None:
         with self._store.begin() as txn:
             journal.observe_object(txn, self._locations, seen, self._now())
+
+    async def free_object(self, assoc: AssocId, key: bytes, ino: Ino) -> bool:
+        with self._store.begin() as txn:
+            return journal.free_object(txn, assoc, key, ino, self._now())
 
     async def forget_object(self, assoc: AssocId, key: bytes, *, with_writes: bool = False) -> None:
         with self._store.begin() as txn:
@@ -105,11 +109,11 @@ class RepositoryVerbs(EngineCore):
 
     async def finish(self, claimed: JournalRecord) -> bool:
         with self._store.begin() as txn:
-            return journal.finish(txn, claimed)
+            return journal.finish(txn, self._locations, claimed)
 
     async def exclude(self, claimed: JournalRecord) -> None:
         with self._store.begin() as txn:
-            export_targets.exclude(txn, claimed)
+            export_targets.exclude(txn, self._locations, claimed)
 
     async def postpone(
         self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False

@@ -93,8 +93,12 @@ def remove(
     sweep: Sweep,
 ) -> Removed | None:
     """The bucket has no object under this key. None when no name goes with it, because there is none or it was changed here."""
-    if txn.get(Table.SKIPPED, schema.object_key(association.assoc_id, key)) is not None:
-        txn.delete(Table.SKIPPED, schema.object_key(association.assoc_id, key))
+    table_key = schema.object_key(association.assoc_id, key)
+    if table_key in sweep.touched:
+        sweep.overtaken.add(table_key)
+        return None  # written by us since it was looked for
+    if txn.get(Table.SKIPPED, table_key) is not None:
+        txn.delete(Table.SKIPPED, table_key)
     known = records.find_object(txn, association.assoc_id, key)
     if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
         records.delete_object(txn, known.assoc, key)
@@ -103,10 +107,6 @@ def remove(
     inode = records.find_inode(txn, ino) if ino is not None else None
     if known is None or inode is None or known.ino != inode.ino:
         return None  # renamed, removed or replaced here: its export brings the rest into line
-    table_key = schema.object_key(association.assoc_id, key)
-    if table_key in sweep.touched:
-        sweep.overtaken.add(table_key)
-        return None  # written by us since it was looked for
     if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
         return None
     if inode.is_dir:

@@ -230,7 +230,7 @@ class FileExport:
                 return
             failpoint("snapshot.sent")
             async with as_it_was() as is_unchanged:
-                await self._outcome.settle(frozen, target, written, content=is_unchanged)
+                await self._outcome.settle(frozen, target, written, content=is_unchanged, version=view.inode.content_version)
                 if is_unchanged and not await self._engine.finish(record):
                     await self._engine.make_due(frozen.ino)  # its name or attributes changed meanwhile
 

@@ -63,26 +63,48 @@ class ExportOrder:
         self._on_vanished = on_vanished
 
     async def before_write(self, view: ExportView, target: Target) -> None:
-        """Return once the object under the target's key may be replaced. Raises: NotYet; what `Hydrator.ensure` raises."""
-        other = await self._engine.dependant(target.known, view.inode.ino)
-        if other is None:
+        """Return once the object under the target's key may be replaced, and is no other file's archived copy.
+
+        Raises: NotYet; what `Hydrator.ensure` raises.
+        """
+        known, ino = target.known, view.inode.ino
+        if known is None or known.ino == ino or await self._file_of(known) is None:
             return
+        other = await self._engine.dependant(known, ino)
+        if other is not None and not await self._bring_down(other, view.inode):
+            return
+        await self._free(known, ino)
+        await sync_together(self._engine)  # a power cut must not forget that the bytes are here
+        failpoint("dependant.freed")
+
+    async def _bring_down(self, other: Inode, inode: Inode) -> bool:
+        """Fetch what another file still needs of the object that `inode` is to be, or wait for it. False: it has lost that."""
         if not other.nlink:
             raise NotYet(1.0)  # unlinked but open: until it is closed
-        if await self._waits_for(other, view.inode.ino):
+        if await self._waits_for(other, inode.ino):
             # A circle of cold files, each at the other's key: one of them has to come down. The others follow by copy.
-            await self._hydrator.ensure(view.inode, 0, view.inode.size)
-            if other.ino > view.inode.ino:
+            await self._hydrator.ensure(inode, 0, inode.size)
+            if other.ino > inode.ino:
                 await self._hydrator.ensure(other, 0, other.size)
-                return
+                return True
             raise NotYet(0.1)
         if await self._engine.find_journal(other.ino) is None:
-            await self._fetch(other)
-            return
+            return await self._fetch(other)
         raise NotYet(0.2, other.ino)
 
-    async def _fetch(self, other: Inode) -> None:
-        """Bring a file's bytes here, durably, before the object goes that has them.
+    async def _file_of(self, known: ObjectRecord) -> ExportView | None:
+        """The file whose archived copy an object is, if there is one."""
+        view = await self._engine.export_view(known.ino) if known.ino else None
+        if view is None or view.source is None or (view.source.assoc, view.source.key) != (known.assoc, known.key):
+            return None
+        return view
+
+    async def _free(self, known: ObjectRecord, ino: Ino) -> None:
+        if not await self._engine.free_object(known.assoc, known.key, ino):
+            raise NotYet(0.1)  # released, or written, since it was fetched
+
+    async def _fetch(self, other: Inode) -> bool:
+        """Bring a file's bytes here, durably, before the object goes that has them. False: they are lost.
 
         Raises: StorageError when the disk does not take them; NotYet when the object has changed, and the file with it.
         """
@@ -90,13 +112,14 @@ class ExportOrder:
             await self._hydrator.ensure(other, 0, other.size)
         except errors.ObjectNotFound:
             await self._on_vanished(other)  # nothing is left that could be lost
-            return
+            return False
         except errors.StaleInode:
             if (await self._engine.get(other.ino)).is_dirty:
-                return  # it has lost them already, and says so
+                return False  # it has lost them already, and says so
             raise NotYet(0.0) from None
         await self._engine.sync()
         failpoint("dependant.fetched")
+        return True
 
     async def _waits_for(self, inode: Inode, ino: Ino) -> bool:
         """Whether exporting `inode` has to wait, through whatever chain, for `ino`."""
@@ -114,9 +137,12 @@ class ExportOrder:
         return current is not None and current.ino == ino
 
     async def before_delete(self, known: ObjectRecord) -> None:
-        """Return once an object that lost its name may go. Raises: NotYet; what `Hydrator.ensure` raises."""
-        view = await self._engine.export_view(known.ino) if known.ino else None
-        if view is None or view.source is None or (view.source.assoc, view.source.key) != (known.assoc, known.key):
+        """Return once an object that lost its name may go, and is no file's archived copy; all of it durable with the next sync.
+
+        Raises: NotYet; what `Hydrator.ensure` raises.
+        """
+        view = await self._file_of(known)
+        if view is None:
             return
         inode = view.inode
         if not inode.nlink and not inode.is_complete:
@@ -124,6 +150,6 @@ class ExportOrder:
         if view.targets and await self._engine.find_journal(inode.ino) is not None:
             raise NotYet(0.1, inode.ino)
         current = await self._engine.dependant(known, NO_INO)
-        if current is not None:
-            # Renamed to where nobody exports it: its bytes come down before the object goes.
-            await self._fetch(current)
+        # Renamed to where nobody exports it: its bytes come down before the object goes.
+        if current is None or await self._fetch(current):
+            await self._free(known, NO_INO)

@@ -12,7 +12,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.meta.schema import ObjectRecord
-from s3lustrefs.model.ids import NO_INO
+from s3lustrefs.model.ids import NO_INO, ContentVersion
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import NotYet
@@ -37,15 +37,22 @@ class ExportOutcome:
         self._disputes = disputes
         self.settled_objects = 0
 
-    async def settle(self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool) -> None:
+    async def settle(
+        self, inode: Inode, target: Target, written: ObjectVersion, *, content: bool, version: ContentVersion | None = None
+    ) -> None:
+        """`version`: of the content, where `inode` has that of a snapshot. Raises: NotYet when the bucket has given the file other
+        content meanwhile."""
         exported = ObjectRecord(
             target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
             written.version_id, written.storage_class,
         )  # fmt: skip
         failpoint("settle.before")
-        await self._engine.settle_object(inode.ino, exported, content=content)
+        wanted = inode.content_version if version is None else version
+        is_current = await self._engine.settle_object(inode.ino, exported, content=content, version=wanted)
         failpoint("settle.after")
         self.settled_objects += 1
+        if not is_current:
+            raise NotYet(0.0)
 
     async def note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
         """Raises: NotYet when the file has lost this name."""

@@ -198,7 +198,7 @@ class HeaderFetcher:
             source = await self._engine.source_of(inode)
             return (source.assoc, source.key, source.etag) if source else None
         location = await self._engine.locate(inode)
-        return (location.association.assoc_id, location.key + b"/", "") if location else None
+        return (location.association.assoc_id, location.key + (b"/" if inode.is_dir else b""), "") if location else None
 
 
 async def _head(store: ObjectStore, key: bytes) -> ObjectHead:

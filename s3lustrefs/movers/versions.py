@@ -19,6 +19,7 @@ from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.association import EVENTS, Association, key_defect
 from s3lustrefs.model.events import Invalidation
+from s3lustrefs.model.ids import NO_INO
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.export_files import COPY_BYTES
 from s3lustrefs.movers.export_headers import kept_headers
@@ -154,6 +155,9 @@ class Versions:
             wanted = _choose(place, version_id, history)
             if not wanted.is_current:
                 _check_policy(place, current)
+            if place.inode is None:
+                await self._take_object(place)
+            if not wanted.is_current:
                 await self._copy(store, place, wanted.version, current)
                 failpoint("version.copied")
         if place.inode is None:
@@ -176,11 +180,22 @@ class Versions:
                 )
         elif await self._engine.find_lost_key(association.assoc_id, place.key) is not None:
             raise errors.NotPermitted(f"{place.text}: its removal is not in the bucket yet: `s3lustrefs drain` brings it there")
-        known = await self._engine.source_of(inode) if inode is not None else None
+        removed = await self._engine.find_object(association.assoc_id, place.key) if inode is None else None
+        known = await self._engine.source_of(inode) if inode is not None else removed
         if (known.etag if known else None) != (current.etag if current else None):
             raise errors.NotPermitted(
                 f"{place.text} was changed in the bucket, which was not seen here yet: look at it first (`s3lustrefs refresh`)"
             )
+
+    async def _take_object(self, place: _Place) -> None:
+        """Of a file removed or renamed here, which the policy does not export: nobody else may need it. Raises: NotPermitted."""
+        assoc = place.association.assoc_id
+        other = await self._engine.dependant(await self._engine.find_object(assoc, place.key), NO_INO)
+        if not await self._engine.free_object(assoc, place.key, NO_INO):
+            path = await self._engine.path_of(other.ino) if other is not None and other.nlink else b"a removed file that is open"
+            needed = path.decode(errors="replace")
+            raise errors.NotPermitted(f"{place.text}: its object still has the content of {needed}: read that one first")
+        await self._engine.sync()
 
     async def _copy(self, store: ObjectStore, place: _Place, wanted: ObjectVersion, current: ObjectVersion | None) -> None:
         head = await store.head(place.key, version_id=wanted.version_id)

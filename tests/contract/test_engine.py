@@ -67,10 +67,14 @@ class Scene:
         assert view is not None
         for target in view.targets:
             self.etags += 1
-            await self.engine.settle_object(inode.ino, self.object(target.key, f"x{self.etags}", view.inode.size), content=True)
+            assert await self.settle(view.inode, self.object(target.key, f"x{self.etags}", view.inode.size))
         record = await self.engine.find_journal(inode.ino)
         if finish and record is not None:
             assert await self.engine.finish(record)
+
+    async def settle(self, inode: Inode, exported: ObjectRecord) -> bool:
+        """The bytes of this inode, as it was then, went up."""
+        return await self.engine.settle_object(inode.ino, exported, content=True, version=inode.content_version)
 
     def object(self, key: bytes, etag: str, size: int = 10) -> ObjectRecord:
         return ObjectRecord(self.assoc, key, Ino(0), etag, size)
@@ -339,7 +343,7 @@ async def test_lost_directory_is_expanded_into_the_objects_below(scene: Scene) -
     await scene.engine.rename(scene.root, b"d", ROOT_INO, b"d")
     record = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert record is not None and record.change & Change.SUBTREE
-    await scene.engine.settle_object(directory.ino, scene.object(b"p/d/", "late", 0), content=True)
+    await scene.settle(directory, scene.object(b"p/d/", "late", 0))
     again = await scene.engine.find_lost_key(scene.assoc, b"p/d/")
     assert again is not None and again.change & Change.SUBTREE, "losing the marker once more must not forget what is below"
     after = await scene.engine.expand_prefix(scene.association, again, b"", 2)
@@ -474,6 +478,32 @@ async def test_request_without_answer_stays_noted_when_the_object_it_replaced_is
     assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]
 
 
+async def test_notes_of_requests_end_with_the_record_of_the_lost_key(scene: Scene) -> None:
+    """As where the policy leaves removed objects alone."""
+    file = await scene.make(b"f")
+    sent = SentObject(10, {})
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/f", sent)
+    await scene.engine.unlink(scene.root, b"f")
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+    assert record is not None
+    await scene.make(b"f")
+    assert await scene.engine.finish(record)
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == [sent]  # somebody has the name, and will ask
+    await scene.engine.rename(scene.root, b"f", ROOT_INO, b"f")
+    record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+    assert record is not None
+    assert await scene.engine.finish(record)
+    assert await scene.engine.noted_writes(scene.assoc, b"p/f") == []
+
+
+@pytest.mark.parametrize("policy", ["keep-both", "bucket-wins", "file-wins"])
+async def test_notes_of_requests_end_with_a_conflict(scene: Scene, policy: str) -> None:
+    association, file = await changed(scene, policy)
+    assert await scene.engine.note_write(file.ino, scene.assoc, b"p/cold", SentObject(10, {}))
+    assert await scene.engine.resolve_conflict(association, dispute(scene, file))
+    assert await scene.engine.noted_writes(scene.assoc, b"p/cold") == []
+
+
 async def test_request_without_answer_below_a_lost_directory_is_found(scene: Scene) -> None:
     directory = await scene.make(b"d", mode=DIR)
     long = b"n" * 250
@@ -491,7 +521,7 @@ async def test_request_without_answer_below_a_lost_directory_is_found(scene: Sce
 async def test_upload_of_a_name_that_was_lost_meanwhile_is_noted_as_lost(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.engine.rename(scene.root, b"f", ROOT_INO, b"f")
-    await scene.engine.settle_object(file.ino, scene.object(b"p/f", "x"), content=True)
+    await scene.settle(file, scene.object(b"p/f", "x"))
     assert await scene.is_lost(b"f")
 
 
@@ -504,6 +534,53 @@ async def test_settled_object_takes_the_key_from_its_last_owner(scene: Scene) ->
     detached = await scene.engine.get(old.ino)
     assert not detached.source_assoc and not detached.hsm and detached.is_dirty
     assert await scene.change(old) & Change.NAME
+
+
+async def test_object_that_is_about_to_go_is_nobodys_before(scene: Scene) -> None:
+    """Whoever still had it as its archived copy could be released, while the only other copy is being written over."""
+    old, key = await scene.cold(), b"p/cold"
+    await scene.engine.rename(scene.root, b"cold", ROOT_INO, b"moved")
+    new = await scene.make(b"cold")
+    assert not await scene.engine.free_object(scene.assoc, key, new.ino)
+    known = await scene.engine.find_object(scene.assoc, key)
+    assert known is not None and known.ino == old.ino
+    assert await scene.engine.free_object(scene.assoc, key, old.ino)
+    await scene.engine.put_residency(old.ino, old.content_version, b"", complete=True)
+    assert await scene.engine.free_object(scene.assoc, key, new.ino)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.release_content(old.ino)
+    known = await scene.engine.find_object(scene.assoc, key)
+    assert known is not None and (known.ino, known.etag) == (0, "e0")  # what the next request is conditional on
+    await scene.export(new)
+    assert not (await scene.engine.get(old.ino)).hsm & Hsm.LOST
+    assert await scene.engine.free_object(scene.assoc, b"p/none", new.ino)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside"])
+async def test_file_whose_object_is_freed_is_exported_where_it_has_a_name(scene: Scene, place: str) -> None:
+    old = await scene.cold()
+    await scene.engine.put_residency(old.ino, old.content_version, b"", complete=True)
+    await scene.engine.rename(scene.root, b"cold", scene.root if place == "inside" else ROOT_INO, b"moved")
+    assert await scene.engine.free_object(scene.assoc, b"p/cold", Ino(0))
+    freed = await scene.engine.get(old.ino)
+    assert freed.is_dirty and freed.is_complete and await scene.change(old) & Change.CONTENT
+    view = await scene.engine.export_view(old.ino)
+    assert view is not None and view.source is None and len(view.targets) == (place == "inside")
+
+
+async def test_copy_of_content_that_the_bucket_replaced_meanwhile_is_made_again(scene: Scene) -> None:
+    asked = await scene.cold()
+    await scene.engine.rename(scene.root, b"cold", scene.root, b"moved")
+    assert await scene.engine.replace_content(asked.ino, scene.object(b"p/cold", "e1", 20))
+    assert not await scene.settle(asked, scene.object(b"p/moved", "copy of e0"))
+    file = await scene.engine.get(asked.ino)
+    source = await scene.engine.source_of(file)
+    assert source is not None and (source.key, source.etag, file.size) == (b"p/cold", "e1", 20)
+    left = await scene.engine.find_object(scene.assoc, b"p/moved")
+    assert left is not None and (left.ino, left.etag) == (0, "copy of e0")  # the next copy replaces it
+    assert await scene.settle(file, scene.object(b"p/moved", "copy of e1", 20))
+    source = await scene.engine.source_of(await scene.engine.get(asked.ino))
+    assert source is not None and source.etag == "copy of e1"
 
 
 async def test_file_whose_source_object_goes_with_another_name_is_exported_again(scene: Scene) -> None:
@@ -688,7 +765,7 @@ async def test_file_without_an_object_to_ask_keeps_the_attributes_it_has(scene: 
     else:
         await scene.engine.rename(scene.root, b"x", scene.root, b"y")
         other = await scene.make(b"x")
-        await scene.engine.settle_object(other.ino, scene.object(b"p/x", "x1"), content=True)
+        await scene.settle(other, scene.object(b"p/x", "x1"))
     assert await scene.engine.source_of(await scene.engine.get(file.ino)) is None
     assert await scene.engine.apply_headers(file.ino, "e0", AttributeChange(mode=0o600), None) is None
     known = await scene.engine.apply_headers(file.ino, "", AttributeChange(), None)
@@ -874,6 +951,27 @@ async def test_an_object_told_of_again_is_asked_for_its_attributes(scene: Scene)
     await scene.export(ours)
     assert await again(b"p/ours", 300, 10) is None
     assert await again(b"p/ours", 400, 10) is not None
+
+
+async def test_a_write_is_not_undone_by_an_answer_about_the_object_from_before(scene: Scene) -> None:
+    await scene.import_(b"f")
+    file = await scene.engine.resolve(b"/a/f")
+    written = await scene.engine.begin_write(file.ino)
+    told = AttributeChange(mode=0o777, atime_ns=1, mtime_ns=2)
+    known = await scene.engine.apply_headers(file.ino, "e0", told, b"target")
+    assert known is not None and known.is_file and stat.S_IMODE(known.mode) == 0o777
+    assert (known.atime_ns, known.mtime_ns) == (written.atime_ns, written.mtime_ns)
+
+
+async def test_an_object_seen_since_a_listing_began_is_not_forgotten_by_it(scene: Scene) -> None:
+    with scene.engine.sweep(frozenset(EVENTS)) as sweep:
+        await scene.engine.observe_object(scene.object(b"p/f", "sent"))
+        assert await scene.engine.find_lost_key(scene.assoc, b"p/f") is not None
+        record = await scene.engine.find_lost_key(scene.assoc, b"p/f")
+        assert record is not None and await scene.engine.finish(record)
+        assert await scene.engine.remove_vanished(scene.association, b"p/f", sweep) is None
+    assert sweep.overtaken == {object_key(scene.assoc, b"p/f")}
+    assert await scene.engine.find_object(scene.assoc, b"p/f") is not None
 
 
 # --- associations --------------------------------------------------------------------------------------------------------------

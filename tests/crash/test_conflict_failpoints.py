@@ -20,6 +20,7 @@ CRITICAL = [
     ("bucket-wins", "conflict.recorded"),
     ("file-wins", "conflict.recorded"),
     ("file-wins", "dependant.fetched"),
+    ("file-wins", "dependant.freed"),
     ("file-wins", "put.answered"),
 ]
 BESIDE = [

@@ -209,7 +209,7 @@ class EngineMachine(RuleBasedStateMachine):
             if await self.engine.dependant(target.known, record.ino) is None:
                 self.etags += 1
                 exported = ObjectRecord(target.association.assoc_id, target.key, record.ino, f"e{self.etags}", view.inode.size)
-                await self.engine.settle_object(record.ino, exported, content=True)
+                await self.engine.settle_object(record.ino, exported, content=True, version=view.inode.content_version)
         if finished:
             await self.engine.finish(record)
 

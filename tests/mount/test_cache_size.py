@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import Site
+from tests.mount.site import Site, two_associations
 
 MIB = 1 << 20
 
@@ -66,6 +66,31 @@ def test_what_the_bucket_has_makes_way_for_what_it_has_not(make_site: Callable[.
     assert "released" in place.hsm("cold")
     assert (place.root / "local").read_bytes() == local
     place.unmount()
+
+
+@pytest.mark.parametrize("change", ["write", "delete"])
+def test_bytes_whose_object_is_going_do_not_make_way(here: Site, proxy: BackgroundProxy, change: str) -> None:
+    here.options["cache_size"] = "16MiB"
+    here.source = str(two_associations(here.bucket, here.scratch))
+    body = os.urandom(8 * MIB)
+    here.put("one/x", body)
+    for number in range(6):
+        here.put(f"two/f{number}", os.urandom(2 * MIB))
+    here.mount()
+    assert (here.root / "one/x").read_bytes() == body
+    for method, path in (("PUT", "one/x"), ("DELETE", "one/x"), ("POST", "delete")):
+        proxy.add("hold", method=method, path=path)
+    (here.root / "one/x").rename(here.root / "x.bak")
+    if change == "write":
+        (here.root / "one/x").write_bytes(b"new")
+    proxy.wait_held()
+    for number in range(6):
+        assert len((here.root / f"two/f{number}").read_bytes()) == 2 * MIB
+    proxy.clear_faults()
+    here.drain()
+    assert here.objects("one/") == ({"one/x": b"new"} if change == "write" else {})
+    assert (here.root / "x.bak").read_bytes() == body
+    here.unmount()
 
 
 @pytest.mark.long

@@ -225,6 +225,30 @@ def test_a_deleted_file_is_brought_back_with_its_directory(here: Site) -> None:
     assert here.body("p/d/e/f") == b"goes on"
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["the current version", "an older version"])
+def test_a_removal_that_is_not_exported_is_taken_back(make_site: Callable[..., Site], number: int) -> None:
+    place = make_site(auto_export="changed", import_interval="1h")
+    set_versioning(place)
+    bodies = [b"two, longer", b"one"]
+    for key in ("p/removed", "p/renamed"):
+        for body in reversed(bodies):
+            place.put(key, body)
+    place.mount()
+    wanted = {name: versions(place, name)[number]["version_id"] for name in ("removed", "renamed")}
+    (place.root / "removed").unlink()
+    (place.root / "renamed").rename(place.root / "elsewhere")
+    place.drain()
+    place.cli("versions", place.root / "removed", "--restore", wanted["removed"])
+    assert (place.root / "removed").read_bytes() == bodies[number] == place.body("p/removed")
+    refused = place.cli("versions", place.root / "renamed", "--restore", wanted["renamed"], check=False)
+    assert (refused.returncode, "/elsewhere: read that one first" in refused.stderr) == (1, True)
+    assert (place.root / "elsewhere").read_bytes() == bodies[0]  # its only copy was the object
+    place.cli("versions", place.root / "renamed", "--restore", wanted["renamed"])
+    assert (place.root / "renamed").read_bytes() == bodies[number] == place.body("p/renamed")
+    assert (place.root / "elsewhere").read_bytes() == bodies[0]
+    assert place.keys() == ["p/removed", "p/renamed"]
+
+
 def test_what_would_lose_something_is_refused(here: Site) -> None:
     here.put("p/f", b"one")
     here.put("p/f", b"two, longer")

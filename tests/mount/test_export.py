@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import BIG, COLD, Area
+from tests.mount.conftest import BIG, COLD, Area, fresh_bucket
 from tests.mount.site import Site
 from tests.semantics.mounted import put_objects
 
@@ -502,3 +502,21 @@ def test_many_circles_at_once_never_mix_contents(make_site: Callable[..., Site])
         f"p/{n}/{name}": body for n in range(40) for name, body in zip("abcd", (b"b", b"c", b"d", b"a"), strict=True)
     }
     assert here.status()["conflicts"] == 0
+
+
+def test_a_cold_file_moved_to_the_same_key_of_another_bucket_replaces_one_deleted_there(here: Site) -> None:
+    here.expected_log.append("conflict kept kind=deleted-there")
+    other = fresh_bucket(here.server)
+    for bucket, body in ((here.bucket, b"moved"), (other, b"replaced")):
+        here.s3.put_object(Bucket=bucket, Key="p/k", Body=body)
+    links = (f'[[dra]]\nfile_system_path = "/{b}"\ndata_repository_path = "s3://{b}/p/"\n' for b in (here.bucket, other))
+    path = here.scratch / "two-buckets.toml"
+    path.write_text("\n".join(links))
+    here.source = str(path)
+    here.mount()
+    (here.root / other / "k").stat()
+    here.s3.delete_object(Bucket=other, Key="p/k")
+    (here.root / here.bucket / "k").rename(here.root / other / "k")
+    here.drain()
+    assert here.s3.get_object(Bucket=other, Key="p/k")["Body"].read() == b"moved"
+    assert here.keys() == []

@@ -83,13 +83,16 @@ def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
     ino = os.stat(here.root / "a").st_ino
     (here.root / "mine").write_bytes(b"mine")
     here.drain()
-    time.sleep(2.1)  # times of objects are compared with a margin
-    for key in ("p/a", "p/m/"):
+    here.put("p/link", b"a", Metadata={"file-permissions": "0120777"})
+    assert refresh(here) == {"new": 1, "changed": 0, "deleted": 0} and os.readlink(here.root / "link") == "a"
+    time.sleep(3.1)  # times of objects, some of them in whole seconds, are compared with a margin
+    for key, mode in (("p/a", "0100640"), ("p/m/", "0100640"), ("p/link", "0120777")):
         here.s3.copy_object(
             Bucket=here.bucket, Key=key, CopySource=f"{here.bucket}/{key}",
-            Metadata={"file-permissions": "0100640", "file-owner": "7"}, MetadataDirective="REPLACE",
+            Metadata={"file-permissions": mode, "file-owner": "7"}, MetadataDirective="REPLACE",
         )  # fmt: skip
-    assert refresh(here) == {"new": 0, "changed": 2, "deleted": 0}
+    assert refresh(here) == {"new": 0, "changed": 3, "deleted": 0}
+    assert (os.lstat(here.root / "link").st_uid, os.readlink(here.root / "link")) == (7, "a")
     for name in ("a", "m"):
         found = os.stat(here.root / name)
         assert (found.st_mode & 0o777, found.st_uid) == (0o640, 7)

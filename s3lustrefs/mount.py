@@ -266,7 +266,7 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
             self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
             str(config.state_dir),
-            lambda: self._store.statistics().failure, config.read_only,
+            lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told,
         )  # fmt: skip
         versions = Versions(
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold

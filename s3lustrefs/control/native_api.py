@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,6 +58,8 @@ class Parts:
     store_failure: Callable[[], str]
     """Why the inode table cannot be brought to disk; empty when it can."""
     read_only: bool
+    wait_told: Callable[[], Awaitable[None]]
+    """Returns once the kernel knows of what changed so far."""
 
 
 @dataclass(slots=True)
@@ -281,7 +283,7 @@ class NativeApi:
         return {"states": states}
 
     async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Bring a file, or everything below a directory, into line with the bucket now; answers when that is done.
+        """Bring a file, or everything below a directory, into line with the bucket now; answers when that shows.
 
         A path that is not there means the directory it would be in.
         """
@@ -301,6 +303,7 @@ class NativeApi:
             result = await sweeper.sweep(location.relative)
         else:
             result = await sweeper.look_at(inode, location.key)
+        await self._p.wait_told()
         return asdict(result)
 
     async def skipped(self, request: dict[str, Any]) -> dict[str, Any]:

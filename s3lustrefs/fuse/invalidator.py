@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _BATCH = 200
 _BLOCKS_SECONDS = 1.0
 """How late st_blocks of a hydrated file may be where nothing else makes the kernel ask."""
+_PATIENCE_SECONDS = 5.0
+"""How long `wait_told` waits: the kernel may itself wait for a request that hangs."""
 
 
 class Invalidator:
@@ -29,12 +31,25 @@ class Invalidator:
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Invalidation](2**31)
         self._blocks_changed: set[Ino] = set()
+        self._noted = self._told = 0
+        self._progress = trio.Event()
 
     def notify(self, invalidation: Invalidation | BlocksChanged) -> None:
         if isinstance(invalidation, BlocksChanged):
             self._blocks_changed.add(invalidation.ino)
         else:
-            self._send.send_nowait(invalidation)
+            self._note(invalidation)
+
+    def _note(self, invalidation: Invalidation) -> None:
+        self._noted += 1
+        self._send.send_nowait(invalidation)
+
+    async def wait_told(self) -> None:
+        """Return once the kernel has heard of everything so far, or seems not to listen."""
+        noted = self._noted
+        with trio.move_on_after(_PATIENCE_SECONDS):
+            while self._told < noted:
+                await self._progress.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -47,7 +62,7 @@ class Invalidator:
             await trio.sleep(_BLOCKS_SECONDS)
             changed, self._blocks_changed = self._blocks_changed, set()
             for ino in changed:
-                self._send.send_nowait(InodeInvalidation(ino, content=False))
+                self._note(InodeInvalidation(ino, content=False))
 
     async def _deliver(self) -> None:
         async for first in self._receive:
@@ -58,6 +73,9 @@ class Invalidator:
                 except trio.WouldBlock:
                     break
             await trio.to_thread.run_sync(_send_all, batch, abandon_on_cancel=True)
+            self._told += len(batch)
+            self._progress.set()
+            self._progress = trio.Event()
 
 
 def _send_all(batch: list[Invalidation]) -> None:

@@ -153,7 +153,6 @@ def test_a_symlink_that_changed_on_both_sides_ends_the_drain(place: Callable[[st
     assert os.readlink(here.root / "link") == "two"
 
 
-
 @pytest.mark.parametrize(
     ("policy", "how"),
     [

@@ -339,9 +339,11 @@ class FileExport:
         expected = target.known.etag if target.known else None
         onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
         if there is not None and there.version.etag != expected:
-            if there.version.size == inode.size and there.version.etag == source.etag:
+            is_equal = there.version.size == inode.size and there.version.etag == source.etag
+            if is_equal and carries(there, headers_of(inode, target.key, there)):
                 await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
-            elif await self._sent.wrote(target.association.assoc_id, target.key, there):
+            elif is_equal or await self._sent.wrote(target.association.assoc_id, target.key, there):
+                # The same bytes with other attributes, of a file that had the name before: the next attempt replaces them.
                 await self._outcome.observe(target, there)
             else:
                 await self._outcome.conflict(inode, target, there)

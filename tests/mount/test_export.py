@@ -327,6 +327,16 @@ def test_each_hard_link_is_an_object(area: Area) -> None:
     assert (area.root / "a2").read_bytes() == b"content of a"
 
 
+def test_a_renamed_file_brings_its_attributes_where_its_bytes_are_already(area: Area) -> None:
+    (area.root / "empty").touch()
+    (area.root / "empty").chmod(0o440)
+    area.drain()
+    area.site.put(area.key("taken"), b"", Metadata={"file-permissions": "0100600"})
+    os.rename(area.root / "empty", area.root / "taken")
+    area.drain()
+    assert area.site.head(area.key("taken"))["Metadata"]["file-permissions"] == "0100440"
+
+
 def test_moved_symlink_of_two_names_has_two_objects(area: Area) -> None:
     area.site.put(area.key("link"), b"target", Metadata={"file-permissions": "0120777"})
     area.site.cli("refresh", area.root)

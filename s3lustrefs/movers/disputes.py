@@ -27,7 +27,8 @@ from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Inval
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.importer import announce
-from s3lustrefs.movers.refresher import Refresher, seen
+from s3lustrefs.movers.object_versions import record_of
+from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository import posix_headers
@@ -80,7 +81,7 @@ class Disputes:
         known = replace(posix if association.posix_metadata != "off" else posix_headers.PosixHeaders(), is_symlink=bool(link))
         return Dispute(
             inode.ino,
-            seen(association.assoc_id, target.key, head),
+            record_of(association.assoc_id, target.key, version),
             time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()).encode(),
             socket.gethostname().encode(),
             (os.geteuid(), os.getegid()),

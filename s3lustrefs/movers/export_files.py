@@ -7,7 +7,6 @@ tags) is read with a HEAD before and written again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -30,6 +29,7 @@ from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, Not
 from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.object_versions import version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
@@ -144,7 +144,7 @@ class FileExport:
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
-            if inode.is_symlink and not ours and head.version.etag != hashlib.md5(body).hexdigest():
+            if inode.is_symlink and not ours and not holds(head, body):
                 await self._outcome.conflict(inode, target, head)
                 return
             written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
@@ -253,9 +253,7 @@ class FileExport:
         if not inode.size:
             return b""
         if inode.size > SMALL_BYTES:
-            slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size)
-            if len(slices) == 1:
-                return FileSlice(*slices[0])
+            return await self._multipart.body(inode, 0, inode.size)
         return bytes(await self._chunks.read(inode.ino, inode.content_version, inode.chunk_bytes, 0, inode.size))
 
     async def _copy(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> bool:
@@ -306,7 +304,7 @@ class FileExport:
             )
         except errors.ObjectNotFound as exc:
             changed = exc
-        if not _version(source).is_kept:
+        if not version_of(source).is_kept:
             raise changed
         try:
             return await store.head(source.key, version_id=source.version_id), False
@@ -392,7 +390,3 @@ def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
 
 def _condition(known: ObjectRecord | None) -> Condition:
     return Condition(known.etag if known else "")
-
-
-def _version(source: ObjectRecord) -> ObjectVersion:
-    return ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)

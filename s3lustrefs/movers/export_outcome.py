@@ -11,12 +11,12 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
-from s3lustrefs.meta.schema import ObjectRecord
-from s3lustrefs.model.ids import NO_INO, ContentVersion
+from s3lustrefs.model.ids import ContentVersion
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import NotYet
 from s3lustrefs.movers.multipart import Multipart
+from s3lustrefs.movers.object_versions import record_of
 from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import ObjectHead, ObjectVersion
@@ -42,10 +42,7 @@ class ExportOutcome:
     ) -> None:
         """`version`: of the content, where `inode` has that of a snapshot. Raises: NotYet when the bucket has given the file other
         content meanwhile."""
-        exported = ObjectRecord(
-            target.association.assoc_id, target.key, inode.ino, written.etag, written.size, written.mtime_ns,
-            written.version_id, written.storage_class,
-        )  # fmt: skip
+        exported = record_of(target.association.assoc_id, target.key, written, inode.ino)
         failpoint("settle.before")
         wanted = inode.content_version if version is None else version
         is_current = await self._engine.settle_object(inode.ino, exported, content=content, version=wanted)
@@ -76,17 +73,12 @@ class ExportOutcome:
     async def settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
         await self.settle(inode, target, head.version, content=True)
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        if not mine.items() <= head.metadata.items():
+        if not _has_attributes(head, inode):
             raise NotYet(0.0)
 
     async def observe(self, target: Target, head: ObjectHead) -> None:
         """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
-        v = head.version
-        seen = ObjectRecord(
-            target.association.assoc_id, target.key, NO_INO, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class
-        )
-        await self._engine.observe_object(seen)
+        await self._engine.observe_object(record_of(target.association.assoc_id, target.key, head.version))
         raise NotYet(0.0)
 
     async def _is_our_content(self, inode: Inode, head: ObjectHead) -> bool:
@@ -97,11 +89,15 @@ class ExportOutcome:
         if head.version.etag == digest:
             return True
         looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
-        mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        encrypted = not looks_like_md5
-        return encrypted and all(head.metadata.get(name) == value for name, value in mine.items())
+        return not looks_like_md5 and _has_attributes(head, inode)
 
     async def conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
         await self._disputes.resolve(inode, target, head)
         raise NotYet(0.0)
+
+
+def _has_attributes(head: ObjectHead, inode: Inode) -> bool:
+    """Whether an object has every POSIX header of an inode, nanoseconds included."""
+    mine = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
+    return mine.items() <= head.metadata.items()

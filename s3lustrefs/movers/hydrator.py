@@ -29,10 +29,10 @@ from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers.object_versions import version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.slots import Slots
-from s3lustrefs.repository.object_store import ObjectVersion
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -351,7 +351,7 @@ class Hydrator:
 
     async def _get_pieces(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
         store = self._repositories.of(source.assoc)
-        version = ObjectVersion(source.etag, source.size, source.mtime_ns, source.version_id, source.storage_class)
+        version = version_of(source)
         while start < end:
             boundary = (start // inode.chunk_bytes + 1) * inode.chunk_bytes
             piece_end = min(end, boundary)

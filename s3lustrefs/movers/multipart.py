@@ -40,7 +40,7 @@ class Multipart:
         part_bytes = part_size(inode.size, _PART_BYTES)
 
         async def part(upload_id: str, number: int, start: int, end: int) -> UploadedPart:
-            return await store.upload_part(key, upload_id, number, await self._slice(inode, start, end))
+            return await store.upload_part(key, upload_id, number, await self.body(inode, start, end))
 
         return await self._in_parts(store, key, headers, condition, inode.size, part_bytes, part)
 
@@ -80,7 +80,8 @@ class Multipart:
             except errors.RepositoryError as exc:
                 log.warning("multipart upload left behind key=%r upload_id=%s error=%s", key, upload_id, exc)
 
-    async def _slice(self, inode: Inode, start: int, end: int) -> FileSlice | bytes:
+    async def body(self, inode: Inode, start: int, end: int) -> FileSlice | bytes:
+        """Bytes `[start, end)` as a request takes them: from the file they are in, if they are in one."""
         slices = self._chunks.slices(inode.ino, inode.content_version, inode.chunk_bytes, start, end)
         if len(slices) == 1:
             return FileSlice(*slices[0])

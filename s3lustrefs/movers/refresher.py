@@ -9,11 +9,10 @@ from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import Ino
+from s3lustrefs.movers.object_versions import record_of
 from s3lustrefs.movers.repositories import Repositories
-from s3lustrefs.repository.object_store import ObjectHead
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +48,10 @@ class Refresher:
             return False
         if head.version.etag == source.etag and not always:
             return True
-        replaced = await self._engine.replace_content(ino, seen(source.assoc, source.key, head))
+        replaced = await self._engine.replace_content(ino, record_of(source.assoc, source.key, head.version))
         if replaced is not None:
             failpoint("refresh.recorded")
             self._chunks.condemn(ino, inode.content_version, inode.chunk_bytes, inode.size)
             self._notify(InodeInvalidation(ino, content=True))
             log.info("object re-imported ino=%d key=%r", ino, source.key)
         return False
-
-
-def seen(assoc: AssocId, key: bytes, head: ObjectHead) -> ObjectRecord:
-    """What a HEAD says, as a record."""
-    v = head.version
-    return ObjectRecord(assoc, key, Ino(0), v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class)

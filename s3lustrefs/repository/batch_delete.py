@@ -5,8 +5,6 @@ Without conditions: products differ in which they know here, and none says so. S
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from xml.sax.saxutils import escape
 from s3lustrefs import errors
 from s3lustrefs.repository import replies
 from s3lustrefs.repository.bucket_client import BucketClient, Meaning
+from s3lustrefs.repository.object_headers import content_md5
 from s3lustrefs.repository.replies import Response
 
 MOST_KEYS = 1000
@@ -42,8 +41,7 @@ async def delete_objects(client: BucketClient, bucket: str, keys: Sequence[bytes
     """
     rows = "".join(f"<Object><Key>{escape(key.decode(), _BLANKS)}</Key></Object>" for key in keys)
     body = f'<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}<Quiet>true</Quiet></Delete>'.encode()
-    digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-    headers = [("content-md5", digest), ("content-type", "application/xml"), ("content-length", str(len(body)))]
+    headers = [content_md5(body), ("content-type", "application/xml"), ("content-length", str(len(body)))]
     response = await client.call(
         "DeleteObjects",
         "POST",

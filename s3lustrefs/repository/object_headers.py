@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import urllib.parse
 
@@ -53,3 +55,8 @@ def _restore_state(text: str) -> RestoreState | None:
         return None
     expiry = _EXPIRY.search(text)
     return RestoreState('ongoing-request="true"' in text, http_time_ns(expiry[1]) if expiry else 0)
+
+
+def content_md5(body: bytes) -> tuple[str, str]:
+    """The header that lets a server refuse a damaged body."""
+    return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())

@@ -7,8 +7,6 @@ object can be replaced unseen.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import logging
 import urllib.parse
@@ -23,7 +21,7 @@ from s3lustrefs.repository.bodies import RangeSink
 from s3lustrefs.repository.bucket_client import BucketClient, Headers, Meaning, body_length
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.crt import STALL_SECONDS
-from s3lustrefs.repository.object_headers import head_of, object_headers
+from s3lustrefs.repository.object_headers import content_md5, head_of, object_headers
 from s3lustrefs.repository.object_store import (
     Capabilities,
     Condition,
@@ -149,7 +147,7 @@ class S3Store:
     async def restore(self, key: bytes, days: int | None, tier: str) -> None:
         wanted = f"<Days>{days}</Days>" if days is not None else ""
         body = f"<RestoreRequest>{wanted}<GlacierJobParameters><Tier>{tier}</Tier></GlacierJobParameters></RestoreRequest>".encode()
-        headers = [("content-length", str(len(body))), ("content-type", "application/xml"), _content_md5(body)]
+        headers = [("content-length", str(len(body))), ("content-type", "application/xml"), content_md5(body)]
         meaning: Meaning = {"InvalidObjectState": errors.RepositoryRejected}
         query = [("restore", "")]
         await self._client.call("RestoreObject", "POST", key, query=query, headers=headers, body=io.BytesIO(body), meaning=meaning)
@@ -200,7 +198,7 @@ class S3Store:
             return
         rows = "".join(f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>" for name, value in tags)
         body = f"<Tagging><TagSet>{rows}</TagSet></Tagging>".encode()
-        await self._client.send_body("PutObjectTagging", key, body, [_content_md5(body)], [("tagging", "")])
+        await self._client.send_body("PutObjectTagging", key, body, [content_md5(body)], [("tagging", "")])
 
     async def delete(self, key: bytes, condition: Condition | None) -> None:
         headers: Headers = []
@@ -381,7 +379,3 @@ class S3Store:
         if not etag:
             return (await self.head(key)).version
         return ObjectVersion(etag, size, 0, response.headers.get("x-amz-version-id", ""), storage_class or "STANDARD")
-
-
-def _content_md5(body: bytes) -> tuple[str, str]:
-    return ("content-md5", base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode())

@@ -1,0 +1,18 @@
+"""The same version of an object as the bucket names it and as the table records it."""
+
+from __future__ import annotations
+
+from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.model.ids import NO_INO, AssocId, Ino
+from s3lustrefs.repository.object_store import ObjectVersion
+
+
+def record_of(assoc: AssocId, key: bytes, version: ObjectVersion, ino: Ino = NO_INO) -> ObjectRecord:
+    """What the bucket said of a version, as a record."""
+    v = version
+    return ObjectRecord(assoc, key, ino, v.etag, v.size, v.mtime_ns, v.version_id, v.storage_class)
+
+
+def version_of(record: ObjectRecord) -> ObjectVersion:
+    """A recorded version, as requests name it."""
+    return ObjectVersion(record.etag, record.size, record.mtime_ns, record.version_id, record.storage_class)

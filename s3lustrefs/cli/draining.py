@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from s3lustrefs.cli.target import find
 from s3lustrefs.errors import S3LustreError
 
 ALL_THERE, SOME_FAILED, TIMED_OUT, UNASKED = 0, 1, 2, 3
-FIRST_POLL_SECONDS, LAST_POLL_SECONDS = 0.02, 0.5
+FIRST_POLL_SECONDS, LAST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.02, 0.5, 10.0
 _WORK_PER_ANSWER = 20
 """The daemon counts what remains in the thread that exports it: it gets this much time for that per time it took to answer."""
 
@@ -29,10 +30,10 @@ def poll(
     `progress` is told what remains, and how much of it is done per second.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    pause, first = FIRST_POLL_SECONDS, True
+    pause, patience, first = FIRST_POLL_SECONDS, 0.0, True
     while True:
         asked = time.monotonic()
-        answer = client.call("Drain", paths=list(paths), urgent=True, again=first)
+        answer = client.call("Drain", paths=list(paths), urgent=True, again=first, wait_seconds=patience)
         first = False
         remaining = int(str(answer["remaining"]))
         failed = answer["failed"]
@@ -44,8 +45,9 @@ def poll(
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             return True, remaining, failed
-        patience = max(min(pause, remaining / rate if rate else pause), _WORK_PER_ANSWER * (now - asked))
-        time.sleep(patience if deadline is None else min(patience, deadline - now))
+        time.sleep(max(0.0, patience - (now - asked)))  # nothing was under way, but something remains
+        patience = max(min(pause, remaining / rate if rate else pause), _WORK_PER_ANSWER * float(str(answer["counting_seconds"])))
+        patience = min(patience, LONGEST_POLL_SECONDS, math.inf if deadline is None else max(0.0, deadline - time.monotonic()))
         pause = min(pause * 1.5, LAST_POLL_SECONDS)
 
 

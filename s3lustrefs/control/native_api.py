@@ -34,6 +34,7 @@ from s3lustrefs.movers.sweeper import Sweeper
 _SCAN = 500
 _MOST_LISTED = 1000
 _LATEST_CONFLICTS = 5
+_LONGEST_DRAIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,14 +214,27 @@ class NativeApi:
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
         """How much under the paths is not in the bucket yet, and how many records the exporter settles per second.
 
-        `urgent`: try at once what waits or failed before; `again`: also what failed a moment ago.
+        `urgent`: try at once what waits or failed before; `again`: also what failed a moment ago. `wait_seconds`: as long as
+        something remains, answer only then, or once the exporter has nothing under way.
         """
         paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
-        everywhere = b"" in paths
         for path in paths:
             await self._p.engine.resolve(path)
         if request.get("urgent"):
             self._p.exporter.urge(again=bool(request.get("again")))
+        idle = self._p.exporter.idle
+        answer = await self._remaining(paths)
+        if answer["remaining"]:
+            with trio.move_on_after(min(float(request.get("wait_seconds", 0)), _LONGEST_DRAIN_SECONDS)) as patience:
+                await idle.wait()
+            if not patience.cancelled_caught:
+                answer = await self._remaining(paths)
+        return answer
+
+    async def _remaining(self, paths: list[bytes]) -> dict[str, Any]:
+        """`counting_seconds` is what finding it out took of the thread that exports."""
+        started = trio.current_time()
+        everywhere = b"" in paths
         remaining = 0
         failed: list[dict[str, Any]] = []
         after = b""
@@ -246,6 +260,7 @@ class NativeApi:
         return {
             "remaining": remaining,
             "records_per_second": rate,
+            "counting_seconds": trio.current_time() - started,
             "failed_count": len(failed),
             "failed": failed[:_MOST_LISTED],
         }

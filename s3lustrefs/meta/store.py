@@ -252,6 +252,8 @@ class Store:
         return bool(self._frozen) and self._segment.size > _CHECKPOINT_LOG_BYTES
 
     async def wait_room(self) -> None:
+        """Bulk work comes through here between its batches."""
+        self._mapping.trim()  # it reads a table of a million inodes within one checkpoint's time
         while self.is_behind:
             self._room = trio.Event()
             await self._room.wait()

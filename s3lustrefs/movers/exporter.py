@@ -125,6 +125,7 @@ class Exporter:
         self._busy_total = 0
         self._locks = KeyLocks()
         self._wake = trio.Event()
+        self._idle = trio.Event()
         self._after = b""
         self._urged_ns = 0
         self._attempted: dict[bytes, int] = {}
@@ -216,6 +217,9 @@ class Exporter:
             del self._claims[key]
             self._freed.set()
             self._freed = trio.Event()
+            if not self._claims:
+                self._idle.set()
+                self._idle = trio.Event()
 
     async def _follow(self, left: LeftBehind) -> None:
         try:
@@ -288,6 +292,7 @@ class Exporter:
                     break
                 after = await self._engine.expand_prefix(association, record, after, _EXPANSION_BATCH)
             failpoint("expand.batch")
+            self.wake()  # the first of them can go already
             await trio.lowlevel.checkpoint()
         await self._engine.end_expansion(record)
 
@@ -331,6 +336,11 @@ class Exporter:
         if again or now - self._urged_ns > _URGE_SECONDS * 1e9:
             self._urged_ns = now
         self.wake()
+
+    @property
+    def idle(self) -> trio.Event:
+        """Set once nothing that was under way when it was looked up, or began since, is under way any more."""
+        return self._idle
 
     def has_failed_since_urge(self, key: bytes, record: JournalRecord) -> bool:
         """Whether a record was tried since the last `urge` and cannot succeed until somebody changes something."""

@@ -86,7 +86,7 @@ class Daemon:
     async def drain(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(("Drain", request))
         remaining = self.remaining.pop(0) if len(self.remaining) > 1 else self.remaining[0]
-        return {"remaining": remaining, "records_per_second": 100.0, "failed": self.failed}
+        return {"remaining": remaining, "records_per_second": 100.0, "counting_seconds": 0.0, "failed": self.failed}
 
     async def why(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["path"] == "/absent":
@@ -150,8 +150,9 @@ def test_drain_waits_until_nothing_remains(daemon: Daemon) -> None:
     daemon.remaining = [5, 2, 0]
     result = run("drain")
     assert (result.exit_code, result.output) == (0, "")
-    assert [request for _, request in daemon.asked] == [
-        {"paths": ["/"], "urgent": True, "again": again} for again in (True, False, False)
+    assert [request["wait_seconds"] > 0 for _, request in daemon.asked] == [False, True, True]
+    assert [(request["paths"], request["urgent"], request["again"]) for _, request in daemon.asked] == [
+        (["/"], True, again) for again in (True, False, False)
     ]
 
 

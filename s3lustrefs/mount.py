@@ -47,42 +47,33 @@ from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
-from s3lustrefs.model.ids import AssocId
-from s3lustrefs.movers import event_plan, recovery
+from s3lustrefs.movers import recovery
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.disputes import Disputes
-from s3lustrefs.movers.event_judge import EventJudge
-from s3lustrefs.movers.event_listener import EventListener
-from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
-from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.links import Links, Shared
 from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
-from s3lustrefs.movers.observer import Observer
 from s3lustrefs.movers.preflights import look_at, ready_to_export
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
-from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.movers.versions import Versions
-from s3lustrefs.repository.credentials import DEFAULT_REGION, Credentials, resolve_region
-from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.credentials import DEFAULT_REGION, resolve_region
 from s3lustrefs.repository.object_store import Capabilities
-from s3lustrefs.repository.s3 import S3Store
 
 log = logging.getLogger(__name__)
 
 _SWITCH_SECONDS = 0.0005
 """How long another Python thread may keep the GIL from the trio thread."""
-_CREDENTIALS_RETRY_SECONDS = 15.0
 _GC_THRESHOLD = 20_000
 """New objects between two collections of the youngest generation. Python's 700 cost 3 % of a busy daemon."""
 
@@ -107,12 +98,7 @@ class Daemon:
         self._handles = Handles()
         self._invalidator = Invalidator()
         self._repositories = Repositories()
-        self._importers: dict[AssocId, Importer] = {}
-        self._sweepers: dict[AssocId, Sweeper] = {}
-        self._listeners: dict[AssocId, EventListener] = {}
-        self._credentials: dict[AssocId, Credentials] = {}
         self._losses: Losses | None = None
-        self._targets: dict[AssocId, ListingTarget] = {}
 
     async def run(self, ready: Callable[[], None]) -> None:
         self._chunks = ChunkStore(self._config.cache_dirs, cache_bytes=self._config.cache_bytes)
@@ -135,6 +121,7 @@ class Daemon:
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
             await self._open_doors()
+            self._build_links()
             await self._link_all()
             await self._build().resume()
             await self._serve(ready)
@@ -180,7 +167,7 @@ class Daemon:
                 linked = old.with_settings(dra)
                 await self._engine.update_association(linked if self._config.read_only else await ready_to_export(linked))
         for association in self._engine.associations():
-            self._connect(association)
+            self._links.connect(association)
 
     async def _link_new(self, dra: AssociationSettings) -> None:
         association = Association(
@@ -202,20 +189,6 @@ class Daemon:
             store.capabilities = await look_at(association, writable=True)
         return store.capabilities
 
-    def _connect(self, association: Association) -> None:
-        credentials = Credentials(association.endpoint)
-        able = Capabilities(**association.capabilities) if association.capabilities else Capabilities()  # type: ignore[arg-type]
-        store = S3Store(association.endpoint, association.bucket, credentials, capabilities=able)
-        self._credentials[association.assoc_id] = credentials
-        self._repositories.connect(association.assoc_id, store)
-        target = ListingTarget(
-            association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
-        )
-        self._targets[association.assoc_id] = target
-        self._importers[association.assoc_id] = Importer(
-            self._engine, association, target, credentials, self._invalidator.notify, self._headers
-        )
-
     async def _open_doors(self) -> None:
         """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
         self._fsx = FsxApi(
@@ -228,12 +201,20 @@ class Daemon:
 
     # --- components --------------------------------------------------------------------------------------------------------
 
+    def _build_links(self) -> None:
+        engine, chunks, repositories, notify = self._engine, self._chunks, self._repositories, self._invalidator.notify
+        self._room = Room(chunks)
+        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, notify, self._room)
+        self._links = Links(
+            Shared(
+                engine, repositories, self._headers, self._hydrator, chunks, self._refresher.refresh,
+                self._handles.note_nameless, notify, read_only=self._config.read_only,
+            )
+        )  # fmt: skip
+
     def _build(self) -> Losses:
-        engine, chunks, repositories = self._engine, self._chunks, self._repositories
+        engine, chunks, repositories, room = self._engine, self._chunks, self._repositories, self._room
         config = self._config
-        room = Room(chunks)
-        self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, self._invalidator.notify, room)
-        self._build_auto_import()
         disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
         self._lost_found = LostFound(
             engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
@@ -252,19 +233,19 @@ class Daemon:
         )  # fmt: skip
         self._open_exports = OpenExports(engine, chunks, self._snapshots, self._hydrator, self._exporter, self._handles, room)
         fs = FileSystem(
-            engine, chunks, self._io, self._headers, self._exporter, self._handles, self._importers, read_only=config.read_only
+            engine, chunks, self._io, self._headers, self._exporter, self._handles, self._links, read_only=config.read_only
         )
         self._archive = Archive(
             engine, repositories, self._hydrator, partial(self._refresher.refresh, always=True), self._invalidator.notify,
             self._exporter.wake,
         )  # fmt: skip
-        self._restores = RestoreJobs(engine, self._archive, self._importers.values())
+        self._restores = RestoreJobs(engine, self._archive, self._links)
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
         parts = Parts(
-            engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._importers,
-            self._sweepers, self._listeners, self._archive, status, self._operations.requests, self._mount_point,
+            engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._links,
+            self._archive, status, self._operations.requests, self._mount_point,
             str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told,
         )  # fmt: skip
@@ -275,22 +256,6 @@ class Daemon:
         operations = {**NativeApi(parts).operations(), **object_api.operations()}
         self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
-
-    def _build_auto_import(self) -> None:
-        engine, told = self._engine, {}
-        for association in engine.associations():
-            assoc = association.assoc_id
-            observer = Observer(
-                engine, assoc, self._repositories, self._headers, self._hydrator, self._chunks,
-                self._handles.note_nameless, self._invalidator.notify,
-            )  # fmt: skip
-            self._sweepers[assoc] = Sweeper(
-                engine, association, self._targets[assoc], self._credentials[assoc], self._importers[assoc], observer,
-                self._refresher.refresh,
-            )  # fmt: skip
-            judge = EventJudge(engine, assoc)
-            told[assoc] = EventObserver(engine, assoc, observer, self._headers, self._invalidator.notify, judge)
-        self._listeners = event_plan.listeners(engine, self._credentials, self._importers, told, read_only=self._config.read_only)
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -311,14 +276,7 @@ class Daemon:
                     await nursery.start(self._exporter.run)
                     await nursery.start(self._open_exports.run)
                     await nursery.start(self._lost_found.run)
-                for importer in self._importers.values():
-                    await nursery.start(importer.run)
-                for sweeper in self._sweepers.values():
-                    await nursery.start(sweeper.run)
-                for listener in set(self._listeners.values()):
-                    await nursery.start(listener.run)
-                for assoc in self._credentials:
-                    nursery.start_soon(self._keep_credentials, assoc)
+                await nursery.start(self._links.run)
                 await nursery.start(self._control.run)
                 if self._api is not None:
                     await nursery.start(self._api.run)
@@ -331,27 +289,6 @@ class Daemon:
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         log.info("mount ready mount_point=%s state_dir=%s", self._mount_point, self._config.state_dir)
         ready()
-
-    async def _keep_credentials(self, assoc: AssocId) -> None:
-        """Without keys the association waits; everything local goes on."""
-        while True:
-            try:
-                await self._credentials[assoc].run(task_status=_Recovered(self._repositories, assoc))
-            except errors.RepositoryError as exc:
-                self._repositories.fail(assoc, exc)
-                log.error("association has no credentials association=%d error=%s", assoc, exc)
-                await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
-
-
-class _Recovered(trio.TaskStatus[None]):
-    """Called by `Credentials.run` once it has keys."""
-
-    def __init__(self, repositories: Repositories, assoc: AssocId) -> None:
-        self._repositories = repositories
-        self._assoc = assoc
-
-    def started(self, value: None = None) -> None:
-        self._repositories.recover(self._assoc)
 
 
 def _mount_options(config: Config) -> set[str]:

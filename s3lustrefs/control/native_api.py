@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,15 +21,13 @@ from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.archive import Archive
-from s3lustrefs.movers.event_listener import EventListener
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
-from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.rate import Rate
 from s3lustrefs.movers.repositories import Repositories
-from s3lustrefs.movers.sweeper import Sweeper
 
 _SCAN = 500
 _MOST_LISTED = 1000
@@ -48,9 +46,7 @@ class Parts:
     headers: HeaderFetcher
     lost_found: LostFound
     repositories: Repositories
-    importers: Mapping[AssocId, Importer]
-    sweepers: Mapping[AssocId, Sweeper]
-    listeners: Mapping[AssocId, EventListener]
+    links: Links
     archive: Archive
     status: InodeStatus
     requests: Counter[str]
@@ -138,8 +134,8 @@ class NativeApi:
 
     async def _association(self, a: Association) -> dict[str, Any]:
         failure = self._p.repositories.failure(a.assoc_id)
-        importer = self._p.importers.get(a.assoc_id)
-        progress = importer.statistics() if importer else None
+        link = self._p.links.find(a.assoc_id)
+        progress = link.importer.statistics() if link else None
         return {
             "association_id": a.association_id,
             "file_system_path": a.file_system_path,
@@ -163,11 +159,11 @@ class NativeApi:
         }
 
     def _sweep(self, assoc: AssocId) -> dict[str, Any] | None:
-        sweeper = self._p.sweepers.get(assoc)
-        return {**asdict(sweeper.last), "error": sweeper.error or None} if sweeper else None
+        link = self._p.links.find(assoc)
+        return {**asdict(link.sweeper.last), "error": link.sweeper.error or None} if link else None
 
     def _events(self, a: Association) -> dict[str, Any]:
-        listener = self._p.listeners.get(a.assoc_id)
+        listener = self._p.links.listener_of(a.assoc_id)
         if listener is None:
             return {"state": "OFF", "error": None, "reason": event_plan.no_events(a, read_only=self._p.read_only)}
         told = asdict(listener.statistics())
@@ -175,7 +171,7 @@ class NativeApi:
 
     def _oldest_event(self) -> float | None:
         """Seconds, of the queue that is furthest behind; None when no queue tells."""
-        ages = [listener.statistics().oldest_queued_seconds for listener in self._p.listeners.values()]
+        ages = [listener.statistics().oldest_queued_seconds for listener in self._p.links.listeners()]
         return max((age for age in ages if age is not None), default=None)
 
     async def _export(self) -> dict[str, Any]:
@@ -313,7 +309,7 @@ class NativeApi:
             raise errors.NotInRepository(
                 f"{path.decode(errors='replace') or '/'} is in no association: it has nothing to refresh from"
             )
-        sweeper = self._p.sweepers[location.association.assoc_id]
+        sweeper = self._p.links.of(location.association.assoc_id).sweeper
         if inode.is_dir:
             result = await sweeper.sweep(location.relative)
         else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from s3lustrefs import errors
@@ -19,11 +18,11 @@ from s3lustrefs.fs.handles import DirHandle, FileHandle, Handles
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
-from s3lustrefs.model.ids import ROOT_INO, AssocId, FileHandleId, Ino
+from s3lustrefs.model.ids import ROOT_INO, FileHandleId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.links import Links
 
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
@@ -50,7 +49,7 @@ class FileSystem:
         headers: HeaderFetcher,
         exporter: Exporter,
         handles: Handles,
-        importers: Mapping[AssocId, Importer],
+        links: Links,
         *,
         read_only: bool,
     ) -> None:
@@ -60,7 +59,7 @@ class FileSystem:
         self._headers = headers
         self._exporter = exporter
         self._handles = handles
-        self._importers = importers
+        self._links = links
         self._read_only = read_only
 
     # --- looking ---------------------------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ class FileSystem:
             location = await self._importing(parent)
             if location is None:
                 raise
-            await self._importers[location.association.assoc_id].ensure_name(location.child(name).relative)
+            await self._links.of(location.association.assoc_id).importer.ensure_name(location.child(name).relative)
             inode = await self._engine.lookup(parent, name)
         return await self._headers.known(inode)
 
@@ -94,8 +93,8 @@ class FileSystem:
         location = await self._engine.locate(inode) if inode.is_dir else None
         if location is None:
             return None
-        importer = self._importers.get(location.association.assoc_id)
-        return location if importer is not None and not importer.is_done else None
+        link = self._links.find(location.association.assoc_id)
+        return location if link is not None and not link.importer.is_done else None
 
     async def readlink(self, ino: Ino) -> bytes:
         inode = await self.getattr(ino)
@@ -107,7 +106,7 @@ class FileSystem:
     async def opendir(self, ino: Ino) -> DirHandle:
         location = await self._importing(ino)
         if location is not None:
-            await self._importers[location.association.assoc_id].ensure_directory(location.relative)
+            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
             if location.association.posix_metadata == "eager":
                 await self._know_children(ino)
         return self._handles.open_dir(ino)
@@ -200,7 +199,7 @@ class FileSystem:
         directory = await self._engine.lookup(parent, name)
         location = await self._importing(directory.ino) if directory.is_dir else None
         if location is not None:
-            await self._importers[location.association.assoc_id].ensure_directory(location.relative)
+            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
@@ -209,7 +208,7 @@ class FileSystem:
         inode = await self._engine.lookup(parent, name)
         location = await self._importing(inode.ino) if inode.is_dir else None
         if location is not None:
-            await self._importers[location.association.assoc_id].wait_done(_IMPORT_SECONDS)
+            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:

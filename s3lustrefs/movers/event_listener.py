@@ -61,20 +61,25 @@ class EventStatistics:
     oldest_queued_seconds: float | None
 
 
-class EventListener:
-    """`connect` finds or makes the queue; `observers` are the associations whose events arrive there."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One association whose events arrive in the queue, which `connect` finds or makes."""
 
-    def __init__(
-        self,
-        engine: MetadataEngine,
-        connect: Callable[[], Awaitable[EventQueue]],
-        observers: Mapping[AssocId, EventObserver],
-        importers: Sequence[Importer],
-    ) -> None:
+    observer: EventObserver
+    importer: Importer
+    connect: Callable[[], Awaitable[EventQueue]]
+
+
+class EventListener:
+    """Of one queue; associations `join` and `leave` while it listens."""
+
+    def __init__(self, engine: MetadataEngine) -> None:
         self._engine = engine
-        self._connect = connect
-        self._observers = observers
-        self._importers = importers
+        self._members: Mapping[AssocId, Member] = {}
+        """Replaced, never changed: who goes through them meanwhile goes on with those of before."""
+        self._has_news = False
+        """Members came or went since the listener began to listen."""
+        self._taking = trio.Lock()
         self._queue: EventQueue | None = None
         self._state = "STARTING"
         self._error = ""
@@ -85,6 +90,22 @@ class EventListener:
         self._oldest_sent = 0.0
         self._events = self._foreign = self._unreadable = self._lost = 0
         self._last_event_at = 0.0
+
+    def join(self, assoc: AssocId, member: Member) -> None:
+        """Take the events of an association too, once its import is complete: until then those of all wait in the queue."""
+        self._members = {**self._members, assoc: member}
+        self._has_news = True
+
+    async def leave(self, assoc: AssocId) -> None:
+        """Return once nothing is done about events of an association any more."""
+        async with self._taking:
+            self._members = {other: member for other, member in self._members.items() if other != assoc}
+            self._has_news = True
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no association is left."""
+        return not self._members
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen for as long as some policy wants to know. Ends by cancellation."""
@@ -98,9 +119,10 @@ class EventListener:
                         self._state, self._error = "OFF", ""
                         await trio.sleep(_POLICY_SECONDS)
                         continue
-                    self._queue = await self._connect()
-                    for importer in self._importers:
-                        await importer.wait_for_end()
+                    self._has_news = False
+                    self._queue = await next(iter(self._members.values())).connect()
+                    for member in self._members.values():
+                        await member.importer.wait_for_end()
                     await self._listen(self._queue)
                 except errors.S3LustreError as exc:
                     failure = str(exc)
@@ -115,27 +137,28 @@ class EventListener:
                 await trio.sleep(backoff_seconds(failures))
 
     def _is_wanted(self) -> bool:
-        return any(observer.association().auto_import for observer in self._observers.values())
+        return any(member.observer.association().auto_import for member in self._members.values())
 
     async def _listen(self, queue: EventQueue) -> None:
         calls, refusals = 1, 0
         with ExitStack() as stack:
-            for observer in self._observers.values():
-                stack.enter_context(observer.judge.remembering())
+            for member in self._members.values():
+                stack.enter_context(member.observer.judge.remembering())
             messages = await queue.receive(0)  # so that what is wrong shows at once
-            while self._is_wanted():
+            while self._is_wanted() and not self._has_news:
                 if self._state != "LISTENING":
                     log.info("listening to bucket events queue=%s", queue.address.name)
                 self._state, self._error = "LISTENING", ""
                 is_more = len(messages) >= calls * MOST_MESSAGES
                 calls = min(calls * 2, _MOST_CALLS) if is_more else max(1, -(-len(messages) // MOST_MESSAGES))
-                refusals = refusals + 1 if await self._take(messages) else 0
+                async with self._taking:
+                    refusals = refusals + 1 if await self._take(messages) else 0
                 if refusals:  # what is received meanwhile could only wait, and use up its tries
                     await trio.sleep(min(backoff_seconds(refusals), _LONGEST_PAUSE_SECONDS))
                 if not is_more:
                     self._oldest_sent = 0.0
-                for observer in self._observers.values():
-                    await observer.judge.prune()
+                for member in self._members.values():
+                    await member.observer.judge.prune()
                 asked = trio.current_time()
                 messages = await _receive(queue, calls)
                 if calls == 1 and not messages and trio.current_time() - asked < _LEAST_POLL_SECONDS:
@@ -158,16 +181,16 @@ class EventListener:
                 else:
                     told[assoc].append(event)
         failed = {assoc: await self._observe(assoc, events) for assoc, events in told.items()}
-        for observer in self._observers.values():
-            await observer.settle_directories()
+        for member in self._members.values():
+            await member.observer.settle_directories()
         if messages:
             failpoint("event.applied")
         self._finish(messages, failed)
         return any(failed.values())
 
     def _place(self, event: BucketEvent) -> AssocId | None:
-        for assoc, observer in self._observers.items():
-            association = observer.association()
+        for assoc, member in self._members.items():
+            association = member.observer.association()
             if association.bucket == event.bucket and event.key.startswith(association.prefix.encode()):
                 return assoc if association.auto_import else None
         return None
@@ -175,7 +198,7 @@ class EventListener:
     async def _observe(self, assoc: AssocId, events: list[BucketEvent]) -> frozenset[bytes]:
         """The keys whose events must come again."""
         try:
-            failed = await self._observers[assoc].observe(events)
+            failed = await self._members[assoc].observer.observe(events)
         except errors.S3LustreError as exc:
             log.warning("events not taken, they come again association=%d events=%d error=%s", assoc, len(events), exc)
             return frozenset(event.key for event in events)
@@ -236,7 +259,7 @@ class EventListener:
             raise group.exceptions[0] from None
 
     def statistics(self) -> EventStatistics:
-        told = [observer.told for observer in self._observers.values()]
+        told = [member.observer.told for member in self._members.values()]
         listening = self._state == "LISTENING"
         oldest = max(0.0, time.time() - self._oldest_sent) if self._oldest_sent else 0.0
         return EventStatistics(

@@ -7,19 +7,14 @@ on the same address may be another's. `off`: sweeps alone.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import Association, AssociationSettings
-from s3lustrefs.model.ids import AssocId
 from s3lustrefs.model.option_values import EVENT_QUEUE_WORDS
-from s3lustrefs.movers.event_listener import EventListener
-from s3lustrefs.movers.event_observer import EventObserver
-from s3lustrefs.movers.importer import Importer
 from s3lustrefs.repository.address import is_amazon
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.event_queue import EventQueue
@@ -61,34 +56,16 @@ def _source(settings: AssociationSettings, queue_name: str) -> EventSource:
     return EventSource(settings.bucket, settings.prefix, settings.endpoint, resolve_region(settings.endpoint), queue_name)
 
 
-def listeners(
-    engine: MetadataEngine,
-    credentials: Mapping[AssocId, Credentials],
-    importers: Mapping[AssocId, Importer],
-    observers: Mapping[AssocId, EventObserver],
-    *,
-    read_only: bool,
-) -> dict[AssocId, EventListener]:
-    """The listener of each association that has one; associations with one queue share it."""
-    found: dict[AssocId, EventListener] = {}
-    by_queue: dict[str, list[Association]] = {}
-    for association in engine.associations():
-        if not no_events(association, read_only=read_only):
-            choice = association.event_queue_url or "auto"
-            by_queue.setdefault(association.association_id if choice in EVENT_QUEUE_WORDS else choice, []).append(association)
-    for sharing in by_queue.values():
-        ids = [association.assoc_id for association in sharing]
-        listener = EventListener(
-            engine,
-            _connector(sharing[0], credentials[ids[0]]),
-            {assoc: observers[assoc] for assoc in ids},
-            [importers[assoc] for assoc in ids],
-        )
-        found |= dict.fromkeys(ids, listener)
-    return found
+def queue_of(association: Association, *, read_only: bool) -> str:
+    """What names the queue of an association's events: those with the same name share one listener. Empty: nobody listens."""
+    if no_events(association, read_only=read_only):
+        return ""
+    choice = association.event_queue_url or "auto"
+    return association.association_id if choice in EVENT_QUEUE_WORDS else choice
 
 
-def _connector(association: Association, credentials: Credentials) -> Callable[[], Awaitable[EventQueue]]:
+def connector(association: Association, credentials: Credentials) -> Callable[[], Awaitable[EventQueue]]:
+    """Finds or makes the queue of an association."""
     choice = association.event_queue_url or "auto"
     if choice in EVENT_QUEUE_WORDS:
         return partial(_made, association, credentials)

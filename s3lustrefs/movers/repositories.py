@@ -51,6 +51,10 @@ class Repositories:
         self._stores[assoc] = store
         self._failures.pop(assoc, None)
 
+    def disconnect(self, assoc: AssocId) -> None:
+        self._stores.pop(assoc, None)
+        self._failures.pop(assoc, None)
+
     def fail(self, assoc: AssocId, reason: errors.RepositoryError) -> None:
         """The association cannot be used until somebody changes something; it keeps its store for when that happens."""
         self._failures[assoc] = reason

@@ -6,7 +6,7 @@ In memory only: the bucket keeps what was asked for, and asking again does no ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -16,7 +16,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.archive import Archive, ArchiveState
-from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.links import Links
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ class RestoreJob:
 class RestoreJobs:
     """Jobs by number; the latest are remembered."""
 
-    def __init__(self, engine: MetadataEngine, archive: Archive, importers: Collection[Importer]) -> None:
+    def __init__(self, engine: MetadataEngine, archive: Archive, links: Links) -> None:
         self._engine = engine
         self._archive = archive
-        self._importers = importers
+        self._links = links
         self._jobs: dict[int, RestoreJob] = {}
         self._next = 1
         self._nursery: trio.Nursery | None = None
@@ -99,8 +99,8 @@ class RestoreJobs:
             async with trio.open_nursery() as nursery:
                 directories = [(path, inode.ino) for path, inode in found if inode.is_dir]
                 files = [(path, inode) for path, inode in found if not inode.is_dir]
-                for importer in self._importers if directories else ():
-                    await importer.wait_for_end()
+                for link in self._links if directories else ():
+                    await link.importer.wait_for_end()
                 while files or directories:
                     for path, inode in files:
                         await limit.acquire()

@@ -1,0 +1,235 @@
+"""Links: what runs for each association while it is connected with its bucket, added and taken away at run time.
+
+A `Link` has a scope of its own: what one association does can be ended without touching the others. Listeners are shared, since
+one queue may carry the events of several associations (`event_plan.queue_of`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.data.chunk_store import ChunkStore
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.events import Invalidation
+from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.movers import event_plan
+from s3lustrefs.movers.event_judge import EventJudge
+from s3lustrefs.movers.event_listener import EventListener, Member
+from s3lustrefs.movers.event_observer import EventObserver
+from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.importer import Importer
+from s3lustrefs.movers.observer import Observer
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sweeper import Sweeper
+from s3lustrefs.repository.credentials import Credentials, resolve_region
+from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.object_store import Capabilities
+from s3lustrefs.repository.s3 import S3Store
+
+log = logging.getLogger(__name__)
+
+_CREDENTIALS_RETRY_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the links of all associations work on. `refresh` re-imports one file, `note_nameless` and `notify` tell the kernel's
+    door; a `read_only` mount listens to no queue that it would have to make."""
+
+    engine: MetadataEngine
+    repositories: Repositories
+    headers: HeaderFetcher
+    hydrator: Hydrator
+    chunks: ChunkStore
+    refresh: Callable[[Ino], Awaitable[object]]
+    note_nameless: Callable[[Ino], None]
+    notify: Callable[[Invalidation], None]
+    read_only: bool
+
+
+@dataclass(slots=True)
+class Link:
+    """The parts of one association. `ended` is set once none of its tasks runs any more."""
+
+    assoc: AssocId
+    store: S3Store
+    credentials: Credentials
+    importer: Importer
+    sweeper: Sweeper
+    observer: EventObserver
+    queue: str
+    """Under which key its listener is known; empty: nobody listens to its events."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class _Listening:
+    """A listener and its task."""
+
+    listener: EventListener
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Links:
+    """The links of all connected associations, by their numbers. Iterating gives the links."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._links: dict[AssocId, Link] = {}
+        self._listening: dict[str, _Listening] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(list(self._links.values()))
+
+    def find(self, assoc: AssocId) -> Link | None:
+        return self._links.get(assoc)
+
+    def of(self, assoc: AssocId) -> Link:
+        """Raises: NotInRepository when the association is not connected (any more)."""
+        link = self._links.get(assoc)
+        if link is None:
+            raise errors.NotInRepository(f"association {assoc} is not connected to its bucket")
+        return link
+
+    def listener_of(self, assoc: AssocId) -> EventListener | None:
+        link = self._links.get(assoc)
+        listening = self._listening.get(link.queue) if link is not None else None
+        return listening.listener if listening is not None else None
+
+    def listeners(self) -> list[EventListener]:
+        """Each of them once, however many associations it serves."""
+        return [each.listener for each in self._listening.values()]
+
+    # --- connecting ------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of all links, those connected before included. Ends by cancellation."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for link in self:
+                self._start(link)
+            for listening in self._listening.values():
+                nursery.start_soon(self._listen, listening)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def connect(self, association: Association) -> Link:
+        """Have everything run for an association, from now on or from `run` on. Raises: RepositoryDenied for an unknown profile."""
+        link = self._build(association)
+        self._links[link.assoc] = link
+        self._shared.repositories.connect(link.assoc, link.store)
+        self._join_queue(link, association)
+        if self._nursery is not None:
+            self._start(link)
+        return link
+
+    async def disconnect(self, assoc: AssocId) -> None:
+        """Return once nothing runs for an association any more, and nobody finds its store. One that is not connected is fine."""
+        link = self._links.pop(assoc, None)
+        if link is None:
+            return
+        with trio.CancelScope(shield=True):
+            self._shared.repositories.disconnect(assoc)
+            link.scope.cancel()
+            if self._nursery is not None:
+                await link.ended.wait()
+            await self._leave_queue(link)
+            await link.store.aclose()
+
+    def _build(self, association: Association) -> Link:
+        shared, assoc = self._shared, association.assoc_id
+        credentials = Credentials(association.endpoint)
+        able = Capabilities(**association.capabilities) if association.capabilities else Capabilities()  # type: ignore[arg-type]
+        store = S3Store(association.endpoint, association.bucket, credentials, capabilities=able)
+        target = ListingTarget(
+            association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
+        )
+        importer = Importer(shared.engine, association, target, credentials, shared.notify, shared.headers)
+        observer = Observer(
+            shared.engine, assoc, shared.repositories, shared.headers, shared.hydrator, shared.chunks,
+            shared.note_nameless, shared.notify,
+        )  # fmt: skip
+        sweeper = Sweeper(shared.engine, association, target, credentials, importer, observer, shared.refresh)
+        judge = EventJudge(shared.engine, assoc)
+        told = EventObserver(shared.engine, assoc, observer, shared.headers, shared.notify, judge)
+        queue = event_plan.queue_of(association, read_only=shared.read_only)
+        return Link(assoc, store, credentials, importer, sweeper, told, queue)
+
+    def _join_queue(self, link: Link, association: Association) -> None:
+        if not link.queue:
+            return
+        member = Member(link.observer, link.importer, event_plan.connector(association, link.credentials))
+        listening = self._listening.get(link.queue)
+        if listening is not None:
+            listening.listener.join(link.assoc, member)
+            return
+        listening = self._listening[link.queue] = _Listening(EventListener(self._shared.engine))
+        listening.listener.join(link.assoc, member)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._listen, listening)
+
+    async def _leave_queue(self, link: Link) -> None:
+        listening = self._listening.get(link.queue)
+        if listening is None:
+            return
+        await listening.listener.leave(link.assoc)
+        if not listening.listener.is_idle:
+            return
+        del self._listening[link.queue]
+        listening.scope.cancel()
+        if self._nursery is not None:
+            await listening.ended.wait()
+
+    # --- tasks -----------------------------------------------------------------------------------------------------------
+
+    def _start(self, link: Link) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._run_link, link, name=f"link {link.assoc}")
+
+    async def _run_link(self, link: Link) -> None:
+        try:
+            with link.scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_credentials, link)
+                    nursery.start_soon(link.importer.run)
+                    nursery.start_soon(link.sweeper.run)
+        finally:
+            link.ended.set()
+
+    async def _listen(self, listening: _Listening) -> None:
+        try:
+            with listening.scope:
+                await listening.listener.run()
+        finally:
+            listening.ended.set()
+
+    async def _keep_credentials(self, link: Link) -> None:
+        """Without keys the association waits; everything local goes on."""
+        while True:
+            try:
+                await link.credentials.run(task_status=_Recovered(self._shared.repositories, link.assoc))
+            except errors.RepositoryError as exc:
+                self._shared.repositories.fail(link.assoc, exc)
+                log.error("association has no credentials association=%d error=%s", link.assoc, exc)
+                await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+class _Recovered(trio.TaskStatus[None]):
+    """Called by `Credentials.run` once it has keys."""
+
+    def __init__(self, repositories: Repositories, assoc: AssocId) -> None:
+        self._repositories = repositories
+        self._assoc = assoc
+
+    def started(self, value: None = None) -> None:
+        self._repositories.recover(self._assoc)

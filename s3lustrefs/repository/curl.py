@@ -57,6 +57,7 @@ class _Transfer:
 
     easy: pycurl.Curl
     task: trio.lowlevel.Task
+    is_waited_for: bool = False
     header_lines: list[bytes] = field(default_factory=list)
     body: list[bytes] = field(default_factory=list)
     failure: str | None = None
@@ -145,7 +146,9 @@ class CurlClient:
         self._multi.add_handle(transfer.easy)
         self._transfers[transfer.easy] = transfer
         self._settle()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        if transfer.easy in self._transfers:  # not failed at once, as where there is no descriptor left for a socket
+            transfer.is_waited_for = True
+            await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _act(self, fd: int, events: int) -> None:
         """Let libcurl go on. A defect in there ends the transfers, not the mount."""
@@ -177,7 +180,8 @@ class CurlClient:
         self._multi.remove_handle(easy)
         transfer = self._transfers.pop(easy)
         transfer.failure = failure
-        trio.lowlevel.reschedule(transfer.task)
+        if transfer.is_waited_for:
+            trio.lowlevel.reschedule(transfer.task)
 
     # --- what libcurl waits for ------------------------------------------------------------------------------------------
 

@@ -211,6 +211,8 @@ def site(
         finally:
             here.clear()
         unexpected = here.unexpected_log()
+        if unexpected:
+            print(f"--- {here.state_dir}/daemon.log, the end of it\n{here.log()[-20_000:]}")  # with the tracebacks
         assert not unexpected, "unexpected in daemon.log:\n" + "\n".join(unexpected)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
+import resource
 import socket
 import struct
 
@@ -76,6 +78,32 @@ async def test_a_name_with_an_address_nobody_listens_on_is_reached_at_the_other(
 
 async def test_nobody_listening_is_a_failure() -> None:
     with pytest.raises(TransferFailed):
+        await get("127.0.0.1:1")
+
+
+async def test_requests_cancelled_while_there_is_no_descriptor_for_a_socket_end_quietly() -> None:
+    """libcurl knows at once that these fail, before their tasks wait: a cancellation in that moment ended the whole run."""
+    curl.client()
+    with contextlib.ExitStack() as stack:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                stack.callback(os.close, os.dup(0))
+        for _ in range(20):
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    for _ in range(20):
+                        nursery.start_soon(_fail_to_connect)
+                    nursery.start_soon(trio.lowlevel.checkpoint)
+                    await trio.lowlevel.checkpoint()
+                    scope.cancel()
+
+
+async def _fail_to_connect() -> None:
+    with pytest.raises(TransferFailed, match="connect"):
         await get("127.0.0.1:1")
 
 

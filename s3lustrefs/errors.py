@@ -104,6 +104,14 @@ class NotPermitted(MetadataError):
     """The operation is never allowed on this object, whoever asks."""
 
 
+class InUse(MetadataError):
+    """Somebody uses what would have to be left alone for this; later it may be possible."""
+
+
+class QueueFull(MetadataError):
+    """So many requests are waiting that no more are taken; later they are."""
+
+
 class StaleInode(MetadataError):
     """The kernel or a handle speaks of an inode or content version that is gone."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import secrets
 import sys
 import time
@@ -32,6 +33,7 @@ from s3lustrefs.data.snapshot import Snapshots
 from s3lustrefs.fs.file_io import FileIO
 from s3lustrefs.fs.filesystem import FileSystem
 from s3lustrefs.fs.handles import Handles
+from s3lustrefs.fs.hsm_door import HsmDoor
 from s3lustrefs.fs.open_exports import OpenExports
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.fs.xattrs import Xattrs
@@ -55,6 +57,8 @@ from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hsm_requests import HsmRequests
+from s3lustrefs.movers.hsm_restores import HsmRestores
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.links import Links, Shared
 from s3lustrefs.movers.losses import Losses
@@ -242,7 +246,12 @@ class Daemon:
         self._restores = RestoreJobs(engine, self._archive, self._links)
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
-        self._operations = Operations(fs, Xattrs(engine, status, str(control_path)))
+        self._hsm_restores = HsmRestores(engine, self._hydrator)
+        hsm = HsmRequests(
+            engine, self._hydrator, self._exporter, self._releaser, self._hsm_restores, read_only=config.read_only
+        )  # fmt: skip
+        door = HsmDoor(engine, hsm, self._headers.known, frozenset({0, os.geteuid()}))
+        self._operations = Operations(fs, Xattrs(engine, status, door, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._links,
             self._archive, status, self._operations.requests, self._mount_point,
@@ -269,7 +278,8 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 for part in (
                     self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
-                    self._archive, self._restores, CapabilityWatch(self._engine, self._repositories, self._probe),
+                    self._archive, self._restores, self._hsm_restores,
+                    CapabilityWatch(self._engine, self._repositories, self._probe),
                 ):  # fmt: skip
                     await nursery.start(part.run)
                 if not self._config.read_only:

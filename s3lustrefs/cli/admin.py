@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 
 from s3lustrefs.cli import draining, fsx, offline, reports
+from s3lustrefs.cli.hsm import hsm
+from s3lustrefs.cli.lfs_install import install_lfs
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.restoring import restore
@@ -120,8 +122,17 @@ def _ended(pidfd: int, seconds: float) -> bool:
 @click.option(
     "--directory", default="/sbin", show_default=True, type=click.Path(file_okay=False), help="Where mount(8) looks for helpers."
 )
-def install_helper(directory: str) -> None:
+@click.option(
+    "--lfs-directory",
+    default="/usr/local/bin",
+    show_default=True,
+    type=click.Path(file_okay=False),
+    help="Where `lfs` goes, unless there is one already.",
+)
+def install_helper(directory: str, lfs_directory: str) -> None:
     """Link mount.s3lustrefs into /sbin, so that `mount -t s3lustrefs`, `mount -t fuse.s3lustrefs` and fstab work.
+
+    Also installs `lfs` with Lustre's HSM commands for our mounts; a real one is left alone.
 
     \b
     Example:  sudo .venv/bin/s3lustrefs install-helper
@@ -141,13 +152,17 @@ def install_helper(directory: str) -> None:
         except OSError as exc:
             raise UsageError(f"{link} cannot be linked to {helper}: {exc.strerror}; try with sudo") from exc
         click.echo(f"{link} -> {helper}")
+    if installed := install_lfs(Path(lfs_directory)):
+        click.echo(str(installed))
+    else:
+        click.echo("there is another lfs, which is left alone; `s3lustrefs hsm` has the same commands")
 
 
 cli.add_command(draining.drain_command)
 cli.add_command(reports.status)
 cli.add_command(reports.why)
 cli.add_command(reports.refresh)
-cli.add_command(reports.hsm)
+cli.add_command(hsm)
 cli.add_command(versions)
 cli.add_command(restore)
 cli.add_command(fsx.dra)

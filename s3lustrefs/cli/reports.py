@@ -1,16 +1,14 @@
-"""Commands that ask a running daemon and print its answer: status, why, hsm state."""
+"""Commands that ask a running daemon and print its answer: status, why, refresh."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Any
 
 import click
 
 from s3lustrefs.cli.target import find
-from s3lustrefs.errors import S3LustreError
 
 mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
 json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
@@ -223,39 +221,3 @@ def refresh(path: str, mount: str | None, as_json: bool) -> None:
             f"{path}: {answer['objects']:,} objects looked at, {answer['new']:,} new, {answer['changed']:,} changed, "
             f"{answer['deleted']:,} deleted, {time_text(answer['seconds'])}"
         )
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def hsm() -> None:
-    """Lustre's HSM commands.
-
-    \b
-    Example:  s3lustrefs hsm state /mnt/run/results/*
-    """
-
-
-@hsm.command("state")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@mount_option
-@json_option
-def hsm_state(paths: tuple[str, ...], mount: str | None, as_json: bool) -> None:
-    """Print the HSM state of each PATH as `lfs hsm_state` does.
-
-    \b
-    Example:  s3lustrefs hsm state /mnt/run/input.dat
-              /mnt/run/input.dat: (0x0000000d) released exists archived, archive_id:1
-    """
-    try:
-        target, inside = find(mount, paths)
-        answer: dict[str, Any] = target.client().call("HsmState", paths=inside)
-    except S3LustreError as exc:
-        click.echo(f"s3lustrefs: {exc}", err=True)
-        sys.exit(1)
-    failed = False
-    if as_json:
-        click.echo(json.dumps(answer))
-    for given, state in zip(paths, answer["states"], strict=True):
-        failed = failed or "error" in state
-        if not as_json:
-            click.echo(printable(f"{given}: {state.get('error') or state['text']}"), err="error" in state)
-    sys.exit(failed)

@@ -1,4 +1,4 @@
-"""The operations behind `s3lustrefs status`, `drain`, `why`, `hsm state`: what the FSx API has no words for."""
+"""The operations behind `s3lustrefs status`, `drain`, `why`: what the FSx API has no words for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from s3lustrefs.fs.status import InodeStatus, remedy
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.hsm import state_text
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.archive import Archive
@@ -83,7 +82,6 @@ class NativeApi:
             "Status": self.status,
             "Drain": self.drain,
             "Why": self.why,
-            "HsmState": self.hsm_state,
             "Skipped": self.skipped,
             "Refresh": self.refresh,
         }
@@ -277,21 +275,6 @@ class NativeApi:
 
     async def why(self, request: dict[str, Any]) -> dict[str, Any]:
         return await self._p.status.why(os.fsencode(str(request.get("path", "/"))))
-
-    async def hsm_state(self, request: dict[str, Any]) -> dict[str, Any]:
-        states: list[dict[str, Any]] = []
-        for path in request.get("paths", []):
-            try:
-                inode = await self._p.engine.resolve(os.fsencode(str(path)))
-            except errors.MetadataError as exc:
-                states.append({"path": path, "error": str(exc)})
-                continue
-            if inode.is_file:
-                flags = inode.hsm_state()
-                states.append({"path": path, "flags": int(flags), "text": state_text(flags)})
-            else:
-                states.append({"path": path, "error": "not a regular file"})
-        return {"states": states}
 
     async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
         """Bring a file, or everything below a directory, into line with the bucket now; answers when that shows.

@@ -186,7 +186,11 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         yield _archive_text(status["archive"])
     if not status["attributes_known"]:
         yield "owner, permissions and times were not asked for yet"
-    if status["excluded_by_policy"]:
+    if status["excluded_by_policy"] and inode.hsm & Hsm.NOARCHIVE:
+        yield "changed here, but never_archive keeps the change local until `lfs hsm_clear --noarchive`"
+    elif status["excluded_by_policy"] and inode.is_file and not status["etag"]:
+        yield "kept local: by the export policy of the association, or because `lfs hsm_remove` took its archived copy away"
+    elif status["excluded_by_policy"]:
         yield "changed here, but the export policy of the association keeps the change local"
     export = status["export"]
     if export is None:

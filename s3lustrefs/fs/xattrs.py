@@ -1,7 +1,7 @@
 """Extended attributes: the user's own, and the virtual ones that tell a file's state.
 
 `user.s3lustrefs.hsm` is the text of `lfs hsm_state`, `user.s3lustrefs.status` a JSON object. They can be read by name but are not
-listed, so that `cp -a` and archivers do not carry them along.
+listed, so that `cp -a` and archivers do not carry them along. What begins with `system.s3lustrefs.hsm` is the door of HSM commands.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from s3lustrefs import errors
+from s3lustrefs.fs import hsm_door
+from s3lustrefs.fs.filesystem import Caller
+from s3lustrefs.fs.hsm_door import HsmDoor
 from s3lustrefs.fs.status import InodeStatus
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import ROOT_INO, Ino
@@ -25,14 +28,17 @@ _ALLOWED = (b"user.", b"trusted.", b"security.")
 class Xattrs:
     """`control_path` is answered on the root directory, so that commands find the daemon of a mount."""
 
-    def __init__(self, engine: MetadataEngine, status: InodeStatus, control_path: str) -> None:
+    def __init__(self, engine: MetadataEngine, status: InodeStatus, hsm: HsmDoor, control_path: str) -> None:
         self._engine = engine
+        self._hsm = hsm
         self._control_path = control_path.encode()
         self._virtual: dict[bytes, Callable[[Ino], Awaitable[bytes]]] = {HSM: status.hsm_text, STATUS: self._status_json}
         self._status = status
 
-    async def get(self, ino: Ino, name: bytes) -> bytes:
-        """Raises: NoAttribute, NotSupported."""
+    async def get(self, ino: Ino, name: bytes, caller: Caller) -> bytes:
+        """Raises: NoAttribute, NotSupported; what `HsmDoor.answer` raises."""
+        if name.startswith(hsm_door.PREFIX):
+            return await self._hsm.answer(ino, name, caller)
         if name.startswith(_VIRTUAL):
             if name == CONTROL and ino == ROOT_INO:
                 return self._control_path

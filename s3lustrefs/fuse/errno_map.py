@@ -28,6 +28,8 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.TooManyLinks: (errno.EMLINK, logging.DEBUG),
     errors.InvalidArgument: (errno.EINVAL, logging.DEBUG),
     errors.NotPermitted: (errno.EPERM, logging.DEBUG),
+    errors.InUse: (errno.EBUSY, logging.DEBUG),
+    errors.QueueFull: (errno.EAGAIN, logging.INFO),
     errors.StaleInode: (errno.ESTALE, logging.INFO),
     errors.NotSupported: (errno.EOPNOTSUPP, logging.DEBUG),
     errors.ReadOnly: (errno.EROFS, logging.DEBUG),

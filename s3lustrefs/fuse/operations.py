@@ -18,8 +18,9 @@ from pyfuse3 import EntryAttributes, FileInfo, RequestContext, SetattrFields, St
 
 from s3lustrefs import errors
 from s3lustrefs.fs.filesystem import Caller, FileSystem
+from s3lustrefs.fs.hsm_door import is_order
 from s3lustrefs.fs.xattrs import Xattrs
-from s3lustrefs.fuse.errno_map import guarded
+from s3lustrefs.fuse.errno_map import errno_of, guarded
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.model.ids import FileHandleId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -187,7 +188,12 @@ class Operations(pyfuse3.Operations):
         return True  # never asked: the kernel enforces permissions itself (default_permissions)
 
     async def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
-        return await self._xattrs.get(Ino(ino), name)
+        try:
+            return await self._xattrs.get(Ino(ino), name, _caller(ctx))
+        except errors.S3LustreError as exc:
+            if not is_order(name):
+                raise
+            return f"{errno_of(exc)[0]} {exc}".encode()
 
     async def listxattr(self, ino: int, ctx: RequestContext) -> list[bytes]:
         return await self._xattrs.list(Ino(ino))

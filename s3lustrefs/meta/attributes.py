@@ -187,7 +187,7 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.mtime_ns = seen.mtime_ns
     inode.ctime_ns = now_ns
     inode.content_version = ContentVersion(inode.content_version + 1)
-    inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED)
+    inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED | InodeFlag.WRITTEN_OFF)
     pending = records.find_journal(txn, schema.journal_ino_key(ino))
     is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
     if not is_given_here:

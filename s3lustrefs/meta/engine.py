@@ -24,6 +24,7 @@ from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -196,6 +197,26 @@ class MetadataEngine(Protocol):
         self, claimed: JournalRecord, delay_seconds: float, *, code: str = "", text: str = "", terminal: bool = False
     ) -> None:
         """Put a claimed record back, with the reason if it failed."""
+
+    # --- HSM requests --------------------------------------------------------------------------------------------------
+
+    async def order_archive(self, ino: Ino) -> bool:
+        """Have a file exported whatever the policy says; False when the bucket has it as it is here.
+
+        Raises: NotPermitted with the reason; NotInRepository; InvalidArgument: not a file.
+        """
+
+    async def cancel_archive(self, ino: Ino) -> bool:
+        """The policy counts again for what is not archived yet; whether there was an order."""
+
+    async def order_remove(self, ino: Ino) -> bool:
+        """Have a file's objects deleted, whatever the policy says; it is local only from now on. False: it has none.
+
+        Raises: NotPermitted (not all of it is local), InUse (an export is to come), InvalidArgument.
+        """
+
+    async def set_hsm_flags(self, ino: Ino, add: Hsm, drop: Hsm) -> Inode:
+        """Raises: InvalidArgument for an illegal combination; NotPermitted for one that could cost bytes."""
 
     # --- import ------------------------------------------------------------------------------------------------------------
 

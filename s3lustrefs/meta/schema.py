@@ -125,7 +125,7 @@ def inode_tail(i: Inode) -> bytes:
 
 # Enum constructors cost 0.4 us each, and every lookup decodes an inode: the few combinations that occur are kept.
 _HSM = {n: Hsm(n) for n in range(128)}
-_FLAGS = {n: InodeFlag(n) for n in range(64)}
+_FLAGS = {n: InodeFlag(n) for n in range(128)}
 
 
 def decode_inode(ino: Ino, raw: bytes) -> Inode:
@@ -258,6 +258,8 @@ class Change(IntFlag):
     NAME = 4
     SUBTREE = 8
     """A directory came here with everything below it: expand before exporting."""
+    ORDERED = 16
+    """Somebody ordered the export: the association's policy does not count."""
 
 
 @dataclass(slots=True)
@@ -281,7 +283,7 @@ class JournalRecord:
 
 
 _STATES = {int(state): state for state in JournalState}
-_CHANGES = {n: Change(n) for n in range(16)}
+_CHANGES = {n: Change(n) for n in range(32)}
 _JOURNAL = struct.Struct(">BBQqqIBHHH")
 
 

@@ -27,6 +27,8 @@ class InodeFlag(IntFlag):
     """Was made longer than what was written: bytes that no chunk file has are zeros. Without it they are missing."""
     DAMAGED = 0x20
     """Bytes which existed only here are gone, as fsck or a conflict found: what is not resident can be read nowhere."""
+    WRITTEN_OFF = 0x40
+    """Somebody said that the archive lost it (LOST, by `lfs hsm_set`): what is not resident is not even asked for."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.movers.delete_batches import DeleteBatches
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet, sync_together
@@ -40,18 +40,23 @@ class DeleteExport:
         self.deleted_objects = 0
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> None:
-        """Raises: NotYet, RepositoryError, StorageError."""
+        """One that was ordered is deleted although a file has its name. Raises: NotYet, RepositoryError, StorageError."""
         association = self._engine.association(record.assoc)
         place = (record.assoc, record.key)
-        if association is None or "DELETED" not in association.auto_export:
+        is_ordered = bool(record.change & Change.ORDERED)
+        if association is None or not (is_ordered or "DELETED" in association.auto_export):
             self._looked_since.pop(place, None)
             await self._engine.finish(record)
             return
         async with hold(*place):
-            if await self._engine.holder(*place) is None:
+            if await self._engine.holder(*place) is None or (is_ordered and await self._is_nobodys(*place)):
                 await self._clear(*place)
             self._looked_since.pop(place, None)  # when the name is lost another time, that begins anew
             await self._engine.finish(record)
+
+    async def _is_nobodys(self, assoc: AssocId, key: bytes) -> bool:
+        known = await self._engine.find_object(assoc, key)
+        return known is not None and known.ino == NO_INO
 
     async def follow(self, left: LeftBehind, hold: HoldKey) -> None:
         """Delete what a file was copied from, if nobody has that name any more: it need not be looked at again so soon.

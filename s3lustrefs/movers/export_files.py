@@ -102,7 +102,8 @@ class FileExport:
                 if (_place(fresh) or key) not in places:
                     raise NotYet(0.0)
                 event = "CHANGED" if target.known is not None else "NEW"
-                if event not in target.association.auto_export:
+                is_wanted = event in target.association.auto_export or record.change & Change.ORDERED
+                if not is_wanted or fresh.inode.hsm & Hsm.NOARCHIVE:
                     excluded = True
                     continue
                 started = trio.current_time()
@@ -216,6 +217,8 @@ class FileExport:
             view = await self._engine.export_view(frozen.ino)
             target = next((t for t in view.targets if (t.association.assoc_id, t.key) == place), None) if view else None
             if view is None or target is None or ("CHANGED" if target.known else "NEW") not in target.association.auto_export:
+                return
+            if view.inode.hsm & Hsm.NOARCHIVE:
                 return
             check_key(target.key)
             store = self._repositories.of(place[0])

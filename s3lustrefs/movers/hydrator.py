@@ -27,6 +27,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.events import BlocksChanged
+from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.object_versions import version_of
@@ -213,8 +214,10 @@ class Hydrator:
 
     # --- hydration ---------------------------------------------------------------------------------------------------------
 
-    async def ensure(self, inode: Inode, start: int, end: int, window: ReadWindow | None = None) -> None:
-        """Return once bytes `[start, end)` are resident.
+    async def ensure(
+        self, inode: Inode, start: int, end: int, window: ReadWindow | None = None, *, demand: bool = True
+    ) -> None:  # fmt: skip
+        """Return once bytes `[start, end)` are resident. `demand`: somebody waits, otherwise readers go first.
 
         Raises: StaleInode when the object changed; ObjectArchived, RepositoryDenied, ObjectNotFound, OutOfSpace;
         RepositoryUnavailable after a bounded time.
@@ -227,14 +230,14 @@ class Hydrator:
             if content.residency.missing(start, end):
                 raise _again(content.given_up) from content.given_up
         wanted, jobs = self._claim_missing(content, start, end)
-        mine = jobs.pop() if len(jobs) == 1 else None
-        self._spawn(inode, content, jobs, demand=True)
+        mine = jobs.pop() if demand and len(jobs) == 1 else None
+        self._spawn(inode, content, jobs, demand=demand)
         if window is not None:
             ahead = window.advance(start, end)
             if ahead:
                 _, jobs = self._claim_missing(content, end, min(inode.size, end + ahead * BLOCK_BYTES))
                 self._spawn(inode, content, jobs, demand=False)
-        self._waiting += 1
+        self._waiting += demand
         try:
             if mine is not None:
                 # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
@@ -245,7 +248,7 @@ class Hydrator:
                 if fetch.error is not None:
                     raise _again(fetch.error) from fetch.error
         finally:
-            self._waiting -= 1
+            self._waiting -= demand
 
     def _claim_missing(self, content: Content, start: int, end: int) -> tuple[list[Fetch], list[Job]]:
         """Claim every missing block of `[start, end)` that nobody fetches yet: all fetches to wait for, and those to start now."""
@@ -304,6 +307,10 @@ class Hydrator:
     async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int, *, demand: bool) -> None:
         if inode.flags & InodeFlag.DAMAGED:
             raise errors.ContentLost(f"inode {inode.ino}: these bytes are gone, and no bucket has them")
+        if inode.hsm & Hsm.LOST and inode.flags & InodeFlag.WRITTEN_OFF:
+            raise errors.ContentLost(
+                f"inode {inode.ino} is flagged lost_from_hsm; `lfs hsm_clear --lost` has the bucket asked again"
+            )
         source = await self._engine.source_of(inode)
         if source is None:
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")

@@ -1,4 +1,4 @@
-"""Releaser: drops local bytes of archived, clean files when the cache is nearly full, least recently used first.
+"""Releaser: drops local bytes of archived, clean files: by order, and least recently used first when the cache is nearly full.
 
 What may go is decided by `data/space`; a file that is open, dirty, due or pinned (`never_release`) stays. Between deciding and
 dropping nothing is awaited for the same file, so that no handle can open it in between.
@@ -18,7 +18,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalState
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
-from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.hsm import Hsm, Request, refusal
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.hydrator import Hydrator
@@ -74,6 +74,30 @@ class Releaser:
                 self._urge_exports()
                 await trio.sleep(_EXPORT_SECONDS)
             self._room.end_round(hopeless=hopeless)
+
+    async def release(self, ino: Ino) -> int:
+        """Drop a file's local bytes by order; how many there were. None at all is fine.
+
+        Raises: NotPermitted, InUse with the reason; InvalidArgument: not a file; StaleInode.
+        """
+        inode = await self._engine.get(ino)
+        if not inode.is_file:
+            raise errors.InvalidArgument("not a regular file")
+        if reason := refusal(Request.RELEASE, inode.hsm_state()):
+            raise errors.NotPermitted(reason)
+        if not await self._hydrator.resident_bytes(inode):
+            return 0
+        if await self._engine.source_of(inode) is None:
+            raise errors.NotPermitted("no object is known that holds it")
+        if await self._engine.find_journal(ino) is not None:
+            raise errors.InUse("its changes are being exported: drain it first")
+        if self._is_open(ino):
+            raise errors.InUse("somebody has it open")
+        if self._hydrator.is_fetching(ino):
+            raise errors.InUse("it is being restored")
+        released = await self._release(ino)
+        self.released_bytes += released
+        return released
 
     async def _make_room(self, urgent: bool) -> int:
         """Bytes that were freed."""

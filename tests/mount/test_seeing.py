@@ -84,7 +84,7 @@ def test_hsm_state_prints_as_lustre_does(here: Site) -> None:
     ]
     (here.root / "open").touch()
     done = here.cli("hsm", "state", here.root / "absent", check=False)
-    assert done.returncode == 1 and done.stdout == "" and "absent" in done.stderr
+    assert done.returncode == errno.ENOENT and done.stdout == "" and "absent" in done.stderr
     found = json.loads(here.cli("hsm", "state", "--json", here.root / "cold").stdout)
     assert found["states"][0]["flags"] == 0xD
 

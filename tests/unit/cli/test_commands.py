@@ -93,10 +93,6 @@ class Daemon:
             raise NotFound("/absent: no such file or directory")
         return {"lines": [f"{request['path']} is linked to s3://lab/run/x", "state: archived"], "key": "run/x"}
 
-    async def hsm_state(self, request: dict[str, Any]) -> dict[str, Any]:
-        states = {"/a": {"path": "/a", "flags": 13, "text": "(0x0000000d) released exists archived, archive_id:1"}}
-        return {"states": [states.get(path, {"path": path, "error": "no such file or directory"}) for path in request["paths"]]}
-
     async def skipped(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"skipped": [{"key": "a//b", "reason": "has an empty path component"}]}
 
@@ -110,7 +106,6 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
         "Status": canned.status,
         "Drain": canned.drain,
         "Why": canned.why,
-        "HsmState": canned.hsm_state,
         "Skipped": canned.skipped,
     }
     ready = threading.Event()
@@ -214,14 +209,6 @@ def test_why_prints_the_daemons_lines(daemon: Daemon) -> None:
     assert json.loads(run("why", "/mnt/run/x", "--json").stdout)["key"] == "run/x"
 
 
-def test_hsm_state_prints_like_lfs_and_fails_for_what_is_missing(daemon: Daemon) -> None:
-    good = run("hsm", "state", "/mnt/run/a")
-    assert (good.exit_code, good.stdout) == (0, "/mnt/run/a: (0x0000000d) released exists archived, archive_id:1\n")
-    mixed = run("hsm", "state", "/mnt/run/a", "/mnt/run/b")
-    assert mixed.exit_code == 1
-    assert "/mnt/run/b: no such file or directory" in mixed.stderr
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "-"), (0.4, "0 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90000, "1 d 1 h")]
 )
@@ -296,6 +283,8 @@ def test_mount_without_a_control_socket_is_unreachable(tmp_path: Path) -> None:
         ("fsck",),
         ("hsm",),
         ("hsm", "state"),
+        ("hsm", "archive"),
+        ("hsm", "set"),
         ("install-helper",),
     ],
     ids=" ".join,
@@ -324,8 +313,8 @@ def test_mistake_is_one_clear_line(arguments: tuple[str, ...], status: int, word
 
 def test_helper_links_are_made_and_replaced(tmp_path: Path) -> None:
     (tmp_path / "mount.s3lustrefs").symlink_to("/somewhere/else")
-    result = shell("install-helper", "--directory", str(tmp_path))
-    assert result.returncode == 0, result.stderr
+    result = shell("install-helper", "--directory", str(tmp_path), "--lfs-directory", str(tmp_path / "absent"))
+    assert result.returncode == 1 and "cannot be written" in result.stderr
     links = {path.name: os.readlink(path) for path in tmp_path.iterdir()}
     assert set(links) == {"mount.s3lustrefs", "mount.fuse.s3lustrefs"}
     assert set(links.values()) == {str(Path(sys.executable).parent / "mount.s3lustrefs")}

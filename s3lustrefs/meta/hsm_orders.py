@@ -1,0 +1,159 @@
+"""Transaction functions of HSM requests that are durable: archiving and removing by order, and the flags people set.
+
+An order is a bit of a journal record (`Change.ORDERED`): it survives a crash, and the exporter does it as it does any change. The
+removal of an archived copy detaches the file first, in the transaction that orders the delete, so that nobody takes the missing
+object for a deleted file, whenever we die.
+"""
+
+from __future__ import annotations
+
+from s3lustrefs import errors
+from s3lustrefs.meta import attributes, export_targets, records, schema
+from s3lustrefs.meta.location import LocationMap
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.meta.txn import Txn
+from s3lustrefs.model.hsm import Hsm, Request, refusal, violation
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+_SETTLED_NS = 2_000_000_000
+"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
+
+
+def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
+    """Have a file exported whatever the policy says; False when the bucket has it as it is here.
+
+    One that is open for writing follows with its close. Raises: NotPermitted, NotInRepository.
+    """
+    inode = _file(txn, ino)
+    key = schema.journal_ino_key(ino)
+    pending = records.find_journal(txn, key)
+    is_clean = inode.hsm & Hsm.ARCHIVED and not inode.is_dirty and not inode.hsm & Hsm.LOST
+    if is_clean and pending is None and not inode.flags & InodeFlag.EXCLUDED:
+        return False
+    if reason := refusal(Request.ARCHIVE, inode.hsm_state()):
+        raise errors.NotPermitted(reason)
+    if inode.hsm & Hsm.LOST and not inode.is_complete:
+        raise errors.NotPermitted("its archived copy is lost, and not all of it is local")
+    if not inode.nlink or not attributes.in_association(txn, locations, inode):
+        raise errors.NotInRepository("it is in no association: there is no bucket to archive it in")
+    changes = Change.NAME | Change.METADATA | Change.ORDERED
+    if inode.is_dirty or inode.hsm & Hsm.LOST:
+        changes |= Change.CONTENT
+    state = pending.state if pending else JournalState.DUE
+    attributes.mark(txn, locations, inode, changes, now_ns - _SETTLED_NS, state=state)
+    record = records.find_journal(txn, key)
+    assert record is not None, "just marked"
+    record.attempts, record.error_code, record.error_text = 0, "", ""
+    records.put_journal(txn, record)
+    records.put_inode(txn, inode)
+    return True
+
+
+def cancel_archive(txn: Txn, ino: Ino) -> bool:
+    """The policy counts again for what is not archived yet. Whether there was an order."""
+    record = records.find_journal(txn, schema.journal_ino_key(ino))
+    if record is None or not record.change & Change.ORDERED:
+        return False
+    record.change &= ~Change.ORDERED
+    record.seq += 1
+    record.not_before_ns = 0
+    records.put_journal(txn, record)
+    return True
+
+
+def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
+    """A file has no archived copy any more, and what it had is to be deleted in the bucket; False when it had none.
+
+    It stays here, and is archived again when it changes or somebody orders it. Raises: NotPermitted.
+    """
+    inode = _file(txn, ino)
+    if reason := refusal(Request.REMOVE, inode.hsm_state()):
+        raise errors.NotPermitted(reason)
+    if not inode.source_assoc and not inode.hsm & Hsm.EXISTS:
+        return False
+    if not inode.is_complete:
+        raise errors.NotPermitted("not all of it is local: restore it first")
+    if records.find_journal(txn, schema.journal_ino_key(ino)) is not None:
+        raise errors.InUse("its changes are being exported: drain it first")
+    view = export_targets.view(txn, locations, ino)
+    copies = {(t.known.assoc, t.known.key): t.known for t in view.targets if t.known and t.known.ino == ino} if view else {}
+    source = export_targets.source_of(txn, inode)
+    if source is not None:
+        copies[source.assoc, source.key] = source
+    for (assoc, key), known in copies.items():
+        known.ino = NO_INO
+        records.put_object(txn, known)
+        old = records.find_journal(txn, schema.journal_object_key(assoc, key))
+        change = Change.NAME | Change.ORDERED | (old.change if old else Change.NONE)
+        records.put_journal(
+            txn,
+            JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, old.seq + 1 if old else 1, now_ns - _SETTLED_NS),
+        )
+    _forget_copy(txn, locations, inode)
+    return True
+
+
+def _forget_copy(txn: Txn, locations: LocationMap, inode: Inode) -> None:
+    """Nothing changed here, so that nothing is exported by itself."""
+    inode.source_assoc, inode.source_key = NO_ASSOC, b""
+    inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY | Hsm.LOST)
+    inode.flags &= ~InodeFlag.WRITTEN_OFF
+    if attributes.in_association(txn, locations, inode):
+        inode.flags |= InodeFlag.EXCLUDED
+    records.put_inode(txn, inode)
+
+
+def set_flags(txn: Txn, locations: LocationMap, ino: Ino, add: Hsm, drop: Hsm, now_ns: int) -> Inode:
+    """Set and clear flags. Raises: InvalidArgument for an illegal combination; NotPermitted for one that could cost bytes."""
+    inode = _file(txn, ino)
+    wanted = (inode.hsm | add) & ~drop
+    shown = wanted | (inode.hsm_state() & Hsm.RELEASED)
+    if defect := violation(shown) or ("archived without exists" if wanted & Hsm.ARCHIVED and not wanted & Hsm.EXISTS else None):
+        raise errors.InvalidArgument(f"illegal combination: {defect}")
+    source = export_targets.source_of(txn, inode)
+    if wanted & ~inode.hsm & Hsm.ARCHIVED and source is None:
+        raise errors.NotPermitted("no object is known that holds it: `lfs hsm_archive` makes one")
+    if inode.hsm & ~wanted & Hsm.DIRTY and source is not None:
+        raise errors.NotPermitted("its changes are only here: `lfs hsm_archive` archives them")
+    if inode.hsm & ~wanted & Hsm.ARCHIVED:
+        return _detach(txn, locations, inode, wanted)
+    was = inode.hsm
+    inode.hsm = wanted
+    if wanted & Hsm.LOST:
+        inode.flags |= InodeFlag.WRITTEN_OFF
+    else:
+        inode.flags &= ~InodeFlag.WRITTEN_OFF
+    if wanted & ~was & Hsm.DIRTY:
+        _mark(txn, locations, inode, Change.CONTENT, now_ns)
+    elif was & ~wanted & Hsm.NOARCHIVE and inode.flags & InodeFlag.EXCLUDED:
+        change = Change.CONTENT if inode.is_dirty else Change.NONE
+        _mark(txn, locations, inode, Change.NAME | Change.METADATA | change, now_ns)
+    records.put_inode(txn, inode)
+    return inode
+
+
+def _detach(txn: Txn, locations: LocationMap, inode: Inode, wanted: Hsm) -> Inode:
+    """The flag `archived` goes: the object stays in the bucket, but is nobody's copy."""
+    if not inode.is_complete:
+        raise errors.InvalidArgument("illegal combination: released without archived")
+    source = export_targets.source_of(txn, inode)
+    if source is not None:
+        source.ino = NO_INO
+        records.put_object(txn, source)
+    _forget_copy(txn, locations, inode)
+    inode.hsm |= wanted & ~(Hsm.DIRTY | Hsm.LOST)
+    records.put_inode(txn, inode)
+    return inode
+
+
+def _mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int) -> None:
+    pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
+    attributes.mark(txn, locations, inode, change, now_ns, state=pending.state if pending else JournalState.DUE)
+
+
+def _file(txn: Txn, ino: Ino) -> Inode:
+    inode = records.get_inode(txn, ino)
+    if not inode.is_file:
+        raise errors.InvalidArgument("not a regular file")
+    return inode

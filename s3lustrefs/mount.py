@@ -24,6 +24,7 @@ from s3lustrefs.config import Config
 from s3lustrefs.control import api_server
 from s3lustrefs.control.fsx_api import FsxApi
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
+from s3lustrefs.control.hsm_api import HsmApi
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
@@ -65,6 +66,7 @@ from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.preflights import look_at, ready_to_export
+from s3lustrefs.movers.preloads import Preloads
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
@@ -247,6 +249,7 @@ class Daemon:
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._hsm_restores = HsmRestores(engine, self._hydrator)
+        self._preloads = Preloads(engine, self._hydrator, self._hsm_restores, self._links, self._headers.known)
         hsm = HsmRequests(
             engine, self._hydrator, self._exporter, self._releaser, self._hsm_restores, read_only=config.read_only
         )  # fmt: skip
@@ -262,7 +265,7 @@ class Daemon:
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
         )
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
-        operations = {**NativeApi(parts).operations(), **object_api.operations()}
+        operations = {**NativeApi(parts).operations(), **object_api.operations(), **HsmApi(self._preloads).operations()}
         self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
 
@@ -278,7 +281,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 for part in (
                     self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
-                    self._archive, self._restores, self._hsm_restores,
+                    self._archive, self._restores, self._hsm_restores, self._preloads,
                     CapabilityWatch(self._engine, self._repositories, self._probe),
                 ):  # fmt: skip
                     await nursery.start(part.run)

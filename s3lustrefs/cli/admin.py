@@ -14,6 +14,7 @@ import click
 
 from s3lustrefs.cli import draining, fsx, offline, reports
 from s3lustrefs.cli.hsm import hsm
+from s3lustrefs.cli.hydrating import hydrate
 from s3lustrefs.cli.lfs_install import install_lfs
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
@@ -163,6 +164,7 @@ cli.add_command(reports.status)
 cli.add_command(reports.why)
 cli.add_command(reports.refresh)
 cli.add_command(hsm)
+cli.add_command(hydrate)
 cli.add_command(versions)
 cli.add_command(restore)
 cli.add_command(fsx.dra)

@@ -285,6 +285,7 @@ def test_mount_without_a_control_socket_is_unreachable(tmp_path: Path) -> None:
         ("hsm", "state"),
         ("hsm", "archive"),
         ("hsm", "set"),
+        ("hydrate",),
         ("install-helper",),
     ],
     ids=" ".join,

@@ -149,7 +149,7 @@ def _create(kind: str, host_paths: Sequence[str], paths: list[str], given: dict[
     """Create a task, follow it if that was asked for, and end with the exit status."""
     try:
         target, inside = find(given["mount"], host_paths)
-        request = {
+        request: dict[str, Any] = {
             "Type": kind,
             "FileSystemId": _call(target, "DescribeFileSystems")["FileSystems"][0]["FileSystemId"],
             "Paths": [*inside, *paths],
@@ -159,12 +159,7 @@ def _create(kind: str, host_paths: Sequence[str], paths: list[str], given: dict[
             **more,
         }
         request = {name: value for name, value in request.items() if value != []}
-        answer: dict[str, Any]
-        if "OlderThanSeconds" in request:
-            answer = target.client(timeout=ANSWER_SECONDS).call("CreateReleaseTask", **request)
-        else:
-            answer = _call(target, "CreateDataRepositoryTask", **request)
-        created = answer["DataRepositoryTask"]
+        created = _submit(target, request)
         if given["wait"]:
             created = follow(lambda: _look(target, created["TaskId"]), created, given["timeout"], title=_TYPES[kind])
         if given["as_json"]:
@@ -175,6 +170,14 @@ def _create(kind: str, host_paths: Sequence[str], paths: list[str], given: dict[
         click.echo(f"s3lustrefs: {exc}", err=True)
         sys.exit(UNASKED)
     sys.exit(status_of(created) if given["wait"] else 0)
+
+
+def _submit(target: Target, request: dict[str, Any]) -> dict[str, Any]:
+    """What the API has no member for goes by an operation of the control socket's own."""
+    if "OlderThanSeconds" in request:
+        own: dict[str, Any] = target.client(timeout=ANSWER_SECONDS).call("CreateReleaseTask", **request)
+        return dict(own["DataRepositoryTask"])
+    return dict(_call(target, "CreateDataRepositoryTask", **request)["DataRepositoryTask"])
 
 
 def _call(target: Target, operation: str, **request: object) -> dict[str, Any]:

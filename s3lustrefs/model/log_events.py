@@ -1,4 +1,4 @@
-"""The events of FSx's data repository log by their names, how serious each is, and which one an error is.
+"""The events of FSx's data repository log by their names, and how serious each is.
 
 Source: fsx-spec section 9.6; FSx for Lustre User Guide, "Data repository event logs". That page gives the events of restores no
 identifiers: theirs here follow the pattern of the others.
@@ -7,8 +7,6 @@ identifiers: theirs here follow the pattern of the others.
 from __future__ import annotations
 
 from enum import Enum
-
-from s3lustrefs import errors
 
 
 class LogEvent(Enum):
@@ -47,38 +45,3 @@ LEVELS = {
     "WARN_ERROR": (True, True),
 }
 """Of LogConfiguration: whether warnings and whether errors are logged."""
-
-
-def of_listing(error: errors.S3LustreError) -> LogEvent:
-    """A bucket that could not be listed."""
-    if isinstance(error, errors.RepositoryDenied):
-        return LogEvent.IMPORT_ACCESS_DENIED
-    return LogEvent.IMPORT_NO_BUCKET if isinstance(error, errors.BucketNotFound) else LogEvent.IMPORT_LIST_ERROR
-
-
-_EXPORTS: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
-    (errors.RepositoryDenied, LogEvent.EXPORT_ACCESS_DENIED),
-    (errors.KeyNotExportable, LogEvent.EXPORT_PATH_TOO_LONG),
-    (errors.ObjectTooLarge, LogEvent.EXPORT_FILE_TOO_LARGE),
-    (errors.ObjectNotFound, LogEvent.EXPORT_NO_SOURCE),
-    (errors.RepositoryError, LogEvent.EXPORT_INTERNAL),
-)
-
-
-def of_export(error: errors.S3LustreError) -> LogEvent:
-    """A file that could not be exported."""
-    return next((event for kind, event in _EXPORTS if isinstance(error, kind)), LogEvent.AUTO_EXPORT_INTERNAL)
-
-
-_RESTORES: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
-    (errors.RepositoryDenied, LogEvent.RESTORE_ACCESS_DENIED),
-    (errors.ObjectArchived, LogEvent.RESTORE_TIER),
-    (errors.ObjectNotFound, LogEvent.RESTORE_NO_OBJECT),
-    (errors.BucketNotFound, LogEvent.RESTORE_NO_BUCKET),
-    (errors.OutOfSpace, LogEvent.NO_SPACE),
-)
-
-
-def of_restore(error: errors.S3LustreError) -> LogEvent | None:
-    """Content that could not be fetched; None: FSx has no event for this, which is tried again."""
-    return next((event for kind, event in _RESTORES if isinstance(error, kind)), None)

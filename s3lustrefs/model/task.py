@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from s3lustrefs import errors
-
 TaskType = Literal["IMPORT_METADATA_FROM_REPOSITORY", "EXPORT_TO_REPOSITORY", "RELEASE_DATA_FROM_FILESYSTEM", "AUTO_RELEASE_DATA"]
 IMPORT: TaskType = "IMPORT_METADATA_FROM_REPOSITORY"
 EXPORT: TaskType = "EXPORT_TO_REPOSITORY"
@@ -78,9 +76,9 @@ class TaskRecord:
         return not _STEPS[self.lifecycle]
 
     def step(self, lifecycle: Lifecycle, now_ns: int, *, failure: str = "") -> TaskRecord:
-        """The same task one step further. Raises: InvalidArgument for a step that no task takes."""
+        """The same task one step further. Raises: ValueError for a step that no task takes."""
         if lifecycle not in _STEPS[self.lifecycle]:
-            raise errors.InvalidArgument(f"task {self.task_id} is {self.lifecycle}, which {lifecycle} does not follow")
+            raise ValueError(f"task {self.task_id} is {self.lifecycle}, which {lifecycle} does not follow")
         ends = not _STEPS[lifecycle]
         return replace(
             self,

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 
+from s3lustrefs import errors
 from s3lustrefs.model.file_system import FileSystemRecord
 from s3lustrefs.model.log_events import LEVELS, WARNINGS, LogEvent
 
@@ -48,3 +49,41 @@ def note(event: LogEvent, **fields: object) -> None:
 def _word(value: object) -> str:
     text = value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
     return text if text and all(sign.isalnum() or sign in "/._-:@" for sign in text) else json.dumps(text)
+
+
+# --- which event an error is ---------------------------------------------------------------------------------------------------
+
+
+def of_listing(error: errors.S3LustreError) -> LogEvent:
+    """A bucket that could not be listed."""
+    if isinstance(error, errors.RepositoryDenied):
+        return LogEvent.IMPORT_ACCESS_DENIED
+    return LogEvent.IMPORT_NO_BUCKET if isinstance(error, errors.BucketNotFound) else LogEvent.IMPORT_LIST_ERROR
+
+
+_EXPORTS: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
+    (errors.RepositoryDenied, LogEvent.EXPORT_ACCESS_DENIED),
+    (errors.KeyNotExportable, LogEvent.EXPORT_PATH_TOO_LONG),
+    (errors.ObjectTooLarge, LogEvent.EXPORT_FILE_TOO_LARGE),
+    (errors.ObjectNotFound, LogEvent.EXPORT_NO_SOURCE),
+    (errors.RepositoryError, LogEvent.EXPORT_INTERNAL),
+)
+
+
+def of_export(error: errors.S3LustreError) -> LogEvent:
+    """A file that could not be exported."""
+    return next((event for kind, event in _EXPORTS if isinstance(error, kind)), LogEvent.AUTO_EXPORT_INTERNAL)
+
+
+_RESTORES: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
+    (errors.RepositoryDenied, LogEvent.RESTORE_ACCESS_DENIED),
+    (errors.ObjectArchived, LogEvent.RESTORE_TIER),
+    (errors.ObjectNotFound, LogEvent.RESTORE_NO_OBJECT),
+    (errors.BucketNotFound, LogEvent.RESTORE_NO_BUCKET),
+    (errors.OutOfSpace, LogEvent.NO_SPACE),
+)
+
+
+def of_restore(error: errors.S3LustreError) -> LogEvent | None:
+    """Content that could not be fetched; None: FSx has no event for this, which is tried again."""
+    return next((event for kind, event in _RESTORES if isinstance(error, kind)), None)

@@ -21,7 +21,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.model import log_events, task_rules
+from s3lustrefs.model import task_rules
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.task import IMPORT, Lifecycle, TaskRecord, TaskType
 from s3lustrefs.movers import event_log
@@ -140,7 +140,7 @@ class Tasks:
         except errors.S3LustreError as exc:
             log.warning("task failed task=%s error=%s", progress.record.task_id, exc)
             if progress.record.type == IMPORT and isinstance(exc, errors.RepositoryError):
-                event_log.note(log_events.of_listing(exc), task=progress.record.task_id, reason=exc)
+                event_log.note(event_log.of_listing(exc), task=progress.record.task_id, reason=exc)
             return str(exc) or type(exc).__name__
         except Exception:
             # A defect must cost one task its success, not everybody their mount.
@@ -204,7 +204,7 @@ class Tasks:
         self._wake.set()
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """The task as it is then. Raises: InvalidArgument when it has ended; StorageError."""
+        """The task as it is then. Raises: ValueError when it has ended; StorageError."""
         record = self._records[task_id]
         if record.lifecycle != "CANCELING":
             record = self._now(record).step("CANCELING", self._wall_ns())

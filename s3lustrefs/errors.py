@@ -234,3 +234,7 @@ class RepositoryRejected(RepositoryError):
 
 class NotInRepository(S3LustreError):
     """The path belongs to no association, so there is nothing to archive, restore or export."""
+
+
+class TaskFailed(S3LustreError):
+    """A data repository task cannot be done as it was asked for; what it had done by then stays."""

@@ -24,6 +24,7 @@ from s3lustrefs.config import Config
 from s3lustrefs.control import api_server
 from s3lustrefs.control.fsx_api import FsxApi
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
+from s3lustrefs.control.fsx_tasks import OlderThan
 from s3lustrefs.control.hsm_api import HsmApi
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.object_api import ObjectApi
@@ -50,7 +51,8 @@ from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
-from s3lustrefs.movers import recovery
+from s3lustrefs.model.task import EXPORT, IMPORT, RELEASE, TaskType
+from s3lustrefs.movers import event_log, recovery
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.disputes import Disputes
@@ -72,6 +74,12 @@ from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
+from s3lustrefs.movers.task_export import ExportJob
+from s3lustrefs.movers.task_import import ImportJob
+from s3lustrefs.movers.task_release import ReleaseJob
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.task_roots import Roots
+from s3lustrefs.movers.tasks import Job, Tasks
 from s3lustrefs.movers.versions import Versions
 from s3lustrefs.repository.credentials import DEFAULT_REGION, resolve_region
 from s3lustrefs.repository.object_store import Capabilities
@@ -197,10 +205,12 @@ class Daemon:
 
     async def _open_doors(self) -> None:
         """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
+        self._tasks = self._build_tasks()
         self._fsx = FsxApi(
-            self._engine, self._repositories,
+            self._engine, self._repositories, self._tasks, read_only=self._config.read_only,
             capacity_bytes=lambda: self._chunks.space().capacity_bytes, probe_export=self._probe_export,
         )  # fmt: skip
+        event_log.follow(self._engine.file_system)
         dras = self._config.dras
         record = await self._fsx.file_systems.establish(resolve_region(dras[0].endpoint) if dras else DEFAULT_REGION)
         self._api = api_server.open_(self._config, record.region, self._fsx.call)
@@ -265,9 +275,24 @@ class Daemon:
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
         )
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
-        operations = {**NativeApi(parts).operations(), **object_api.operations(), **HsmApi(self._preloads).operations()}
+        operations = {
+            **NativeApi(parts).operations(),
+            **object_api.operations(),
+            **HsmApi(self._preloads).operations(),
+            "CreateReleaseTask": OlderThan(self._fsx.call).create,
+        }
         self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
+
+    def _build_tasks(self) -> Tasks:
+        """The queue knows how to make jobs; what they work with is there when the first one starts."""
+        engine = self._engine
+        jobs: dict[TaskType, Callable[[], Job]] = {
+            IMPORT: lambda: ImportJob(engine, self._links),
+            EXPORT: lambda: ExportJob(engine, Roots(engine, self._links), self._exporter.wake),
+            RELEASE: lambda: ReleaseJob(engine, Roots(engine, self._links), self._releaser.release),
+        }
+        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir))
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -290,6 +315,7 @@ class Daemon:
                     await nursery.start(self._open_exports.run)
                     await nursery.start(self._lost_found.run)
                 await nursery.start(self._links.run)
+                await nursery.start(self._tasks.run)
                 await nursery.start(self._control.run)
                 if self._api is not None:
                     await nursery.start(self._api.run)

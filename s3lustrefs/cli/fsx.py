@@ -88,13 +88,14 @@ def describe_associations(
     answer = call(
         mount, "DescribeDataRepositoryAssociations",
         AssociationIds=list(association_ids) or None,
-        Filters=[_filter(text) for text in filters] or None,
+        Filters=[filter_of(text) for text in filters] or None,
         MaxResults=max_results, NextToken=next_token,
     )  # fmt: skip
     _show_associations(answer, as_json)
 
 
-def _filter(text: str) -> object:
+def filter_of(text: str) -> object:
+    """A filter as the AWS command line takes it; one value needs no list."""
     parsed = shorthand.parse(text)
     if isinstance(parsed, dict) and isinstance(parsed.get("Values"), str):
         return {**parsed, "Values": [parsed["Values"]]}
@@ -194,7 +195,7 @@ def describe_file_system(mount: str | None, as_json: bool) -> None:
 
 @click.group()
 def tag() -> None:
-    """Tags of the file system and its associations.
+    """Tags of the file system, its associations and its tasks.
 
     \b
     Example:  s3lustrefs tag list --resource-arn arn:aws:fsx:eu-central-1:000000000000:file-system/fs-0123456789abcdef0

@@ -19,21 +19,19 @@ from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
 from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, fingerprints, refused
 from s3lustrefs.control.fsx_tags import Tags
+from s3lustrefs.control.fsx_tasks import TaskOperations
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.tasks import Tasks
 
 _ASSOCIATION = "associations are made from the configuration when the file system is mounted"
-_TASK = "until then `s3lustrefs drain` exports and `s3lustrefs refresh` imports"
 _FILE_SYSTEM = "a file system is made by mounting it, and ends with its state directory"
 _CACHE = "only file systems are there"
 _NOT_YET: Mapping[str, str] = {
     "CreateDataRepositoryAssociation": _ASSOCIATION,
     "DeleteDataRepositoryAssociation": _ASSOCIATION,
-    "CreateDataRepositoryTask": _TASK,
-    "DescribeDataRepositoryTasks": _TASK,
-    "CancelDataRepositoryTask": _TASK,
     "CreateFileSystem": _FILE_SYSTEM,
     "DeleteFileSystem": _FILE_SYSTEM,
     "CreateFileCache": _CACHE,
@@ -58,21 +56,26 @@ class FsxApi:
     """See the module docstring."""
 
     def __init__(
-        self, engine: MetadataEngine, repositories: Repositories, *, capacity_bytes: Callable[[], int], probe_export: ProbeExport
-    ) -> None:
+        self, engine: MetadataEngine, repositories: Repositories, queue: Tasks, *, capacity_bytes: Callable[[], int],
+        probe_export: ProbeExport, read_only: bool = False,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
         self.file_systems = FileSystems(engine, capacity_bytes)
         associations = Associations(engine, self.file_systems, repositories, probe_export)
-        tags = Tags(engine, self.file_systems, associations)
+        tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)
+        tags = Tags(engine, self.file_systems, associations, queue)
         self._queries: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
             "DescribeDataRepositoryAssociations": associations.describe,
+            "DescribeDataRepositoryTasks": tasks.describe,
             "DescribeFileSystems": self.file_systems.describe,
             "ListTagsForResource": tags.list_,
         }
         self._changes = {
             "UpdateDataRepositoryAssociation": Change(associations.update, associations.updated),
+            "CreateDataRepositoryTask": Change(tasks.create, tasks.created),
+            "CancelDataRepositoryTask": Change(lambda request, _: tasks.cancel(request), tasks.cancel),
             "UpdateFileSystem": Change(self.file_systems.update, self.file_systems.updated),
             "TagResource": Change(tags.tag, tags.tagged),
             "UntagResource": Change(tags.untag, tags.tagged),

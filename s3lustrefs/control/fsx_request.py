@@ -47,6 +47,10 @@ def association_arn(record: FileSystemRecord, association_id: str) -> str:
     return _arn(record, f"association/{record.file_system_id}/{association_id}")
 
 
+def task_arn(record: FileSystemRecord, task_id: str) -> str:
+    return _arn(record, f"task/{task_id}")
+
+
 def _arn(record: FileSystemRecord, resource: str) -> str:
     return f"arn:{PARTITION}:fsx:{record.region}:{ACCOUNT}:{resource}"
 

@@ -1,35 +1,44 @@
-"""FSx's operations on tags, of the file system and of its associations."""
+"""FSx's operations on tags, of the file system, its associations and its tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from s3lustrefs.control.fsx_associations import Associations
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused
+from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, task_arn
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
+from s3lustrefs.movers.tasks import Tasks
 
 _MOST = 50
 _RESERVED = "aws:"
 
 
+def wanted_tags(given: Sequence[Json]) -> dict[str, str]:
+    """The `Tags` of a request. Raises: ControlFault."""
+    tags = {tag["Key"]: tag["Value"] for tag in given}
+    if len(tags) != len(given):
+        raise refused("BadRequest", "Tags: a key is given more than once")
+    for key in tags:
+        if key.lower().startswith(_RESERVED):
+            raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED} are reserved")
+    return tags
+
+
 class Tags:
     """Kept by the id of the resource."""
 
-    def __init__(self, engine: MetadataEngine, file_systems: FileSystems, associations: Associations) -> None:
+    def __init__(self, engine: MetadataEngine, file_systems: FileSystems, associations: Associations, queue: Tasks) -> None:
         self._engine = engine
         self._file_systems = file_systems
         self._associations = associations
+        self._queue = queue
 
     async def tag(self, request: Json, asked: Asked | None) -> Json:
         resource = self._resource(request["ResourceARN"])
-        added = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
-        if len(added) != len(request["Tags"]):
-            raise refused("BadRequest", "Tags: a key is given more than once")
-        for key in added:
-            if key.lower().startswith(_RESERVED):
-                raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED} are reserved")
-        tags = {**self._engine.tags(resource), **added}
+        tags = {**self._engine.tags(resource), **wanted_tags(request["Tags"])}
         if len(tags) > _MOST:
             raise refused("BadRequest", f"Tags: a resource has at most {_MOST}, this one would have {len(tags)}")
         await self._engine.set_tags(resource, tags)
@@ -56,6 +65,8 @@ class Tags:
         if arn == file_system_arn(record):
             return record.file_system_id
         resource = arn.rpartition("/")[2]
+        if arn == task_arn(record, resource) and self._queue.find(resource) is not None:
+            return resource
         try:
             if arn == association_arn(record, self._associations.find(resource).association_id):
                 return resource

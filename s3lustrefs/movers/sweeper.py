@@ -25,7 +25,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
-from s3lustrefs.movers.observer import Observer, Seen
+from s3lustrefs.movers.observer import Observer, Seen, batch_of
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.retry import backoff_seconds
@@ -99,14 +99,17 @@ class Sweeper:
             await trio.sleep(_LOOK_SECONDS)
         await trio.sleep(seconds)
 
-    async def sweep(self, directory: bytes, events: frozenset[str] = frozenset(EVENTS)) -> SweepResult:
+    async def sweep(
+        self, directory: bytes, events: frozenset[str] = frozenset(EVENTS), result: SweepResult | None = None
+    ) -> SweepResult:
         """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.
 
+        `result` is filled in while it goes on, for those who watch.
         Raises: RepositoryError, StorageError: what was found until then is in the table.
         """
         await self._importer.wait_for_end()
         async with self._one_at_a_time:
-            started, result = time.monotonic(), SweepResult()
+            started, result = time.monotonic(), result or SweepResult()
             try:
                 with self._engine.sweep(events) as sweep:
                     await self._list(directory, sweep, result)
@@ -132,6 +135,15 @@ class Sweeper:
                 await self._refresh(inode.ino)
                 result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
         return result
+
+    async def look_for(self, key: bytes, events: frozenset[str], result: SweepResult) -> None:
+        """Bring one file into line with its object, if there is one. Raises: RepositoryError, StorageError."""
+        await self._importer.wait_for_end()
+        with self._engine.sweep(events) as sweep:
+            head = await self._observer.find(key)
+            if head is not None:
+                batch = batch_of(self._observer.association(), {key: head.version})
+                await self._observer.apply(batch, b"", sweep, result)
 
     async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
         association = self._observer.association()

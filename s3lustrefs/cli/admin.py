@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 
 from s3lustrefs.cli import draining, fsx, offline, reports, tasks
+from s3lustrefs.cli.completion import completion
+from s3lustrefs.cli.host import api
 from s3lustrefs.cli.hsm import hsm
 from s3lustrefs.cli.hydrating import hydrate
 from s3lustrefs.cli.lfs_install import install_lfs
@@ -170,6 +172,8 @@ cli.add_command(restore)
 cli.add_command(fsx.dra)
 cli.add_command(fsx.fs)
 cli.add_command(fsx.tag)
+cli.add_command(api)
+cli.add_command(completion)
 cli.add_command(tasks.task)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)

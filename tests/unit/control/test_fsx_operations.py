@@ -325,6 +325,7 @@ IMPLEMENTED = {
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
     "TagResource", "UntagResource", "ListTagsForResource",
     "CreateDataRepositoryTask", "DescribeDataRepositoryTasks", "CancelDataRepositoryTask",
+    "DescribeFileCaches", "UpdateFileCache",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from s3lustrefs import errors
+from s3lustrefs.meta import listing
 from s3lustrefs.model.file_system import FileSystemRecord
 from s3lustrefs.model.log_events import LEVELS, WARNINGS, LogEvent
 
@@ -54,6 +55,13 @@ def _word(value: object) -> str:
 # --- which event an error is ---------------------------------------------------------------------------------------------------
 
 
+def note_skipped(key: bytes, reason: str) -> None:
+    """A key of the bucket, relative to its association's prefix, that does not show here."""
+    if reason != listing.MARKER_HAS_CONTENT:
+        event = LogEvent.IMPORT_TYPE_MISMATCH if reason in listing.CLASHES else LogEvent.IMPORT_NOT_POSIX
+        note(event, key=key, reason=reason)
+
+
 def of_listing(error: errors.S3LustreError) -> LogEvent:
     """A bucket that could not be listed."""
     if isinstance(error, errors.RepositoryDenied):
@@ -82,6 +90,13 @@ _RESTORES: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
     (errors.BucketNotFound, LogEvent.RESTORE_NO_BUCKET),
     (errors.OutOfSpace, LogEvent.NO_SPACE),
 )
+
+
+def note_restore(ino: int, error: errors.S3LustreError) -> None:
+    """Content that somebody waits for could not be fetched."""
+    event = of_restore(error)
+    if event is not None:
+        note(event, ino=ino, key=getattr(error, "key", ""), reason=error)
 
 
 def of_restore(error: errors.S3LustreError) -> LogEvent | None:

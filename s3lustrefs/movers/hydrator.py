@@ -30,6 +30,7 @@ from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.object_versions import version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
@@ -291,6 +292,7 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
+            event_log.note_restore(inode.ino, exc)
             if isinstance(exc, errors.ObjectArchived):
                 content.given_up, content.given_up_at = exc, trio.current_time()
         except Exception:

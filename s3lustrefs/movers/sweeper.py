@@ -22,6 +22,7 @@ from s3lustrefs.meta.listing import Sweep, preparer_options
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
@@ -90,6 +91,7 @@ class Sweeper:
                 failures += 1
                 self._is_due = True
                 delay = backoff_seconds(failures)
+                event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
                 log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
 

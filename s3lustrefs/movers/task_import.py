@@ -15,8 +15,10 @@ from s3lustrefs import errors
 from s3lustrefs.meta import listing
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.log_events import LogEvent
 from s3lustrefs.model.task import TaskFailure, TaskRecord
 from s3lustrefs.model.task_paths import Span, spans, split_urls
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.sweeper import SweepResult
 from s3lustrefs.movers.task_progress import Progress
@@ -26,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _EVENTS = frozenset({"NEW", "CHANGED"})
 _ATTEMPTS = 5
-_CLASHES = (listing.DIRECTORY_WINS, listing.FILE_IN_THE_WAY, listing.SPECIAL_FILE_WINS, listing.RESERVED)
 _PAGE = 500
 
 
@@ -107,6 +108,7 @@ class ImportJob:
             if key in reasons:
                 rows.append(TaskFailure(number, path, reasons[key]))
             else:
+                event_log.note(LogEvent.IMPORT_TIER, path=path)
                 rows.append(TaskFailure(number, path, "S3ObjectInUnsupportedTier", "succeeded with warning"))
         return rows
 
@@ -122,7 +124,7 @@ def _contains(outer: Span, inner: Span) -> bool:
 
 def _code(reason: str) -> str:
     """Source: fsx-spec section 9.5."""
-    return "S3ObjectTypeMismatch" if reason in _CLASHES else "S3ObjectPathNotPosixCompliant"
+    return "S3ObjectTypeMismatch" if reason in listing.CLASHES else "S3ObjectPathNotPosixCompliant"
 
 
 def _path(association: Association, relative: bytes) -> str:

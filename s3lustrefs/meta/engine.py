@@ -208,9 +208,6 @@ class MetadataEngine(Protocol):
         Raises: NotPermitted with the reason; NotInRepository; InvalidArgument: not a file.
         """
 
-    async def cancel_archive(self, ino: Ino) -> bool:
-        """The policy counts again for what is not archived yet; whether there was an order."""
-
     async def order_remove(self, ino: Ino) -> bool:
         """Have a file's objects deleted, whatever the policy says; it is local only from now on. False: it has none.
 

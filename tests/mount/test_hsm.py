@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import stat
@@ -658,3 +659,19 @@ def test_a_thousand_restores_are_queued_soon(here: Site, lfs: Lfs, proxy: Backgr
     here.run("sh", "-c", f"find {here.root} -type f -print0 | xargs -0 -n 50 -P 8 {shlex.quote(str(lfs.path))} hsm_restore")
     assert time.monotonic() - before < 10
     eventually(lambda: "released" not in here.hsm("0"))
+
+
+def test_the_readmes_commands_run(here: Site, lfs: Lfs) -> None:
+    for path in ("input.dat", "input/a", "input/b", "results/model.bin", "reference.fa", "reference/x"):
+        here.put(f"p/{path}", b"x" * 100)
+    here.mount()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### HSM commands")[2].partition("\n### ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        script = block.replace("/mnt/run", str(here.root)).replace("lfs hsm_", f"{lfs.path} hsm_")
+        here.run("sh", "-ec", re.sub(r"^s3lustrefs ", f"{S3LUSTREFS} ", script, flags=re.MULTILINE))
+    assert all("released" not in here.hsm(path) for path in ("input/a", "reference/x")) and "never_release" in here.hsm(
+        "reference.fa"
+    )

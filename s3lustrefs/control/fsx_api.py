@@ -9,18 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
-from s3lustrefs.control.faults import Fault, fault_of
+from s3lustrefs.control.faults import fault_of
 from s3lustrefs.control.fsx_associations import Associations, ProbeExport
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
-from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, fingerprints, refused
+from s3lustrefs.control.fsx_request import TOKEN, Json, documented, fingerprints, refuse_another_request, refused, without_nulls
 from s3lustrefs.control.fsx_tags import Tags
 from s3lustrefs.control.fsx_tasks import TaskOperations
-from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
@@ -40,8 +38,6 @@ _NOT_YET: Mapping[str, str] = {
     "DeleteFileCache": _CACHE,
 }
 """Operations that make sense on one host, with what holds as long as they are not there."""
-_ALWAYS_POSSIBLE = frozenset({"UnsupportedOperation", "InternalServerError"})
-"""Faults that every operation may answer, whether or not FSx's description lists them for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +86,14 @@ class FsxApi:
             raise refused("UnsupportedOperation", _reason(name))
         if defect := operation.input_defect(request):
             raise refused("BadRequest", defect)
-        request = _without_nulls(request)
+        request = without_nulls(request)
         try:
             if name in self._queries:
                 return await self._queries[name](request)
             return await self._change(name, request)
         except Exception as exc:
             fault = fault_of(exc, name)
-            raise _documented(fault, operation.faults) from exc
+            raise documented(fault, operation.faults) from exc
 
     async def _change(self, name: str, request: Json) -> Json:
         change = self._changes[name]
@@ -108,32 +104,8 @@ class FsxApi:
             known = self._engine.find_asked(asked.token)
             if known is None:
                 return await change.make(request, asked)
-            _refuse_another_request(known, asked)
+            refuse_another_request(known, asked)
             return await change.repeat(request)
-
-
-def _without_nulls(value: Any) -> Any:
-    """A member that is null counts as absent."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
-def _refuse_another_request(known: Asked, asked: Asked) -> None:
-    if known.operation != asked.operation:
-        message = f"{TOKEN} was used for {known.operation}"
-        raise refused("IncompatibleParameterError", message, Parameter=TOKEN)
-    for name in sorted(known.parameters.keys() | asked.parameters.keys()):
-        if known.parameters.get(name) != asked.parameters.get(name):
-            message = f"{TOKEN} was used for a request with another {name}"
-            raise refused("IncompatibleParameterError", message, Parameter=name)
-
-
-def _documented(fault: Fault, faults: frozenset[str]) -> ControlFault:
-    """The same fault, under a name that clients of this operation know."""
-    known = faults | _ALWAYS_POSSIBLE
-    name = fault.name if fault.name in known else "BadRequest" if fault.status < 500 else "InternalServerError"
-    return ControlFault(fault.message[:MESSAGE_CHARACTERS], fault=name, members=fault.members)
 
 
 def _reason(name: str) -> str:

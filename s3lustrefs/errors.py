@@ -44,8 +44,16 @@ class StateDirError(UsageError):
     """The state directory cannot be used: in use, read-only, full, or of an unknown format."""
 
 
+class StateDirInUse(StateDirError):
+    """Another process has the state directory: a daemon, or one that looks at it."""
+
+
 class DaemonUnreachable(UsageError):
     """No daemon answers for this mount."""
+
+
+class NoDaemon(DaemonUnreachable):
+    """Nobody listens on the control socket: the file system is not mounted."""
 
 
 class ControlFault(UsageError):

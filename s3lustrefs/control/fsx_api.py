@@ -25,7 +25,7 @@ from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.tasks import Tasks
 
 _ASSOCIATION = "associations are made from the configuration when the file system is mounted"
-_FILE_SYSTEM = "a file system is made by mounting it, and ends with its state directory"
+_FILE_SYSTEM = "this is the endpoint of one mount; ask that of the host, `s3lustrefs api`"
 _CACHE = "only file systems are there"
 _NOT_YET: Mapping[str, str] = {
     "CreateDataRepositoryAssociation": _ASSOCIATION,

@@ -20,7 +20,7 @@ ROWS = (
     ("movers",),
     ("fs",),
     ("fuse", "control"),
-    ("mount",),
+    ("mount", "host"),
     ("cli",),
     ("__main__",),
 )
@@ -37,7 +37,17 @@ FENCES = {
     "rich": {"cli"},
     "h11": {"control"},
 }
-THREADS = {"meta", "data", "repository", "fuse/invalidator", "fuse/session", "control/fsx_model", "mount", "cli"}
+THREADS = {
+    "meta",
+    "data",
+    "repository",
+    "fuse/invalidator",
+    "fuse/session",
+    "control/fsx_model",
+    "control/unmounted",
+    "mount",
+    "cli",
+}
 
 
 def room_of(path: Path, package: Path) -> str:

@@ -14,6 +14,7 @@ import trio
 
 from s3lustrefs.control.faults import fault_of
 from s3lustrefs.control.fsx_associations import Associations, ProbeExport
+from s3lustrefs.control.fsx_caches import FileCaches
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
 from s3lustrefs.control.fsx_request import TOKEN, Json, documented, fingerprints, refuse_another_request, refused, without_nulls
@@ -26,16 +27,13 @@ from s3lustrefs.movers.tasks import Tasks
 
 _ASSOCIATION = "associations are made from the configuration when the file system is mounted"
 _FILE_SYSTEM = "this is the endpoint of one mount; ask that of the host, `s3lustrefs api`"
-_CACHE = "only file systems are there"
 _NOT_YET: Mapping[str, str] = {
     "CreateDataRepositoryAssociation": _ASSOCIATION,
     "DeleteDataRepositoryAssociation": _ASSOCIATION,
     "CreateFileSystem": _FILE_SYSTEM,
     "DeleteFileSystem": _FILE_SYSTEM,
-    "CreateFileCache": _CACHE,
-    "DescribeFileCaches": _CACHE,
-    "UpdateFileCache": _CACHE,
-    "DeleteFileCache": _CACHE,
+    "CreateFileCache": _FILE_SYSTEM,
+    "DeleteFileCache": _FILE_SYSTEM,
 }
 """Operations that make sense on one host, with what holds as long as they are not there."""
 
@@ -58,13 +56,15 @@ class FsxApi:
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
-        self.file_systems = FileSystems(engine, capacity_bytes)
+        self.file_systems = FileSystems(engine, capacity_bytes, repositories)
+        caches = FileCaches(engine)
         associations = Associations(engine, self.file_systems, repositories, probe_export)
         tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)
         tags = Tags(engine, self.file_systems, associations, queue)
         self._queries: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
             "DescribeDataRepositoryAssociations": associations.describe,
             "DescribeDataRepositoryTasks": tasks.describe,
+            "DescribeFileCaches": caches.describe,
             "DescribeFileSystems": self.file_systems.describe,
             "ListTagsForResource": tags.list_,
         }
@@ -72,6 +72,7 @@ class FsxApi:
             "UpdateDataRepositoryAssociation": Change(associations.update, associations.updated),
             "CreateDataRepositoryTask": Change(tasks.create, tasks.created),
             "CancelDataRepositoryTask": Change(lambda request, _: tasks.cancel(request), tasks.cancel),
+            "UpdateFileCache": Change(caches.update, caches.updated),
             "UpdateFileSystem": Change(self.file_systems.update, self.file_systems.updated),
             "TagResource": Change(tags.tag, tags.tagged),
             "UntagResource": Change(tags.untag, tags.tagged),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from s3lustrefs.control import fsx_legacy
 from s3lustrefs.control.fsx_filesystems import VERSIONS
 from s3lustrefs.control.fsx_request import Json, refused
 from s3lustrefs.control.fsx_settings import OTHER_KINDS, checked_settings, throughputs_of
@@ -23,14 +24,13 @@ _STORAGE_TYPES: Mapping[str, tuple[str, ...]] = {
     "SCRATCH_1": ("SSD",), "SCRATCH_2": ("SSD",), "PERSISTENT_1": ("SSD", "HDD"), "PERSISTENT_2": ("SSD", "INTELLIGENT_TIERING"),
 }  # fmt: skip
 _TIERED = ("ThroughputCapacity", "DataReadCacheConfiguration")
-_LEGACY = ("ImportPath", "ExportPath", "ImportedFileChunkSize", "AutoImportPolicy")
 _MOST_TAGS = 50
 
 
 def settings_of(request: Json) -> Json:
     """The members of FSx's FileSystem that a request settles, legacy links left out. Raises: ControlFault."""
     _check_kind(request)
-    lustre: Json = {key: value for key, value in request.get("LustreConfiguration", {}).items() if key not in _LEGACY}
+    lustre: Json = {key: value for key, value in request.get("LustreConfiguration", {}).items() if key not in fsx_legacy.MEMBERS}
     deployment = lustre.get("DeploymentType", "SCRATCH_1")
     storage = request.get("StorageType", "SSD")
     if storage not in _STORAGE_TYPES[deployment]:

@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from s3lustrefs.control import fsx_legacy
 from s3lustrefs.control.fsx_request import ACCOUNT, MESSAGE_CHARACTERS, Json, file_system_arn, page, refused
 from s3lustrefs.control.fsx_settings import OTHER_KINDS, checked_settings, throughputs_of
 from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.association import policies_of
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.movers.repositories import Repositories
 
 _MOST_SHOWN = 50
 VERSIONS = ("2.10", "2.12", "2.15")
@@ -38,9 +41,10 @@ _MOUNTED_DEFAULTS: Mapping[str, Any] = {"DeploymentType": "PERSISTENT_2", "PerUn
 class FileSystems:
     """See the module docstring."""
 
-    def __init__(self, engine: MetadataEngine, capacity_bytes: Callable[[], int]) -> None:
+    def __init__(self, engine: MetadataEngine, capacity_bytes: Callable[[], int], repositories: Repositories) -> None:
         self._engine = engine
         self._capacity_bytes = capacity_bytes
+        self._repositories = repositories
 
     async def establish(self, region: str) -> FileSystemRecord:
         """Give this file system its identity at its first mount; `region` counts then only."""
@@ -66,8 +70,11 @@ class FileSystems:
         return True
 
     async def describe(self, request: Json) -> Json:
-        self.are_ours(request.get("FileSystemIds", ()))
-        shown, more = page(request, [self.record], lambda record: record.file_system_id, _MOST_SHOWN)
+        if request.get("FileSystemIds"):
+            self.are_ours(request["FileSystemIds"])
+        shown, more = page(
+            request, [] if self.record.is_cache else [self.record], lambda record: record.file_system_id, _MOST_SHOWN
+        )
         return {"FileSystems": [self._described(record) for record in shown], **more}
 
     async def update(self, request: Json, asked: Asked | None) -> Json:
@@ -78,7 +85,10 @@ class FileSystems:
         if not given and not named:
             raise refused("BadRequest", "nothing to update: LustreConfiguration is empty")
         settings = {**self.record.settings, **named}
-        settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **_checked(given, settings)}
+        checked = _checked(given, settings)
+        settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **checked}
+        if "AutoImportPolicy" in given:
+            await self._change_policy(settings["LustreConfiguration"].pop("AutoImportPolicy"))
         await self._engine.update_file_system(replace(self.record, settings=settings), asked)
         return await self.updated(request)
 
@@ -87,9 +97,23 @@ class FileSystems:
         self.are_ours([request["FileSystemId"]])
         return {"FileSystem": self._described(self.record)}
 
+    async def _change_policy(self, policy: str) -> None:
+        """Of a file system that was linked at its creation. A crash before the rest of the update leaves this done."""
+        for association in self._engine.associations():
+            policies = replace(policies_of(association), auto_import=frozenset(fsx_legacy.EVENTS[policy]))
+            await self._engine.update_association(association.with_policies(policies))
+
     def _described(self, record: FileSystemRecord) -> Json:
         tags = self._engine.tags(record.file_system_id)
-        return described(record, tags, capacity_gib=min(self._capacity_bytes() >> 30, 2**31 - 1))
+        about = described(record, tags, capacity_gib=min(self._capacity_bytes() >> 30, 2**31 - 1))
+        if record.is_legacy:
+            for association in self._engine.associations():
+                failure = self._repositories.failure(association.assoc_id)
+                about["LustreConfiguration"]["DataRepositoryConfiguration"] = fsx_legacy.described(
+                    record.settings["DataRepositoryConfiguration"], lifecycle="MISCONFIGURED" if failure else "AVAILABLE",
+                    events=association.auto_import, failure=str(failure or ""),
+                )  # fmt: skip
+        return about
 
 
 def dns_name(record: FileSystemRecord) -> str:
@@ -121,9 +145,16 @@ def described(
         "DNSName": dns_name(record),
         "ResourceARN": file_system_arn(record),
         **({"Tags": [{"Key": key, "Value": value} for key, value in sorted(tags.items())]} if tags else {}),
-        "LustreConfiguration": {**_DEFAULTS, **was_mounted, **given, "MountName": MOUNT_NAME},
+        "LustreConfiguration": {**_DEFAULTS, **was_mounted, **given, **_legacy(record, lifecycle), "MountName": MOUNT_NAME},
         "AdministrativeActions": [],
     }
+
+
+def _legacy(record: FileSystemRecord, lifecycle: str) -> Json:
+    if not record.is_legacy:
+        return {}
+    link, state = record.settings["DataRepositoryConfiguration"], "AVAILABLE" if lifecycle == "AVAILABLE" else "CREATING"
+    return {"DataRepositoryConfiguration": fsx_legacy.described(link, lifecycle=state, events=None, failure="")}
 
 
 def _refuse_what_is_fixed(request: Json, kept: Mapping[str, Any]) -> None:
@@ -144,7 +175,7 @@ def _refuse_what_is_fixed(request: Json, kept: Mapping[str, Any]) -> None:
 
 def _checked(given: Json, kept: Json) -> Json:
     """The Lustre settings to keep. Raises: ControlFault."""
-    if "AutoImportPolicy" in given:
+    if "AutoImportPolicy" in given and "DataRepositoryConfiguration" not in kept:
         message = "AutoImportPolicy is for file systems with an ImportPath: use UpdateDataRepositoryAssociation"
         raise refused("IncompatibleParameterError", message, Parameter="AutoImportPolicy")
     lustre = {**_MOUNTED_DEFAULTS, **kept.get("LustreConfiguration", {})}

@@ -68,7 +68,7 @@ def documented(fault: Fault, faults: frozenset[str]) -> ControlFault:
 
 
 def file_system_arn(record: FileSystemRecord) -> str:
-    return _arn(record, f"file-system/{record.file_system_id}")
+    return _arn(record, f"{'file-cache' if record.is_cache else 'file-system'}/{record.file_system_id}")
 
 
 def association_arn(record: FileSystemRecord, association_id: str) -> str:

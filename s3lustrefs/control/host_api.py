@@ -57,6 +57,8 @@ LISTINGS: Mapping[str, Listing] = {
     ),
     "DescribeDataRepositoryTasks": Listing("DataRepositoryTasks", "TaskId", "TaskIds", 50, "DataRepositoryTaskNotFound"),
 }
+_KINDS = {"DescribeFileSystems": "fs", "DescribeFileCaches": "fc"}
+"""How ids of what they list begin."""
 OF_FILE_SYSTEM: Mapping[str, str] = {
     "UpdateFileSystem": "FileSystemId",
     "CreateDataRepositoryAssociation": "FileSystemId",
@@ -83,6 +85,8 @@ class HostApi:
         self._here: Mapping[str, Callable[[Json, Asked | None], Awaitable[Json]]] = {
             "CreateFileSystem": lives.create,
             "DeleteFileSystem": lives.delete,
+            "CreateFileCache": lives.create_cache,
+            "DeleteFileCache": lives.delete_cache,
         }
 
     async def call(self, name: str, request: Json) -> Json:
@@ -164,8 +168,8 @@ class HostApi:
             found, goes_on = self._items(listing, owner, answer, answers)
             items += found
             more = more or goes_on
-        if name == "DescribeFileSystems":
-            items += self._lives.passing(request, last)
+        if name in _KINDS:
+            items += self._lives.passing(_KINDS[name], request.get(listing.ids, ()), last)
         items.sort(key=lambda item: str(item[listing.name]))
         shown = items[:limit]
         more = more or len(items) > limit
@@ -200,7 +204,7 @@ class HostApi:
         """Whom to ask, and what. Raises: ControlFault."""
         ids: list[str] = list(dict.fromkeys(request.get(listing.ids, ())))
         rest = {key: value for key, value in request.items() if key != "NextToken"}
-        if name in ("DescribeFileSystems", "DescribeFileCaches"):
+        if name in _KINDS:
             return await self._resources(name, ids, rest, listing)
         if not ids:
             return await self._by_filters(rest)
@@ -214,8 +218,7 @@ class HostApi:
 
     async def _resources(self, name: str, ids: Sequence[str], rest: Json, listing: Listing) -> list[tuple[Owner, Json]]:
         owners, silent = await self._owners.all()
-        is_cache = name == "DescribeFileCaches"
-        chosen = [owner for owner in owners if owner.resource_id.startswith("fc-") is is_cache]
+        chosen = [owner for owner in owners if owner.resource_id.startswith(f"{_KINDS[name]}-")]
         passing = self._lives.passing_ids()
         rest = {key: value for key, value in rest.items() if key != listing.ids}
         if ids:

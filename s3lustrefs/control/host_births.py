@@ -15,7 +15,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.control.host_records import Work, sync_directory
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta import only_here
+from s3lustrefs.meta import associations, only_here
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
@@ -59,6 +59,10 @@ async def _make_table(fresh: Path, work: Work) -> None:
             engine = LmdbEngine(store)
             await engine.update_file_system(work.record)
             await engine.set_tags(work.resource_id, work.tags)
+            for each in work.associations:
+                association = await engine.link_association(associations.decode(each.encode()))
+                if work.record.settings.get("CopyTagsToDataRepositoryAssociations"):
+                    await engine.set_tags(association.association_id, work.tags)
             await store.sync()
         finally:
             await store.close()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s3lustrefs.config import load
+from s3lustrefs.errors import ConfigError
+from s3lustrefs.model.association import AssociationSettings
 from s3lustrefs.model.file_system import FileSystemRecord
 
 
-def config_text(
-    record: FileSystemRecord, state_dir: Path, defaults: Mapping[str, Any], links: tuple[Mapping[str, Any], ...] = ()
-) -> str:
+def config_text(record: FileSystemRecord, state_dir: Path, defaults: Mapping[str, Any], links: Sequence[Mapping[str, Any]]) -> str:
     """`defaults` are mount options as -o takes them; `links` the keys of each [[dra]]."""
     top: dict[str, Any] = {"state_dir": str(state_dir), **defaults}
     if capacity := record.settings.get("StorageCapacity"):
@@ -21,6 +23,17 @@ def config_text(
     for link in links:
         lines += ["", "[[dra]]", *_lines(link)]
     return "\n".join(lines) + "\n"
+
+
+def settings_in(text: str) -> tuple[AssociationSettings, ...]:
+    """The associations of a file with this text, as its mount will read them. Raises: ConfigError."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        try:
+            return load(file.name, "", mountpoint="/").dras
+        except ConfigError as exc:
+            raise ConfigError(str(exc).removeprefix(f"{file.name}: ")) from exc
 
 
 def _lines(keys: Mapping[str, Any]) -> list[str]:

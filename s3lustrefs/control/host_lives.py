@@ -10,22 +10,26 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.control import fsx_creation, host_births, unmounted
+from s3lustrefs.control import fsx_caches, fsx_creation, fsx_legacy, host_births, unmounted
 from s3lustrefs.control.fsx_filesystems import described
 from s3lustrefs.control.fsx_request import Json, refuse_another_request, refused
-from s3lustrefs.control.host_config import config_text
+from s3lustrefs.control.host_config import config_text, settings_in
 from s3lustrefs.control.host_owners import Owner, Owners
 from s3lustrefs.control.host_places import OWN, Places
 from s3lustrefs.control.host_records import HostRecords, Work
-from s3lustrefs.meta import only_here
+from s3lustrefs.meta import associations, only_here
+from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.movers.preflights import look_at
+from s3lustrefs.repository.object_store import Capabilities
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,8 @@ _NAME = re.compile(r"(?!(?:fs|fc)-)[A-Za-z0-9][A-Za-z0-9._-]{0,63}(?<!\.toml)", 
 """A tag Name that can name a file; and is never taken for an id."""
 _BIRTH_SECONDS = 30.0
 """How long a request for a file system that is being made waits for it."""
+_PROBE_SECONDS = 20.0
+"""For a bucket to show that it can be used."""
 
 
 class Lives:
@@ -87,11 +93,10 @@ class Lives:
         """File systems that are being made or removed, or got stuck."""
         return set(self._records.works)
 
-    def passing(self, request: Json, last: str) -> list[Json]:
-        """Descriptions of those among them that a DescribeFileSystems asks for."""
-        ids = request.get("FileSystemIds", ())
+    def passing(self, kind: str, ids: Sequence[str], last: str) -> list[Json]:
+        """Descriptions of those among them that a question asks for: of `kind` fs or fc."""
         works = [work for key, work in self._records.works.items() if key > last and (not ids or key in ids)]
-        return [_described(work) for work in works if not work.resource_id.startswith("fc-")]
+        return [_described(work) for work in works if work.resource_id.startswith(f"{kind}-")]
 
     async def wait_born(self, resource_id: str) -> None:
         """Return once a file system being made is there. Raises: ControlFault when it is not to be had."""
@@ -106,17 +111,75 @@ class Lives:
     # --- create -------------------------------------------------------------------------------------------------------------
 
     async def create(self, request: Json, asked: Asked | None) -> Json:
+        if (before := self._done_before(asked)) is not None:
+            return {"FileSystem": await self._created_before(before)}
+        settings, tags = fsx_creation.settings_of(request), fsx_creation.tags_of(request)
+        link = fsx_legacy.link_of(request, time.time())
+        if link is not None:
+            settings["DataRepositoryConfiguration"] = link
+        links = [fsx_legacy.configured(link)] if link else []
+        made = await self._begin_life(self._new("fs", settings), tags, links, asked, fault="InvalidImportPath")
+        return {"FileSystem": await self._created_before(made)}
+
+    async def create_cache(self, request: Json, asked: Asked | None) -> Json:
+        if (before := self._done_before(asked)) is None:
+            settings, tags, links = fsx_caches.settings_of(request), fsx_creation.tags_of(request), fsx_caches.links_of(request)
+            before = await self._begin_life(self._new("fc", settings), tags, links, asked, fault="BadRequest")
+        about = await self._created_before(before)
+        rest = {"Tags": request["Tags"]} if request.get("Tags") else {}
+        copied = request.get("CopyTagsToDataRepositoryAssociations", False)
+        return {"FileCache": {**about, **rest, "CopyTagsToDataRepositoryAssociations": copied}}
+
+    def _new(self, kind: str, settings: Json) -> FileSystemRecord:
+        return FileSystemRecord(f"{kind}-{secrets.token_hex(9)[:17]}", time.time_ns(), self._region, settings)
+
+    async def _begin_life(
+        self, record: FileSystemRecord, tags: Mapping[str, str], links: list[dict[str, Any]], asked: Asked | None, *, fault: str
+    ) -> str:
+        """Its id. Raises: ControlFault, StateDirError."""
+        linked = await self._linked(record, links, fault)
         async with self._changing:
             if (before := self._done_before(asked)) is not None:
-                return {"FileSystem": await self._created_before(before)}
-            settings, tags = fsx_creation.settings_of(request), fsx_creation.tags_of(request)
-            file_system_id = f"fs-{secrets.token_hex(9)[:17]}"
-            record = FileSystemRecord(file_system_id, time.time_ns(), self._region, settings)
-            name = self._free_name(tags.get("Name", ""), file_system_id)
+                return before
+            name = self._free_name(tags.get("Name", ""), record.file_system_id)
             state_dir, config_path = self._places.state_root / name, self._places.config_dir / f"{name}.toml"
-            text = config_text(record, state_dir, self._defaults)
-            self._begin(Work("create", record, str(state_dir), str(config_path), text, tags), asked)
-            return {"FileSystem": _described(self._records.works[file_system_id])}
+            text = config_text(record, state_dir, self._defaults, links)
+            self._begin(Work("create", record, str(state_dir), str(config_path), text, tags, linked), asked)
+            return record.file_system_id
+
+    async def _linked(self, record: FileSystemRecord, links: list[dict[str, Any]], fault: str) -> tuple[str, ...]:
+        """Its associations, whose buckets can be reached, as the table holds them. Raises: ControlFault."""
+        try:
+            dras = settings_in(config_text(record, Path("/"), self._defaults, links))
+        except errors.ConfigError as exc:
+            raise refused(fault, str(exc)) from exc
+        found = []
+        for dra in dras:
+            able: Capabilities | None = None
+            try:
+                with trio.move_on_after(_PROBE_SECONDS):
+                    able = await self._probe(dra, is_cache=record.is_cache)
+            except errors.RepositoryError as exc:
+                where = dra.data_repository_path_given
+                raise refused(fault, f"cannot validate access to the bucket of {where}: {exc}") from exc
+            if able is None:
+                message = f"the bucket of {dra.data_repository_path_given} has not answered within {_PROBE_SECONDS:.0f} s"
+                raise refused(fault, message)
+            made = Association(
+                dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}",
+                created_ns=record.created_ns, capabilities=asdict(able),
+            ).with_settings(dra)  # fmt: skip
+            found.append(associations.encode(made).decode())
+        return tuple(found)
+
+    async def _probe(self, dra: AssociationSettings, *, is_cache: bool) -> Capabilities:
+        """A cache may be of a bucket that can only be read."""
+        try:
+            return await look_at(dra, writable=True)
+        except errors.RepositoryDenied:
+            if not is_cache:
+                raise
+            return await look_at(dra, writable=False)
 
     def _free_name(self, wanted: str, otherwise: str) -> str:
         taken = {Path(work.config_path).stem for work in self._records.works.values()}
@@ -128,16 +191,17 @@ class Lives:
         )
         return wanted if is_free else otherwise
 
-    async def _created_before(self, file_system_id: str) -> Json:
-        if file_system_id in self._records.works:
-            return _described(self._records.works[file_system_id])
+    async def _created_before(self, resource_id: str) -> Json:
+        if resource_id in self._records.works:
+            return _described(self._records.works[resource_id])
         owners, silent = await self._owners.all()
         for owner in owners:
-            if owner.resource_id == file_system_id:
-                answer = await self._owners.ask(owner, "DescribeFileSystems", {}, is_change=False)
-                found: Json = answer["FileSystems"][0]
+            if owner.resource_id == resource_id:
+                kind = "FileCaches" if resource_id.startswith("fc-") else "FileSystems"
+                answer = await self._owners.ask(owner, f"Describe{kind}", {}, is_change=False)
+                found: Json = answer[kind][0]
                 return found
-        raise silent[0] if silent else refused("BadRequest", f"this request made {file_system_id}, which is deleted since")
+        raise silent[0] if silent else refused("BadRequest", f"this request made {resource_id}, which is deleted since")
 
     # --- delete -------------------------------------------------------------------------------------------------------------
 
@@ -151,24 +215,28 @@ class Lives:
                 await self._begin_end(file_system_id, asked)
         return {"FileSystemId": file_system_id, "Lifecycle": "DELETING"}
 
-    async def _begin_end(self, file_system_id: str, asked: Asked | None) -> None:
-        stuck = self._records.works.get(file_system_id)
+    async def delete_cache(self, request: Json, asked: Asked | None) -> Json:
+        cache_id = request["FileCacheId"]
+        async with self._changing:
+            if self._done_before(asked) is None:
+                await self._begin_end(cache_id, asked)
+        return {"FileCacheId": cache_id, "Lifecycle": "DELETING"}
+
+    async def _begin_end(self, resource_id: str, asked: Asked | None) -> None:
+        stuck = self._records.works.get(resource_id)
         if stuck is not None and stuck.kind == "create" and stuck.failure:
             self._begin(Work("delete", stuck.record, stuck.state_dir, _ours(stuck)), asked)
             return
-        await self.wait_born(file_system_id)
+        await self.wait_born(resource_id)
         owners, silent = await self._owners.all()
-        owner = next((each for each in owners if each.resource_id == file_system_id), None)
+        owner = next((each for each in owners if each.resource_id == resource_id), None)
         if owner is None:
-            raise silent[0] if silent else refused("FileSystemNotFound", f"there is no file system {file_system_id} on this host")
+            kind, fault = ("file cache", "FileCacheNotFound") if resource_id[:2] == "fc" else ("file system", "FileSystemNotFound")
+            raise silent[0] if silent else refused(fault, f"there is no {kind} {resource_id} on this host")
         await self._refuse_loss(owner)
         config_path = str(owner.place.config_path) if owner.place.config_path else ""
-        record = FileSystemRecord(
-            file_system_id,
-            round(owner.about["CreationTime"] * 1e9),
-            owner.about["ResourceARN"].split(":")[3],
-            _settings(owner.about),
-        )
+        record = await unmounted.look(owner.place.state_dir, lambda engine: engine.file_system())
+        assert record is not None, "it has told its id"
         self._begin(Work("delete", record, str(owner.place.state_dir), config_path), asked)
 
     async def _refuse_loss(self, owner: Owner) -> None:
@@ -214,20 +282,10 @@ class Lives:
 
 
 def _described(work: Work) -> Json:
+    if work.record.is_cache:
+        links = [associations.decode(each.encode()).association_id for each in work.associations]
+        return fsx_caches.described(work.record, links, lifecycle=work.lifecycle, failure=work.failure)
     return described(work.record, work.tags, capacity_gib=0, lifecycle=work.lifecycle, failure=work.failure)
-
-
-def _settings(about: Json) -> Json:
-    kept = (
-        "StorageCapacity",
-        "StorageType",
-        "SubnetIds",
-        "KmsKeyId",
-        "NetworkType",
-        "FileSystemTypeVersion",
-        "LustreConfiguration",
-    )
-    return {key: about[key] for key in kept if key in about}
 
 
 def _ours(work: Work) -> str:

@@ -30,6 +30,8 @@ class Work:
     """Empty: none is to be removed."""
     config_text: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    associations: tuple[str, ...] = ()
+    """As the table holds them."""
     failure: str = ""
 
     @property
@@ -60,7 +62,7 @@ class HostRecords:
         try:
             stored = json.loads(path.read_text()) if path.exists() else {}
             for each in stored.get("works", []):
-                work = Work(**{**each, "record": FileSystemRecord(**each["record"])})
+                work = Work(**{**each, "record": FileSystemRecord(**each["record"]), "associations": tuple(each["associations"])})
                 self.works[work.resource_id] = work
             for each in stored.get("done", []):
                 self._done[each["asked"]["token"]] = Done(Asked(**each["asked"]), each["resource_id"])

@@ -13,10 +13,11 @@ from pathlib import Path
 import click
 
 from s3lustrefs.cli import draining, fsx, offline, reports, tasks
+from s3lustrefs.cli.completion import completion
+from s3lustrefs.cli.host import api
 from s3lustrefs.cli.hsm import hsm
 from s3lustrefs.cli.hydrating import hydrate
 from s3lustrefs.cli.lfs_install import install_lfs
-from s3lustrefs.cli.host import api
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
 from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.restoring import restore
@@ -173,6 +174,7 @@ cli.add_command(fsx.fs)
 cli.add_command(fsx.tag)
 cli.add_command(tasks.task)
 cli.add_command(api)
+cli.add_command(completion)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)
 

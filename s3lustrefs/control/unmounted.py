@@ -27,6 +27,8 @@ from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.unmounted_store import reading
 from s3lustrefs.model.association import Association
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Tasks
 from s3lustrefs.repository.object_store import Capabilities
 
 T = TypeVar("T")
@@ -86,9 +88,11 @@ def _has_log(state_dir: Path) -> bool:
 
 
 def _api(engine: MetadataEngine, state_dir: Path) -> FsxApi:
+    repositories = Repositories()
     return FsxApi(
-        engine, Repositories(), capacity_bytes=lambda: shutil.disk_usage(state_dir).total, probe_export=_probed_at_the_mount
-    )
+        engine, repositories, Tasks(engine, {}, ReportDelivery(engine, repositories, state_dir)),
+        capacity_bytes=lambda: shutil.disk_usage(state_dir).total, probe_export=_probed_at_the_mount,
+    )  # fmt: skip
 
 
 async def _probed_at_the_mount(association: Association) -> Capabilities:

@@ -30,6 +30,8 @@ from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Tasks
 from s3lustrefs.repository.object_store import Capabilities
 from tests.unit.control.fsx_scene import PAIR, REGION, client_of
 
@@ -104,7 +106,9 @@ class Host:
         with StateDir(self.state_dir(name)) as held:
             store = Store(held.path / "meta", boot_id=current_boot_id())
             engine = LmdbEngine(store)
-            fsx = FsxApi(engine, Repositories(), capacity_bytes=lambda: 5 << 30, probe_export=_probe)
+            repositories = Repositories()
+            tasks = Tasks(engine, {}, ReportDelivery(engine, repositories, held.path))
+            fsx = FsxApi(engine, repositories, tasks, capacity_bytes=lambda: 5 << 30, probe_export=_probe)
             await fsx.file_systems.establish(REGION)
             try:
                 async with trio.open_nursery() as nursery:

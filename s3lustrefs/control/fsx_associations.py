@@ -39,7 +39,7 @@ class Associations:
         self._probe_export = probe_export
 
     async def describe(self, request: Json) -> Json:
-        chosen = [self.find(each) for each in dict.fromkeys(request.get("AssociationIds", ()))] or self._engine.associations()
+        chosen = [self.find(each) for each in dict.fromkeys(request.get("AssociationIds", ()))] or self._all()
         meets = [self._matches(each) for each in request.get("Filters", ())]  # each is looked at, for what is wrong with it
         if not all(meets):
             chosen = []
@@ -48,6 +48,7 @@ class Associations:
 
     async def update(self, request: Json, asked: Asked | None) -> Json:
         association = self.find(request["AssociationId"])
+        self._refuse_settled()
         policies = _wanted(association, request)
         found: dict[str, Any] = {}
         if policies.auto_export and not association.auto_export:
@@ -64,8 +65,19 @@ class Associations:
         """What an update answers that was done before."""
         return {"Association": self._described(self.find(request["AssociationId"]))}
 
+    def _all(self) -> list[Association]:
+        """That of a file system that was linked at its creation is FSx's DataRepositoryConfiguration, not one of these."""
+        return [] if self._file_systems.record.is_legacy else self._engine.associations()
+
+    def _refuse_settled(self) -> None:
+        """Raises: ControlFault where the links were settled at the creation, and are not to change."""
+        if self._file_systems.record.is_cache:
+            raise refused("BadRequest", "the associations of a file cache are given at its creation and cannot be changed")
+        if self._file_systems.record.is_legacy:
+            raise refused("BadRequest", "this file system is linked by its ImportPath: it cannot have associations as well")
+
     def find(self, association_id: str) -> Association:
-        for association in self._engine.associations():
+        for association in self._all():
             if association.association_id == association_id:
                 return association
         raise refused("DataRepositoryAssociationNotFound", f"there is no data repository association {association_id}")
@@ -74,13 +86,14 @@ class Associations:
         record = self._file_systems.record
         failure = self._repositories.failure(association.assoc_id)
         tags = self._engine.tags(association.association_id)
+        id_member, path_member = ("FileCacheId", "FileCachePath") if record.is_cache else ("FileSystemId", "FileSystemPath")
         return {
             "AssociationId": association.association_id,
             "ResourceARN": association_arn(record, association.association_id),
-            "FileSystemId": record.file_system_id,
+            id_member: record.file_system_id,
             "Lifecycle": "MISCONFIGURED" if failure else "AVAILABLE",
             **({"FailureDetails": {"Message": str(failure)[:MESSAGE_CHARACTERS]}} if failure else {}),
-            "FileSystemPath": association.file_system_path_given or association.file_system_path,
+            path_member: association.file_system_path_given or association.file_system_path,
             "DataRepositoryPath": association.data_repository_path_given or association.data_repository_path,
             "BatchImportMetaDataOnCreate": True,
             "ImportedFileChunkSize": association.imported_file_chunk_size_mib,
@@ -105,7 +118,7 @@ class Associations:
                     raise refused("InvalidDataRepositoryType", f"data-repository-type {value!r} is not S3 or NFS")
             return "S3" in values
         if name == "file-cache-id":
-            return False
+            return self._file_systems.record.is_cache and self._file_systems.record.file_system_id in values
         raise refused("BadRequest", f"Filters: {name} says nothing about data repository associations")
 
 

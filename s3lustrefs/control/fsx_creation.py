@@ -24,7 +24,6 @@ _STORAGE_TYPES: Mapping[str, tuple[str, ...]] = {
     "SCRATCH_1": ("SSD",), "SCRATCH_2": ("SSD",), "PERSISTENT_1": ("SSD", "HDD"), "PERSISTENT_2": ("SSD", "INTELLIGENT_TIERING"),
 }  # fmt: skip
 _TIERED = ("ThroughputCapacity", "DataReadCacheConfiguration")
-_MOST_TAGS = 50
 
 
 def settings_of(request: Json) -> Json:
@@ -49,20 +48,6 @@ def settings_of(request: Json) -> Json:
         "FileSystemTypeVersion": version,
         "LustreConfiguration": {**checked, **tiered, "DeploymentType": deployment},
     }
-
-
-def tags_of(request: Json) -> dict[str, str]:
-    """Raises: ControlFault."""
-    given = request.get("Tags", [])
-    tags = {tag["Key"]: tag["Value"] for tag in given}
-    if len(tags) != len(given):
-        raise refused("BadRequest", "Tags: a key is given more than once")
-    if len(tags) > _MOST_TAGS:
-        raise refused("BadRequest", f"Tags: a resource has at most {_MOST_TAGS}")
-    for key in tags:
-        if key.lower().startswith("aws:"):
-            raise refused("BadRequest", "Tags: keys that begin with aws: are reserved")
-    return tags
 
 
 def _check_kind(request: Json) -> None:

@@ -21,6 +21,7 @@ from s3lustrefs import errors
 from s3lustrefs.control import fsx_caches, fsx_creation, fsx_legacy, host_births, unmounted
 from s3lustrefs.control.fsx_filesystems import described
 from s3lustrefs.control.fsx_request import Json, refuse_another_request, refused
+from s3lustrefs.control.fsx_tags import wanted_tags
 from s3lustrefs.control.host_config import config_text, settings_in
 from s3lustrefs.control.host_owners import Owner, Owners
 from s3lustrefs.control.host_places import OWN, Places
@@ -113,7 +114,7 @@ class Lives:
     async def create(self, request: Json, asked: Asked | None) -> Json:
         if (before := self._done_before(asked)) is not None:
             return {"FileSystem": await self._created_before(before)}
-        settings, tags = fsx_creation.settings_of(request), fsx_creation.tags_of(request)
+        settings, tags = fsx_creation.settings_of(request), wanted_tags(request.get("Tags", ()))
         link = fsx_legacy.link_of(request, time.time())
         if link is not None:
             settings["DataRepositoryConfiguration"] = link
@@ -123,7 +124,11 @@ class Lives:
 
     async def create_cache(self, request: Json, asked: Asked | None) -> Json:
         if (before := self._done_before(asked)) is None:
-            settings, tags, links = fsx_caches.settings_of(request), fsx_creation.tags_of(request), fsx_caches.links_of(request)
+            settings, tags, links = (
+                fsx_caches.settings_of(request),
+                wanted_tags(request.get("Tags", ())),
+                fsx_caches.links_of(request),
+            )
             before = await self._begin_life(self._new("fc", settings), tags, links, asked, fault="BadRequest")
         about = await self._created_before(before)
         rest = {"Tags": request["Tags"]} if request.get("Tags") else {}
@@ -257,12 +262,7 @@ class Lives:
     async def _refuse_tasks(self, owner: Owner) -> None:
         """Raises: ControlFault, StateDirInUse."""
         running = {"Filters": [{"Name": "task-lifecycle", "Values": ["PENDING", "EXECUTING"]}]}
-        try:
-            answer = await unmounted.question(owner.place.state_dir, "DescribeDataRepositoryTasks", running)
-        except errors.ControlFault as exc:
-            if exc.fault == "UnsupportedOperation":
-                return
-            raise
+        answer = await unmounted.question(owner.place.state_dir, "DescribeDataRepositoryTasks", running)
         for task in answer["DataRepositoryTasks"]:
             raise refused("BadRequest", f"task {task['TaskId']} of {owner.resource_id} is {task['Lifecycle']}: cancel it first")
 

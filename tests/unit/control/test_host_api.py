@@ -224,3 +224,33 @@ async def test_every_answer_is_as_the_model_describes_it(host: Host) -> None:
         ("DeleteFileSystem", {"FileSystemId": file_system_id}),
     ):  # fmt: skip
         assert MODEL[name].output_defect(await host.service(name, request)) is None
+
+
+TASK: dict[str, Any] = {"Type": "RELEASE_DATA_FROM_FILESYSTEM", "Report": {"Enabled": False}}
+
+
+async def test_tasks_of_all_are_listed_found_and_queued_also_where_nobody_is_mounted(host: Host) -> None:
+    async with host.mounted("a") as engine:
+        await link(engine, 1)
+        ids = await ids_of(host)
+        first = (await host.call("create_data_repository_task", FileSystemId=ids["a"], **TASK))["DataRepositoryTask"]
+    async with host.mounted("b") as engine:
+        await link(engine, 1, first=1)
+    ids = await ids_of(host)
+    second = (await host.call("create_data_repository_task", FileSystemId=ids["b"], **TASK))["DataRepositoryTask"]
+    assert second["Lifecycle"] == "PENDING"
+    both = sorted([first["TaskId"], second["TaskId"]])
+    assert await pages(host, "describe_data_repository_tasks", "DataRepositoryTasks", "TaskId", MaxResults=1) == both
+    for each in (first, second):
+        (found,) = (await host.call("describe_data_repository_tasks", TaskIds=[each["TaskId"]]))["DataRepositoryTasks"]
+        assert found["FileSystemId"] == each["FileSystemId"]
+        await host.call("tag_resource", ResourceARN=each["ResourceARN"], Tags=[{"Key": "k", "Value": each["TaskId"]}])
+    refused = await host.refusal("delete_file_system", FileSystemId=ids["b"])
+    assert refused["Code"] == "BadRequest" and f"{second['TaskId']} of {ids['b']} is PENDING" in refused["Message"]
+    assert (await host.call("cancel_data_repository_task", TaskId=second["TaskId"]))["Lifecycle"] == "CANCELING"
+    assert (await host.refusal("cancel_data_repository_task", TaskId="task-00000000000000009"))[
+        "Code"
+    ] == "DataRepositoryTaskNotFound"
+    async with host.mounted("b") as engine:
+        (record,) = engine.tasks()
+        assert record.lifecycle == "CANCELING" and engine.tags(record.task_id) == {"k": record.task_id}

@@ -325,7 +325,6 @@ IMPLEMENTED = {
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
     "TagResource", "UntagResource", "ListTagsForResource", "DescribeFileCaches", "UpdateFileCache",
     "CreateDataRepositoryTask", "DescribeDataRepositoryTasks", "CancelDataRepositoryTask",
-    "DescribeFileCaches", "UpdateFileCache",
 }  # fmt: skip
 
 

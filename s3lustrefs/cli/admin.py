@@ -176,6 +176,8 @@ cli.add_command(fsx.tag)
 cli.add_command(api)
 cli.add_command(completion)
 cli.add_command(tasks.task)
+cli.add_command(api)
+cli.add_command(completion)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)
 

@@ -91,7 +91,7 @@ def _api(engine: MetadataEngine, state_dir: Path) -> FsxApi:
     repositories = Repositories()
     return FsxApi(
         engine, repositories, Tasks(engine, {}, ReportDelivery(engine, repositories, state_dir)),
-        capacity_bytes=lambda: shutil.disk_usage(state_dir).total, probe_export=_probed_at_the_mount, read_only=False,
+        capacity_bytes=lambda: shutil.disk_usage(state_dir).total, probe_export=_probed_at_the_mount,
     )  # fmt: skip
 
 

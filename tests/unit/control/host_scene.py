@@ -107,8 +107,8 @@ class Host:
             store = Store(held.path / "meta", boot_id=current_boot_id())
             engine = LmdbEngine(store)
             repositories = Repositories()
-            queue = Tasks(engine, {}, ReportDelivery(engine, repositories, held.path))
-            fsx = FsxApi(engine, repositories, queue, capacity_bytes=lambda: 5 << 30, probe_export=_probe)
+            tasks = Tasks(engine, {}, ReportDelivery(engine, repositories, held.path))
+            fsx = FsxApi(engine, repositories, tasks, capacity_bytes=lambda: 5 << 30, probe_export=_probe)
             await fsx.file_systems.establish(REGION)
             try:
                 async with trio.open_nursery() as nursery:

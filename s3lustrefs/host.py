@@ -21,11 +21,13 @@ from s3lustrefs import errors
 from s3lustrefs.config import checked_defaults
 from s3lustrefs.control import api_server
 from s3lustrefs.control.api_credentials import load_or_make
+from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.host_api import HostApi
 from s3lustrefs.control.host_lives import Lives
 from s3lustrefs.control.host_owners import PATIENCE_SECONDS, Owners
 from s3lustrefs.control.host_places import OWN, Places
 from s3lustrefs.control.host_records import HostRecords
+from s3lustrefs.control.server import ControlServer
 from s3lustrefs.control.signature import Verifier
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.model import option_values
@@ -64,10 +66,12 @@ async def _run(config: HostConfig, own: Path, defaults: dict[str, object], ready
     places = Places(config.state_dir, config.config_dir)
     owners = Owners(places, patience_seconds=config.patience_seconds)
     lives = Lives(owners, places, HostRecords(own / "records.json"), region=region, defaults=defaults)
-    server = api_server.ApiServer(api_server.listen(config.listen), HostApi(owners, lives).call, Verifier(pair, region), context)
+    service = HostApi(owners, lives).call
+    server = api_server.ApiServer(api_server.listen(config.listen), service, Verifier(pair, region), context)
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             await nursery.start(lives.run)
+            await nursery.start(ControlServer(own / "control.sock", {}, {TARGET_PREFIX: service}).run)
             await nursery.start(server.run)
             ready(server.url)
             async for number in signals:

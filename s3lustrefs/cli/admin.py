@@ -14,6 +14,7 @@ import click
 
 from s3lustrefs.cli import draining, fsx, offline, reports, tasks
 from s3lustrefs.cli.completion import completion
+from s3lustrefs.cli.file_systems import fs
 from s3lustrefs.cli.host import api
 from s3lustrefs.cli.hsm import hsm
 from s3lustrefs.cli.hydrating import hydrate
@@ -170,7 +171,7 @@ cli.add_command(hydrate)
 cli.add_command(versions)
 cli.add_command(restore)
 cli.add_command(fsx.dra)
-cli.add_command(fsx.fs)
+cli.add_command(fs)
 cli.add_command(fsx.tag)
 cli.add_command(api)
 cli.add_command(completion)

@@ -1,4 +1,4 @@
-"""Commands that speak the FSx API over the control socket, with AWS's option names: dra, fs, tag."""
+"""Commands that speak the FSx API over the control socket, with AWS's option names: dra, tag; and what all such commands share."""
 
 from __future__ import annotations
 
@@ -157,37 +157,6 @@ def _row(association: dict[str, Any]) -> tuple[str, ...]:
 
 def _events(policy: dict[str, list[str]]) -> str:
     return "+".join(event.lower() for event in policy["Events"]) or "off"
-
-
-# --- the file system ------------------------------------------------------------------------------------------------------------
-
-
-@click.group()
-def fs() -> None:
-    """The file system as FSx's clients see it.
-
-    \b
-    Example:  s3lustrefs fs describe
-    """
-
-
-@fs.command("describe")
-@mount_option
-@json_option
-def describe_file_system(mount: str | None, as_json: bool) -> None:
-    """Describe the file system: id, ARN, capacity, settings.
-
-    \b
-    Example:  s3lustrefs fs describe --json
-    """
-    answer = call(mount, "DescribeFileSystems")
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for each in answer["FileSystems"]:
-        click.echo(f"{each['FileSystemId']}  {each['Lifecycle']}  {each['StorageCapacity']:,} GiB\n{each['ResourceARN']}")
-        for name, value in sorted(each["LustreConfiguration"].items()):
-            click.echo(f"    {name:30}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------------------

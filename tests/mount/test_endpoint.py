@@ -173,3 +173,32 @@ def test_wrong_start_is_one_line(tmp_path: Path, options: list[str], words: str)
         [S3LUSTREFS, "api", "--state-dir", tmp_path, *options], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 1 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_own_commands_do_the_same_without_a_key(host: Endpoint) -> None:
+    def fs(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return host.run(S3LUSTREFS, "fs", words[0], "--state-dir", host.state_dir, *words[1:], check=check)
+
+    assert (host.state_dir / "api" / "control.sock").stat().st_mode & 0o777 == 0o600
+    lustre = "DeploymentType=PERSISTENT_2,PerUnitStorageThroughput=125,MetadataConfiguration={Mode=USER_PROVISIONED,Iops=6000}"
+    made = json.loads(
+        fs(
+            "create", "--storage-capacity", "1200", "--lustre-configuration", lustre, "--tags", "Key=Name,Value=own",
+            "--client-request-token", "t", "--json",
+        ).stdout
+    )["FileSystem"]  # fmt: skip
+    assert made["LustreConfiguration"]["MetadataConfiguration"] == {"Mode": "USER_PROVISIONED", "Iops": 6000}
+    while "CREATING" in (shown := fs("list").stdout):
+        continue
+    assert shown.splitlines()[1].split() == [made["FileSystemId"], "AVAILABLE", "1,200", "GiB", "PERSISTENT_2", "own"]
+    fs("update", "--file-system-id", made["FileSystemId"], "--lustre-configuration", "DataCompressionType=LZ4")
+    (found,) = json.loads(fs("list", "--json").stdout)["FileSystems"]
+    assert found["LustreConfiguration"]["DataCompressionType"] == "LZ4"
+    refused = fs("create", "--storage-capacity", "7", check=False)
+    assert refused.returncode == 1 and "StorageCapacity of a SCRATCH_1" in refused.stderr
+    assert fs("delete", "--file-system-id", made["FileSystemId"]).stdout.split() == [made["FileSystemId"], "DELETING"]
+    assert host.stop() == 0
+    refused = fs("list", check=False)
+    assert refused.returncode == 1 and "is `s3lustrefs api` running?" in refused.stderr
+    refused = host.run(S3LUSTREFS, "fs", "list", "--state-dir", host.scratch, check=False)
+    assert refused.returncode == 1 and "start `s3lustrefs api`" in refused.stderr

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from s3lustrefs.cli import admin, fsx, shorthand
 from s3lustrefs.cli.control_client import ControlClient
+from s3lustrefs.cli.file_systems import fs
 from s3lustrefs.cli.mountinfo import MountEntry
 from s3lustrefs.cli.target import Target
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
@@ -108,9 +109,7 @@ def test_file_system_and_its_tags(api: Api) -> None:
     assert answer("tag", "list", "--resource-arn", arn) == {"Tags": [{"Key": "team", "Value": "genomics"}]}
 
 
-@pytest.mark.parametrize(
-    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (fsx.dra, fsx.fs, fsx.tag) for c in g.commands]]
-)
+@pytest.mark.parametrize("command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (fsx.dra, fs, fsx.tag) for c in g.commands]])
 def test_help_has_an_example(command: list[str]) -> None:
     assert "Example:  s3lustrefs " in run(*command, "--help").stdout
 

@@ -138,6 +138,7 @@ class Daemon:
             self._build_links()
             await self._link_all()
             await self._build().resume()
+            await self._tasks.recover()
             await self._serve(ready)
         finally:
             self._state_dir.stopping()

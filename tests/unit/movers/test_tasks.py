@@ -77,6 +77,7 @@ class Office:
     async def work(self, seconds: float) -> None:
         """As one daemon does for so long; then it dies."""
         with trio.move_on_after(seconds):
+            await self.queue.recover()
             await self.queue.run()
         self.open()
 

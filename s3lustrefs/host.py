@@ -24,6 +24,7 @@ from s3lustrefs.control.api_credentials import load_or_make
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.host_api import HostApi
 from s3lustrefs.control.host_lives import Lives
+from s3lustrefs.control.host_mounts import Mounts
 from s3lustrefs.control.host_owners import PATIENCE_SECONDS, Owners
 from s3lustrefs.control.host_places import OWN, Places
 from s3lustrefs.control.host_records import HostRecords
@@ -48,6 +49,8 @@ class HostConfig:
     certificate: Path | None = None
     key: Path | None = None
     options: str = ""
+    with_mounts: bool = True
+    """Serve what is mounted, whatever leads to it."""
     patience_seconds: float = PATIENCE_SECONDS
 
 
@@ -64,7 +67,7 @@ async def _run(config: HostConfig, own: Path, defaults: dict[str, object], ready
     context = api_server.tls(config.certificate, config.key) if config.certificate else None
     pair = load_or_make(own / "api-credentials", region)
     places = Places(config.state_dir, config.config_dir)
-    owners = Owners(places, patience_seconds=config.patience_seconds)
+    owners = Owners(places, Mounts() if config.with_mounts else None, patience_seconds=config.patience_seconds)
     lives = Lives(owners, places, HostRecords(own / "records.json"), region=region, defaults=defaults)
     service = HostApi(owners, lives).call
     server = api_server.ApiServer(api_server.listen(config.listen), service, Verifier(pair, region), context)

@@ -20,11 +20,11 @@ from s3lustrefs.cli.hsm import hsm
 from s3lustrefs.cli.hydrating import hydrate
 from s3lustrefs.cli.lfs_install import install_lfs
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
-from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.restoring import restore
 from s3lustrefs.cli.target import Target
 from s3lustrefs.cli.versions import versions
 from s3lustrefs.errors import MountPointError, S3LustreError, UsageError
+from s3lustrefs.mountinfo import mounted_at, read_mounts
 
 EXIT_USAGE = 64
 GONE_SECONDS = 120.0

@@ -32,6 +32,10 @@ STATE_DIR = "/var/lib/s3lustrefs"
 )
 @click.option("-o", "options", multiple=True, metavar="OPTS", help="Options for new NAME.toml files: endpoint_url, profile, ...")
 @click.option(
+    "--mounts/--no-mounts", "with_mounts", default=True, show_default=True,
+    help="Also serve mounts that neither a NAME.toml nor DIR leads to.",
+)  # fmt: skip
+@click.option(
     "--certificate", type=click.Path(dir_okay=False), metavar="FILE", help="PEM: serve TLS; --key if its key is elsewhere."
 )
 @click.option("--key", type=click.Path(dir_okay=False), metavar="FILE")
@@ -42,6 +46,7 @@ def api(
     config_dir: str | None,
     region: str | None,
     options: tuple[str, ...],
+    with_mounts: bool,
     certificate: str | None,
     key: str | None,
     log_level: str,
@@ -60,7 +65,7 @@ def api(
     log.setup(log_level)
     config = HostConfig(
         listen, Path(os.path.abspath(state_dir)), Path(os.path.abspath(config_dir)) if config_dir else named_files(),
-        region, _path(certificate), _path(key), ",".join(options),
+        region, _path(certificate), _path(key), ",".join(options), with_mounts,
     )  # fmt: skip
     serve(config, ready=lambda url: click.echo(f"listening on {url}", err=True))
 

@@ -16,6 +16,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.control import daemon_client, unmounted
 from s3lustrefs.control.fsx_request import TOKEN, Json
+from s3lustrefs.control.host_mounts import Mounts
 from s3lustrefs.control.host_places import Place, Places
 from s3lustrefs.errors import ControlFault
 
@@ -48,8 +49,10 @@ class Owner:
 class Owners:
     """See the module docstring."""
 
-    def __init__(self, places: Places, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, places: Places, mounts: Mounts | None, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """`mounts` None: only what `places` leads to."""
         self._places = places
+        self._mounts = mounts
         self._patience = patience_seconds
         self._known: dict[Place, Owner] = {}
         self._holders: dict[str, str] = {}
@@ -57,13 +60,14 @@ class Owners:
 
     async def all(self) -> tuple[list[Owner], list[Unanswered]]:
         """Every file system of this host, by id, and those of which not even that could be found out."""
-        places = self._places.all()
+        places = self._places.all(await self._mounts.state_dirs() if self._mounts else ())
         self._known = {place: owner for place, owner in self._known.items() if place in places}
         fresh = [place for place in places if place not in self._known]
         silent: list[Unanswered] = []
         for place, found in zip(fresh, await gathered([partial(self._identify, p) for p in fresh]), strict=True):
             if isinstance(found, Unanswered):
-                silent.append(found)
+                if place.exists():  # else: it was removed meanwhile
+                    silent.append(found)
             elif isinstance(found, ControlFault):
                 raise found
             elif found is not None:

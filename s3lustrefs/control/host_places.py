@@ -1,4 +1,5 @@
-"""Places: which file systems this host has, mounted or not: by the TOML files, and by the state directories below the host's own.
+"""Places: which file systems this host has, mounted or not: by the TOML files, by the state directories below the
+host's own, and by the mounts there are.
 
 Found anew at each request, since both are there for editing. A file system keeps its id as long as its table lives, so the
 table's inode number is all that has to be compared.
@@ -7,6 +8,7 @@ table's inode number is all that has to be compared.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,9 @@ class Place:
     def control_path(self) -> Path:
         return self.state_dir / "control.sock"
 
+    def exists(self) -> bool:
+        return (self.state_dir / "meta" / "data.mdb").exists()
+
     @property
     def name(self) -> str:
         """What mounts it, for messages."""
@@ -47,13 +52,16 @@ class Places:
         self._read: dict[Path, tuple[tuple[int, int], Path | None]] = {}
         """By TOML file: what tells whether it has changed, and the state directory it names."""
 
-    def all(self) -> list[Place]:
+    def all(self, mounted: Iterable[Path] = ()) -> list[Place]:
+        """`mounted`: state directories of mounts, wherever they are."""
         found: dict[Path, Place] = {}
         for path, state_dir in self._configured():
             _add(found, state_dir, path)
         for state_dir in _directories(self.state_root):
             if state_dir.name != OWN:
                 _add(found, state_dir, None)
+        for state_dir in mounted:
+            _add(found, state_dir, None)
         return list(found.values())
 
     def _configured(self) -> list[tuple[Path, Path]]:

@@ -58,7 +58,7 @@ class Endpoint:
     def start(self, **environment: str) -> Endpoint:
         command = [
             S3LUSTREFS, "api", "--listen", f"127.0.0.1:{self.port}", "--state-dir", str(self.state_dir), "--region", REGION,
-            *self.options,
+            "--no-mounts", *self.options,
         ]  # fmt: skip
         with open(self.scratch / "api.log", "w") as log:
             self.process = subprocess.Popen(command, stderr=log, text=True, env={**self.environment, **environment})

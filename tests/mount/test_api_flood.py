@@ -50,13 +50,16 @@ class Door:
     pair: KeyPair
     names: dict[str, str]
 
-    def send(self, operation: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """A signed request, on a connection of its own."""
+    def signed(self, operation: str, body: bytes) -> dict[str, str]:
         headers = {"X-Amz-Target": f"{TARGET_PREFIX}.{operation}", "Content-Type": "application/x-amz-json-1.1"}
         request = AWSRequest("POST", f"http://127.0.0.1:{self.port}/", headers=headers, data=body)
         SigV4Auth(Credentials(self.pair.access_key, self.pair.secret_key), "fsx", REGION).add_auth(request)
+        return dict(request.headers.items())
+
+    def send(self, operation: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """A signed request, on a connection of its own."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)) as connection:
-            connection.request("POST", "/", body, dict(request.headers.items()))
+            connection.request("POST", "/", body, headers or self.signed(operation, body))
             response = connection.getresponse()
             return response.status, json.loads(response.read())
 
@@ -224,3 +227,12 @@ def test_key_of_the_other_door_opens_nothing(doors: dict[str, Door], which: str)
     other = doors["mount" if which == "host" else "host"]
     status, answer = Door(doors[which].port, other.pair, {}).ask("DescribeFileSystems", {})
     assert (status, answer["__type"]) == (403, "UnrecognizedClientException")
+
+
+def test_recorded_change_that_somebody_repeats_is_not_done_twice(doors: dict[str, Door]) -> None:
+    """AWS's clients sign two equal requests of one second alike, so that a repetition cannot be told from them; its token can."""
+    door = doors["host"]
+    body = json.dumps({**CREATE, "ClientRequestToken": "recorded"}).encode()
+    headers = door.signed("CreateFileSystem", body)
+    made = [door.send("CreateFileSystem", body, headers)[1]["FileSystem"]["FileSystemId"] for _ in range(3)]
+    assert len(set(made)) == 1

@@ -9,7 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
 from tests.mount.endpoint import AWS, REGION, Endpoint, endpoint
-from tests.mount.site import S3LUSTREFS
+from tests.mount.site import S3LUSTREFS, Site
 from tests.servers import S3Server
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -202,3 +202,19 @@ def test_own_commands_do_the_same_without_a_key(host: Endpoint) -> None:
     assert refused.returncode == 1 and "is `s3lustrefs api` running?" in refused.stderr
     refused = host.run(S3LUSTREFS, "fs", "list", "--state-dir", host.scratch, check=False)
     assert refused.returncode == 1 and "start `s3lustrefs api`" in refused.stderr
+
+
+def test_mount_that_nothing_else_leads_to_is_found(host: Endpoint, make_site: Callable[..., Site]) -> None:
+    place = make_site().mount()
+    assert host.stop() == 0
+    host.options = ("--mounts",)
+    host.start()
+    file_system_id = json.loads(place.cli("fs", "describe", "--mount", place.root, "--json").stdout)["FileSystems"][0][
+        "FileSystemId"
+    ]
+    with host.boto() as fsx:
+        (found,) = fsx.describe_file_systems(FileSystemIds=[file_system_id])["FileSystems"]
+        assert found["FileSystemId"] == file_system_id
+        place.unmount()
+        with pytest.raises(fsx.exceptions.FileSystemNotFound):
+            fsx.describe_file_systems(FileSystemIds=[file_system_id])

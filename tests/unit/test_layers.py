@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "s3lustrefs"
 
 ROWS = (
     ("model", "errors", "failpoints"),
-    ("config", "log"),
+    ("config", "log", "mountinfo"),
     ("meta", "data", "repository"),
     ("movers",),
     ("fs",),
@@ -44,6 +44,7 @@ THREADS = {
     "fuse/invalidator",
     "fuse/session",
     "control/fsx_model",
+    "control/host_mounts",
     "control/unmounted",
     "mount",
     "cli",

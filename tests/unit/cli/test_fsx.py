@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from s3lustrefs.cli import admin, fsx, shorthand
 from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.cli.file_systems import fs
-from s3lustrefs.cli.mountinfo import MountEntry
 from s3lustrefs.cli.target import Target
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.errors import ControlFault, UsageError
+from s3lustrefs.mountinfo import MountEntry
 from tests.unit.control.fsx_scene import ONE, REGION, TWO, Api
 
 

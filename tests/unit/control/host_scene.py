@@ -54,7 +54,7 @@ class Host:
     def start(self) -> None:
         self.places = Places(self.directory / "state", self.directory / "conf")
         (self.directory / "state" / "api").mkdir(parents=True, exist_ok=True)
-        self.owners = Owners(self.places, patience_seconds=self.patience_seconds)
+        self.owners = Owners(self.places, None, patience_seconds=self.patience_seconds)
         self.records = HostRecords(self.directory / "state" / "api" / "records.json")
         self.lives = Lives(self.owners, self.places, self.records, region=REGION, defaults=self.defaults)
         self.api = HostApi(self.owners, self.lives)

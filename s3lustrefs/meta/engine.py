@@ -16,11 +16,11 @@ from typing import Protocol
 
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.conflicts import Dispute, Resolved
-from s3lustrefs.meta.export_orders import Ordered
+from s3lustrefs.meta.export_orders import Ordered, Standing
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location
-from s3lustrefs.meta.schema import JournalRecord, ObjectRecord, SentObject
+from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord, SentObject
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
@@ -347,8 +347,11 @@ class MetadataEngine(Protocol):
     async def order_export(self, parent: Ino, name: bytes) -> Ordered:
         """The same for one name. Raises: NotFound."""
 
-    async def withdraw_order(self, ino: Ino) -> None:
-        """The policy counts again for what is not being exported yet; no order is fine."""
+    async def order_again(self, ino: Ino) -> Standing:
+        """The same for all names of an inode; OUTSIDE when it is gone."""
+
+    async def withdraw_order(self, ino: Ino, order: Change = Change.HSM_ORDERED) -> None:
+        """Take one of the orders back: without any, the policy counts for what is not being exported yet. No order is fine."""
 
     # --- the whole table ---------------------------------------------------------------------------------------------------
 

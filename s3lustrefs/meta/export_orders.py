@@ -1,7 +1,7 @@
 """Transaction functions of ordered exports: what of a directory differs from the bucket is exported, whatever the policy says.
 
-An order is a bit of the journal record (`Change.ORDERED`), so it survives a crash, and the exporter does it as it does any change.
-Nothing is asked of the bucket: what the table knows of it decides, which a conditional request then proves.
+An order is a bit of the journal record (`Change.TASK_ORDERED`), so it survives a crash, and the exporter does it as it does any
+change. Nothing is asked of the bucket: what the table knows of it decides, which a conditional request then proves.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class Standing(Enum):
     LOCAL = "it is never exported: a FIFO, socket or device, or marked never_archive"
 
 
+_GRAVEST = (Standing.BUSY, Standing.ORDERED, Standing.LOCAL, Standing.CLEAN)
+"""Of several names of one inode."""
+
+
 class Ordered(NamedTuple):
     """One name, and what became of its order."""
 
@@ -49,6 +53,14 @@ def order_page(txn: Txn, locations: LocationMap, directory: Ino, after: bytes, l
 def order_name(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, now_ns: int) -> Ordered:
     """Raises: NotFound."""
     return _order(txn, locations, parent, [(name, records.get_child(txn, parent, name))], now_ns)[0]
+
+
+def order_inode(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> Standing:
+    """Order one inode under all of its names. OUTSIDE: it is gone, or no name of it is in an association."""
+    inode = records.find_inode(txn, ino)
+    names = records.names_of(txn, inode) if inode is not None and inode.nlink else []
+    found = {_order(txn, locations, parent, [(name, records.get_inode(txn, ino))], now_ns)[0].standing for parent, name in names}
+    return next((each for each in _GRAVEST if each in found), Standing.OUTSIDE)
 
 
 def _order(txn: Txn, locations: LocationMap, parent: Ino, children: Sequence[tuple[bytes, Inode]], now_ns: int) -> list[Ordered]:
@@ -93,7 +105,7 @@ def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, now
     record = pending or JournalRecord(
         inode.ino, NO_ASSOC, b"", JournalState.DUE, Change.NONE, 0, now_ns - _SETTLED_NS
     )  # fmt: skip
-    record.change |= Change.NAME | Change.METADATA | Change.ORDERED
+    record.change |= Change.NAME | Change.METADATA | Change.TASK_ORDERED
     record.seq += 1
     record.not_before_ns = record.attempts = 0
     record.terminal = False
@@ -116,10 +128,10 @@ def _is_there(txn: Txn, place: Location, inode: Inode, known: bytes | None) -> b
     return known is not None and schema.decode_u64(known[:8]) == inode.ino
 
 
-def withdraw(txn: Txn, ino: Ino) -> None:
-    """Nobody wants this exported against the policy any more; an attempt that is under way is not disturbed."""
+def withdraw(txn: Txn, ino: Ino, order: Change) -> None:
+    """Who gave this `order` takes it back; an attempt that is under way is not disturbed."""
     record = records.find_journal(txn, schema.journal_ino_key(ino))
-    if record is not None and record.change & Change.ORDERED:
-        record.change &= ~Change.ORDERED
+    if record is not None and record.change & order:
+        record.change &= ~order
         record.not_before_ns = 0
         records.put_journal(txn, record)

@@ -1,7 +1,7 @@
 """Transaction functions of HSM requests that are durable: archiving and removing by order, and the flags people set.
 
-An order is a bit of a journal record (`Change.ORDERED`): it survives a crash, and the exporter does it as it does any change. The
-removal of an archived copy detaches the file first, in the transaction that orders the delete, so that nobody takes the missing
+An order is a bit of a journal record (`Change.HSM_ORDERED`): it survives a crash, and the exporter does it as it does any change.
+The removal of an archived copy detaches the file first, in the transaction that orders the delete, so that nobody takes the missing
 object for a deleted file, whenever we die.
 """
 
@@ -37,7 +37,7 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
         raise errors.NotPermitted("its archived copy is lost, and not all of it is local")
     if not inode.nlink or not attributes.in_association(txn, locations, inode):
         raise errors.NotInRepository("it is in no association: there is no bucket to archive it in")
-    changes = Change.NAME | Change.METADATA | Change.ORDERED
+    changes = Change.NAME | Change.METADATA | Change.HSM_ORDERED
     if inode.is_dirty or inode.hsm & Hsm.LOST:
         changes |= Change.CONTENT
     state = pending.state if pending else JournalState.DUE
@@ -73,7 +73,7 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> boo
         known.ino = NO_INO
         records.put_object(txn, known)
         old = records.find_journal(txn, schema.journal_object_key(assoc, key))
-        change = Change.NAME | Change.ORDERED | (old.change if old else Change.NONE)
+        change = Change.NAME | Change.HSM_ORDERED | (old.change if old else Change.NONE)
         records.put_journal(
             txn,
             JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, old.seq + 1 if old else 1, now_ns - _SETTLED_NS),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from s3lustrefs.meta import control_records, export_orders, task_records
-from s3lustrefs.meta.export_orders import Ordered
+from s3lustrefs.meta.export_orders import Ordered, Standing
 from s3lustrefs.meta.lmdb_core import EngineCore
+from s3lustrefs.meta.schema import Change
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.task import TaskFailure, TaskRecord
@@ -52,6 +53,10 @@ class TaskVerbs(EngineCore):
         with self._store.begin() as txn:
             return export_orders.order_name(txn, self._locations, parent, name, self._now())
 
-    async def withdraw_order(self, ino: Ino) -> None:
+    async def order_again(self, ino: Ino) -> Standing:
         with self._store.begin() as txn:
-            export_orders.withdraw(txn, ino)
+            return export_orders.order_inode(txn, self._locations, ino, self._now())
+
+    async def withdraw_order(self, ino: Ino, order: Change = Change.HSM_ORDERED) -> None:
+        with self._store.begin() as txn:
+            export_orders.withdraw(txn, ino, order)

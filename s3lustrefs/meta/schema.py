@@ -258,8 +258,12 @@ class Change(IntFlag):
     NAME = 4
     SUBTREE = 8
     """A directory came here with everything below it: expand before exporting."""
-    ORDERED = 16
-    """Somebody ordered the export: the association's policy does not count."""
+    HSM_ORDERED = 16
+    """Somebody asked for it with an HSM request."""
+    TASK_ORDERED = 32
+    """The export task that executes asks for it."""
+    ORDERED = HSM_ORDERED | TASK_ORDERED
+    """Either: the association's policy does not count. Each is withdrawn by whoever gave it, and leaves the other alone."""
 
 
 @dataclass(slots=True)
@@ -283,7 +287,7 @@ class JournalRecord:
 
 
 _STATES = {int(state): state for state in JournalState}
-_CHANGES = {n: Change(n) for n in range(32)}
+_CHANGES = {n: Change(n) for n in range(64)}
 _JOURNAL = struct.Struct(">BBQqqIBHHH")
 
 

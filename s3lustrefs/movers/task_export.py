@@ -1,7 +1,8 @@
 """ExportJob: brings what differs from the bucket into it, whatever the export policies say; deletes nothing there.
 
 The walk orders what differs (`meta/export_orders`), a page of names at a time and a bounded number ahead of the exporter, which
-does the rest as it does any change. What became of an order is read from the journal: the record is gone, or says why it failed.
+does the rest as it does any change. What became of an order is read from the journal and the table: the bucket has the file as it
+is here, or the record says why it failed. An order that is gone without that is given again.
 What the bucket has already costs no request, so a task taken up after a crash finds what it had exported done.
 
 INVARIANT: an order that has ended in a failure, or in the cancellation of its task, is withdrawn: nothing of it is exported later.
@@ -22,10 +23,9 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_orders import Ordered, Standing
 from s3lustrefs.meta.schema import Change, JournalState
 from s3lustrefs.model.ids import Ino
-from s3lustrefs.model.inode import InodeFlag
 from s3lustrefs.model.log_events import LogEvent
 from s3lustrefs.model.task import TaskFailure
-from s3lustrefs.model.task_paths import reached, readings
+from s3lustrefs.model.task_paths import reached
 from s3lustrefs.model.task_rules import automatic_export_defect
 from s3lustrefs.movers import event_log
 from s3lustrefs.movers.task_progress import Progress
@@ -53,6 +53,8 @@ class _Order:
     number: int
     before: Position
     paths: list[tuple[int, bytes]] = field(default_factory=list)
+    given: int = 1
+    """How often."""
 
 
 class ExportJob:
@@ -130,53 +132,50 @@ class ExportJob:
         for count, (ino, order) in enumerate(list(self._orders.items())):
             if count % _SLICE == 0:
                 await trio.lowlevel.checkpoint()
-            outcome = await self._outcome(ino)
+            outcome = await self._outcome(ino, order)
             if outcome is None:
                 continue
             if outcome:
-                await self._engine.withdraw_order(ino)
+                await self._engine.withdraw_order(ino, Change.TASK_ORDERED)
                 await progress.fail(*(TaskFailure(number, os.fsdecode(path), outcome) for number, path in order.paths))
             progress.pending -= len(order.paths)
             progress.met(0)
             del self._orders[ino]
 
-    async def _outcome(self, ino: Ino) -> str | None:
+    async def _outcome(self, ino: Ino, order: _Order) -> str | None:
         """Empty: exported, or gone; else the code of its failure. None: not known yet."""
         record = await self._engine.find_journal(ino)
-        if record is None or not record.change & Change.ORDERED:
-            return "" if record is not None or await self._is_there(ino) else None
+        if record is None or not record.change & Change.TASK_ORDERED:
+            return await self._order_again(ino, order)
         if record.state is JournalState.OPEN:
             return "ResourceBusy"
         if record.terminal or record.attempts >= _MOST_ATTEMPTS:
             return record.error_code if record.error_code in _FSX_CODES else "InternalError"
         return None
 
-    async def _is_there(self, ino: Ino) -> bool:
-        """Whether an inode without a record was exported, and not put aside by an attempt from before its order."""
-        try:
-            inode = await self._engine.get(ino)
-        except errors.StaleInode:
-            return True  # deleted here: there is nothing to export any more
-        if not inode.flags & InodeFlag.EXCLUDED or not inode.parent:
-            return True
-        again = await self._engine.order_export(inode.parent, inode.name)
+    async def _order_again(self, ino: Ino, order: _Order) -> str | None:
+        """The outcome of an inode whose order is gone: it was exported, if the table says so, else it is ordered again, since it
+        changed or an attempt from before its order put it aside."""
+        standing = await self._engine.order_again(ino)
+        if standing in (Standing.CLEAN, Standing.OUTSIDE):  # deleted, or moved out: there is nothing to export any more
+            return ""
+        order.given += 1
+        if standing is not Standing.ORDERED or order.given > _MOST_ATTEMPTS:
+            return "ResourceBusy"  # written or marked never_archive meanwhile, or changed again and again
         self._wake()
-        return again.standing is not Standing.ORDERED  # nobody may have it exported any more
+        return None
 
     async def withdraw(self, progress: Progress) -> None:
-        """Of a task that was canceled or cannot go on: what is not being exported yet is not going to be."""
-        paths = [each for path in progress.record.paths or ["/"] for way in readings(path) for each in way]
+        """Of a task that was canceled or cannot go on: what is not being exported yet is not going to be.
+
+        One export task executes at a time, so every order is of this one, unless it was canceled before its turn came.
+        """
+        if not progress.record.started_ns:
+            return
         after = b""
         while rows := await self._engine.due(after, _SLICE):
             after = rows[-1][0]
             for _, record in rows:
-                if record.ino and record.change & Change.ORDERED and await self._is_below(record.ino, paths):
-                    await self._engine.withdraw_order(record.ino)
+                if record.ino and record.change & Change.TASK_ORDERED:
+                    await self._engine.withdraw_order(record.ino, Change.TASK_ORDERED)
             await trio.lowlevel.checkpoint()
-
-    async def _is_below(self, ino: Ino, paths: list[str]) -> bool:
-        try:
-            path = os.fsdecode(await self._engine.path_of(ino))
-        except errors.MetadataError:
-            return True
-        return any(path == each or path.startswith(each.rstrip("/") + "/") for each in paths)

@@ -1044,7 +1044,7 @@ async def test_archiving_is_ordered_once_and_withdrawn(scene: Scene) -> None:
     await scene.engine.exclude(record)
     assert (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
     assert await scene.engine.order_archive(file.ino)
-    assert await scene.change(file) & (Change.ORDERED | Change.CONTENT) == Change.ORDERED | Change.CONTENT
+    assert await scene.change(file) & (Change.ORDERED | Change.CONTENT) == Change.HSM_ORDERED | Change.CONTENT
     assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
     await scene.engine.withdraw_order(file.ino)
     assert not await scene.change(file) & Change.ORDERED

@@ -110,12 +110,41 @@ async def test_withdrawn_order_leaves_the_change_to_the_policy(scene: Scene) -> 
     file = await scene.make(b"file")
     await order(scene)
     ordered = await scene.engine.find_journal(file.ino)
-    await scene.engine.withdraw_order(file.ino)
+    await scene.engine.withdraw_order(file.ino, Change.TASK_ORDERED)
     left = await scene.engine.find_journal(file.ino)
     assert ordered is not None and left is not None
     assert not left.change & Change.ORDERED and left.seq == ordered.seq  # an attempt that is under way may end
-    await scene.engine.withdraw_order(file.ino)
-    await scene.engine.withdraw_order(GONE)
+    await scene.engine.withdraw_order(file.ino, Change.TASK_ORDERED)
+    await scene.engine.withdraw_order(GONE, Change.TASK_ORDERED)
+
+
+async def test_orders_of_tasks_and_of_people_are_withdrawn_apart(scene: Scene) -> None:
+    file = await scene.make(b"file")
+    for mine, other in ((Change.TASK_ORDERED, Change.HSM_ORDERED), (Change.HSM_ORDERED, Change.TASK_ORDERED)):
+        await order(scene)
+        assert await scene.engine.order_archive(file.ino)
+        assert await scene.change(file) & Change.ORDERED == Change.ORDERED
+        await scene.engine.withdraw_order(file.ino, mine)
+        assert await scene.change(file) & Change.ORDERED == other
+
+
+async def test_inode_is_ordered_again_by_whichever_name_the_bucket_lacks(scene: Scene) -> None:
+    file = await scene.make(b"one")
+    await exclude(scene, file)
+    assert await scene.engine.order_again(file.ino) is Standing.ORDERED
+    await scene.export(file)
+    assert await scene.engine.order_again(file.ino) is Standing.CLEAN
+    await scene.engine.link(file.ino, scene.root, b"two")
+    await scene.engine.link(file.ino, ROOT_INO, b"outside")
+    await exclude(scene, file)
+    assert await scene.engine.order_again(file.ino) is Standing.ORDERED
+    await scene.engine.set_hsm_flags(file.ino, Hsm.NOARCHIVE, Hsm.NONE)
+    assert await scene.engine.order_again(file.ino) is Standing.LOCAL
+    written = await scene.make(b"written", open_for_write=True)
+    assert await scene.engine.order_again(written.ino) is Standing.BUSY
+    outside = await scene.engine.create(ROOT_INO, b"nowhere", FILE, 0, 0)
+    for ino in (outside.ino, GONE, ROOT_INO, scene.root):
+        assert await scene.engine.order_again(ino) is Standing.OUTSIDE
 
 
 async def test_single_names_and_pages(scene: Scene) -> None:

@@ -28,11 +28,12 @@ class Standing(Enum):
     CLEAN = "the bucket has it as it is here"
     ORDERED = "it is due now"
     BUSY = "it is open for writing"
+    LOST = "its archived copy is gone, and not all of its bytes are here"
     OUTSIDE = "it is in no association"
     LOCAL = "it is never exported: a FIFO, socket or device, or marked never_archive"
 
 
-_GRAVEST = (Standing.BUSY, Standing.ORDERED, Standing.LOCAL, Standing.CLEAN)
+_GRAVEST = (Standing.BUSY, Standing.LOST, Standing.ORDERED, Standing.LOCAL, Standing.CLEAN)
 """Of several names of one inode."""
 
 
@@ -99,13 +100,15 @@ def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, now
         return Standing.CLEAN
     if pending is not None and pending.state is JournalState.OPEN:
         return Standing.BUSY
+    if inode.hsm & Hsm.LOST and not inode.is_complete:
+        return Standing.LOST
     if inode.flags & InodeFlag.EXCLUDED:
         inode.flags &= ~InodeFlag.EXCLUDED
         records.put_inode(txn, inode)
     record = pending or JournalRecord(
         inode.ino, NO_ASSOC, b"", JournalState.DUE, Change.NONE, 0, now_ns - _SETTLED_NS
     )  # fmt: skip
-    record.change |= Change.NAME | Change.METADATA | Change.TASK_ORDERED
+    record.change |= Change.NAME | Change.METADATA | Change.TASK_ORDERED | (Change.CONTENT if inode.hsm & Hsm.LOST else Change.NONE)
     record.seq += 1
     record.not_before_ns = record.attempts = 0
     record.terminal = False
@@ -123,7 +126,7 @@ def _is_there(txn: Txn, place: Location, inode: Inode, known: bytes | None) -> b
     if inode.is_dir:
         below = schema.pack_u16(place.association.assoc_id) + (place.key + b"/")[: schema.CUT]
         return known is not None or bool(txn.scan(Table.OBJECTS, below, limit=1))
-    if inode.is_file and inode.is_dirty:
+    if inode.is_file and (inode.is_dirty or inode.hsm & Hsm.LOST):
         return False
     return known is not None and schema.decode_u64(known[:8]) == inode.ino
 

@@ -42,6 +42,11 @@ _MOST_ATTEMPTS = 8
 """After which a file that could work later has failed all the same: two to four minutes of outage."""
 _MOST_OUTSIDE = 100
 """Lines in the log about paths outside of associations."""
+_REFUSED = {
+    Standing.BUSY: ("ResourceBusy", LogEvent.EXPORT_BUSY),
+    Standing.LOST: ("S3ObjectNotFound", LogEvent.EXPORT_NO_SOURCE),
+}
+"""Code and event of what cannot be ordered."""
 _FSX_CODES = frozenset({"PathSizeTooLong", "FileSizeTooLarge", "S3AccessDenied", "S3Error", "S3FileDeleted", "S3ObjectNotFound",
                         "S3ObjectInUnsupportedTier", "ResourceBusy", "InternalError"})  # fmt: skip
 
@@ -95,7 +100,7 @@ class ExportJob:
 
     async def _take(self, met: list[Met[Ordered]], progress: Progress) -> None:
         """Count names, and remember their orders."""
-        busy = []
+        refused = []
         for each in met:
             standing, ino = each.row.standing, each.row.inode.ino
             if standing in (Standing.LOCAL, Standing.OUTSIDE):
@@ -105,11 +110,12 @@ class ExportJob:
                 order = self._orders.setdefault(ino, _Order(progress.total, each.before))
                 order.paths.append((progress.total, each.path))
                 progress.pending += 1
-            elif standing is Standing.BUSY:
-                busy.append(TaskFailure(progress.total, os.fsdecode(each.path), "ResourceBusy"))
-        await progress.fail(*busy)
-        for failure in busy:
-            event_log.note(LogEvent.EXPORT_BUSY, task=progress.record.task_id, path=failure.path)
+            elif standing in _REFUSED:
+                code, event = _REFUSED[standing]
+                refused.append((TaskFailure(progress.total, os.fsdecode(each.path), code), event))
+        await progress.fail(*(failure for failure, _ in refused))
+        for failure, event in refused:
+            event_log.note(event, task=progress.record.task_id, path=failure.path)
         failpoint("task.ordered")
         self._wake()
 
@@ -159,6 +165,8 @@ class ExportJob:
         standing = await self._engine.order_again(ino)
         if standing in (Standing.CLEAN, Standing.OUTSIDE):  # deleted, or moved out: there is nothing to export any more
             return ""
+        if standing is Standing.LOST:
+            return "S3ObjectNotFound"
         order.given += 1
         if standing is not Standing.ORDERED or order.given > _MOST_ATTEMPTS:
             return "ResourceBusy"  # written or marked never_archive meanwhile, or changed again and again

@@ -96,6 +96,20 @@ async def test_what_is_never_an_object_is_not_ordered(scene: Scene) -> None:
     assert (await order(scene, ROOT_INO))[b"outside"] is Standing.OUTSIDE
 
 
+async def test_lost_file_is_ordered_if_it_is_whole_and_else_refused(scene: Scene) -> None:
+    cold = await scene.cold(b"cold")
+    await scene.engine.object_vanished(cold.ino)
+    whole = await scene.make(b"whole")
+    await scene.export(whole)
+    await scene.engine.set_hsm_flags(whole.ino, Hsm.LOST, Hsm.NONE)
+    assert (await scene.engine.get(whole.ino)).hsm & Hsm.LOST
+    assert await order(scene) == {b"cold": Standing.LOST, b"whole": Standing.ORDERED}
+    assert await scene.change(whole) & Change.CONTENT and not await scene.change(cold) & Change.ORDERED
+    assert await scene.engine.order_again(cold.ino) is Standing.LOST
+    await scene.export(await scene.engine.get(whole.ino))
+    assert (await order(scene))[b"whole"] is Standing.CLEAN
+
+
 async def test_each_name_of_a_file_must_be_there(scene: Scene) -> None:
     file = await scene.make(b"one")
     await scene.export(file)

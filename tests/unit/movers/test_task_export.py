@@ -12,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from s3lustrefs.meta.attributes import AttributeChange
+from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.meta.store import Store
@@ -192,6 +194,25 @@ async def test_withdrawing_the_archive_of_a_file_leaves_it_to_the_task(autojump_
     task = await site.create(1, "a")
     await site.finish()
     assert site.state(task) == ("SUCCEEDED", FILES, FILES, 0) and file.ino in site.exported
+
+
+async def test_lost_files_are_exported_anew_or_reported(autojump_clock: trio.testing.MockClock, site: Site) -> None:
+    prepare = preparer(**preparer_options(site.association))  # type: ignore[arg-type]
+    entries = [(b"", [prepare(b"cold", b"cold", 10, b"etag", 5, b"STANDARD")])]
+    await site.engine.apply_listing(site.association, entries)
+    cold = await site.engine.resolve(b"/a/cold")
+    await site.engine.apply_headers(cold.ino, "etag", AttributeChange(), None)
+    await site.engine.object_vanished(cold.ino)
+    first = await site.create(1, "a")
+    await site.finish()
+    assert site.state(first) == ("FAILED", FILES + 1, FILES, 1)
+    record = site.queue.find(first)
+    assert record is not None and record.failure == f"1 of {FILES + 1} failed, the first with S3ObjectNotFound: a/cold"
+    whole = site.files[0]
+    await site.engine.set_hsm_flags(whole.ino, Hsm.LOST, Hsm.NONE)
+    await site.create(2, "a")
+    await site.finish()
+    assert site.exported.count(whole.ino) == 2 and not (await site.engine.get(whole.ino)).hsm & Hsm.LOST
 
 
 async def test_file_that_changes_behind_its_export_is_exported_again_and_not_for_ever(

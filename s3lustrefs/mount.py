@@ -293,7 +293,9 @@ class Daemon:
             EXPORT: lambda: ExportJob(engine, Roots(engine, self._links), self._exporter.wake),
             RELEASE: lambda: ReleaseJob(engine, Roots(engine, self._links), self._releaser.release),
         }
-        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir))
+        # Without an exporter nothing would ever become of what an export task orders.
+        resting = [EXPORT] if self._config.read_only else []
+        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir), resting=resting)
 
     async def _sync_content(self) -> None:
         if self._losses is not None:

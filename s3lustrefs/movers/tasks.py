@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class _Running:
 
 
 class Tasks:
-    """`jobs` makes what does a task, by its type."""
+    """`jobs` makes what does a task, by its type. Tasks of the `resting` types wait for a mount that can do them."""
 
     def __init__(
         self,
@@ -61,11 +61,13 @@ class Tasks:
         jobs: Mapping[TaskType, Callable[[], Job]],
         reports: ReportDelivery,
         *,
+        resting: Collection[TaskType] = (),
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
         self._jobs = jobs
         self._reports = reports
+        self._resting = resting
         self._wall_ns = wall_ns
         self._records = {record.task_id: record for record in engine.tasks()}
         self._running: dict[str, _Running] = {}
@@ -88,6 +90,9 @@ class Tasks:
         """Execute tasks. Ends by cancellation: the next mount goes on."""
         async with trio.open_nursery() as nursery:
             task_status.started()
+            for record in self.unfinished():
+                if record.type in self._resting:
+                    log.warning("task waits for another mount task=%s type=%s", record.task_id, record.type)
             while True:
                 for record in self._next():
                     running = self._running[record.task_id] = _Running(Progress(self._engine, record, wall_ns=self._wall_ns))
@@ -99,7 +104,7 @@ class Tasks:
         """Tasks to take up now: what was begun before what waits."""
         waiting = [each for each in self.unfinished() if each.task_id not in self._running]
         waiting.sort(key=lambda each: (each.lifecycle == "PENDING", each.created_ns))
-        busy = {each.progress.record.type for each in self._running.values()}
+        busy = {*self._resting, *(each.progress.record.type for each in self._running.values())}
         chosen = []
         for each in waiting:
             if each.lifecycle == "CANCELING" or each.type not in busy:

@@ -54,6 +54,7 @@ class Office:
     engine: LmdbEngine
     directory: Path
     job: Counting = field(default_factory=Counting)
+    resting: tuple[TaskType, ...] = ()
 
     def __post_init__(self) -> None:
         self.open()
@@ -62,7 +63,8 @@ class Office:
         jobs: dict[TaskType, Callable[[], Counting]] = {
             kind: lambda: self.job for kind in (tasks.IMPORT, tasks.EXPORT, tasks.RELEASE)
         }
-        self.queue = Tasks(self.engine, jobs, ReportDelivery(self.engine, Repositories(), self.directory))
+        reports = ReportDelivery(self.engine, Repositories(), self.directory)
+        self.queue = Tasks(self.engine, jobs, reports, resting=self.resting)
 
     async def create(self, number: int, kind: TaskType = tasks.IMPORT, **more: Any) -> str:
         record = TaskRecord(f"task-{number:017x}", kind, number, [f"path{number}"], **more)
@@ -142,6 +144,27 @@ async def test_failures_are_durable_until_the_task_ends(autojump_clock: trio.tes
     task = await office.create(1)
     await office.work(2.5)
     assert [row.path for row in await office.engine.task_failures(task, 0, 10)] == ["/1", "/2"]
+
+
+async def test_what_this_mount_cannot_do_waits_for_another_and_can_be_canceled(
+    autojump_clock: trio.testing.MockClock, office: Office
+) -> None:
+    begun, waiting, unwanted = [await office.create(number, tasks.EXPORT) for number in (1, 2, 3)]
+    await office.work(3.5)
+    office.resting = (tasks.EXPORT,)
+    office.open()
+    release = await office.create(4, tasks.RELEASE)
+    before = list(office.job.log)
+    await office.queue.cancel(unwanted)
+    await office.finish()
+    assert [office.state(each)[0] for each in (begun, waiting, unwanted, release)] == [
+        "EXECUTING", "PENDING", "CANCELED", "SUCCEEDED",
+    ]  # fmt: skip
+    assert office.job.log[len(before) :] == [f"withdraw {unwanted}", f"run {release} from 0"]
+    office.resting = ()
+    office.open()
+    await office.finish()
+    assert office.state(begun) == office.state(waiting) == ("SUCCEEDED", 10, 10, 0)
 
 
 async def test_cancel_ends_a_task_wherever_it_stands(autojump_clock: trio.testing.MockClock, office: Office) -> None:

@@ -355,6 +355,26 @@ def test_canceled_export_exports_only_what_is_in_flight(behind_proxy: Mounted, p
     assert counts(fsx.run(EXPORT)) == ("SUCCEEDED", 400, 400, 0) and len(place.keys()) == 400
 
 
+def test_export_waits_while_the_mount_is_read_only(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.expected_log += ["export failed", "task waits for another mount"]
+    for number in range(20):
+        (place.root / str(number)).write_text("x")
+    place.drain()
+    proxy.add("slowdown", method="PUT", times=100_000)
+    begun, waiting = fsx.create(EXPORT), fsx.create(EXPORT, "1")
+    wait_for(fsx, begun, "EXECUTING")
+    place.unmount()
+    proxy.clear_faults()
+    place.mount(ro="true")
+    assert cancel(fsx, begun)["Lifecycle"] == "CANCELED"
+    assert counts(fsx.run(RELEASE)) == ("SUCCEEDED", 0, 0, 0)
+    assert fsx.look(waiting)["Lifecycle"] == "PENDING" and place.keys() == []
+    place.unmount()
+    place.mount()
+    assert counts(fsx.ended(waiting)) == ("SUCCEEDED", 1, 1, 0) and place.keys() == ["p/1"]
+
+
 def test_canceled_import_ends_although_the_bucket_hangs(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
     place, fsx = behind_proxy
     place.put("p/new", b"new")

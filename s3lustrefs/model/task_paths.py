@@ -29,14 +29,16 @@ def outermost(paths: Iterable[str]) -> list[str]:
     """Paths that are not below another of them, each once, in the order given."""
     found: list[str] = []
     for path in dict.fromkeys(paths):
-        if not any(_is_below(path, other) for other in found):
-            found = [other for other in found if not _is_below(other, path)]
+        if not any(below(other, path) for other in found):
+            found = [other for other in found if not below(path, other)]
             found.append(path)
     return found
 
 
-def _is_below(path: str, above: str) -> bool:
-    return path.startswith(above.rstrip("/") + "/")
+def below(above: str, path: str) -> str:
+    """What leads from one absolute path to another that is below it; empty when it is not."""
+    base = above.rstrip("/") + "/"
+    return path.removeprefix(base) if path.startswith(base) else ""
 
 
 def reached(associations: Iterable[Association], paths: Sequence[str]) -> list[Association]:

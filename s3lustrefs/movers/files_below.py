@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.association import paths_overlap
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.links import Links
@@ -24,7 +26,8 @@ async def files_below(
 ) -> AsyncIterator[list[tuple[bytes, Inode]]]:
     """What is named and no directory, then what is below the directories, some names at a time and each with its path.
 
-    Waits until the associations are imported, when there are directories. A directory that is removed meanwhile is left out.
+    Waits until the associations are imported that the directories lie in or contain. A directory that is removed meanwhile is left
+    out. Raises: RepositoryError when such an import fails.
     """
 
     async def read(directory: Ino, after: bytes, limit: int) -> list[Name]:
@@ -32,8 +35,10 @@ async def files_below(
 
     yield [(path, inode) for path, inode in named if not inode.is_dir]
     directories = [path for path, inode in named if inode.is_dir]
-    for link in list(links) if directories else ():
-        await link.importer.wait_for_end()
+    for link in links:
+        association = engine.association(link.assoc)
+        if association is not None and any(paths_overlap(association.file_system_path, os.fsdecode(path)) for path in directories):
+            await link.importer.wait_imported()
     walk = TreeWalk(engine, _outermost(directories), read)
     while met := await walk.next():
         yield [(each.path, each.row.inode) for each in met if not each.row.inode.is_dir]

@@ -38,7 +38,7 @@ _PATIENCE_SECONDS = 60.0
 
 @dataclass(slots=True)
 class _Request:
-    """Somebody waits for one directory or name."""
+    """Somebody waits for one directory or name, or for everything."""
 
     done: trio.Event = field(default_factory=trio.Event)
     error: errors.RepositoryError | None = None
@@ -86,6 +86,8 @@ class Importer:
         self._started = 0.0
         self._seconds = 0.0
         self._error = ""
+        self._attempt = _Request()
+        """Of the whole import."""
         self._done = trio.Event()
         self._is_listed = association.import_state == "DONE"
         """Everything the listing found is in the table; headers may still be missing."""
@@ -102,11 +104,19 @@ class Importer:
             except errors.S3LustreError as exc:
                 self._error = str(exc)
                 self._ended.set()
+                self._end_attempt(exc)
                 failures += 1
                 delay = backoff_seconds(failures)
                 event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
                 log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
+
+    def _end_attempt(self, exc: errors.S3LustreError) -> None:
+        """Whoever cannot wait for ever is told."""
+        if isinstance(exc, errors.RepositoryError):
+            self._attempt.error = exc
+            self._attempt.done.set()
+            self._attempt = _Request()
 
     async def _import(self) -> None:
         association = self._association()
@@ -152,6 +162,7 @@ class Importer:
         await self._engine.update_association(replace(self._association(), import_state="DONE"))
         self.is_done = True
         self._done.set()
+        self._attempt.done.set()
         self._ended.set()
         for request in self._asking.values():
             request.done.set()
@@ -209,6 +220,14 @@ class Importer:
         """Return once everything has been imported, however long that takes."""
         if not self.is_done:
             await self._done.wait()
+
+    async def wait_imported(self) -> None:
+        """Return once everything has been imported. Raises: RepositoryError when an attempt at that fails from now on."""
+        attempt = self._attempt
+        if not self.is_done:
+            await attempt.done.wait()
+        if attempt.error is not None:
+            raise type(attempt.error)(f"the import fails: {attempt.error}", bucket=attempt.error.bucket)
 
     async def wait_done(self, seconds: float) -> None:
         """Raises: RepositoryUnavailable when the import is not complete by then."""

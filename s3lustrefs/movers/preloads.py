@@ -155,11 +155,14 @@ class Preloads:
             job.is_walked = job.is_done = True
 
     async def _walk(self, job: Preload, named: list[tuple[bytes, Inode]]) -> None:
-        async for page in files_below(self._engine, self._links, named):
-            for _, inode in page:
-                if inode.is_file:
-                    job.add(inode)
-            job.more.set()
+        try:
+            async for page in files_below(self._engine, self._links, named):
+                for _, inode in page:
+                    if inode.is_file:
+                        job.add(inode)
+                job.more.set()
+        except errors.RepositoryError as exc:  # what is below the directories cannot be told
+            job.fail(b"/", str(exc))
         job.is_walked = True
         job.more.set()
 

@@ -98,12 +98,15 @@ class RestoreJobs:
         try:
             async with trio.open_nursery() as nursery:
                 is_named = True
-                async for files in files_below(self._engine, self._links, found):
-                    for path, inode in files:
-                        if is_named or await self._archive.may_need_restore(inode):
-                            await limit.acquire()
-                            nursery.start_soon(self._ask, job, path, inode, limit)
-                    is_named = False
+                try:
+                    async for files in files_below(self._engine, self._links, found):
+                        for path, inode in files:
+                            if is_named or await self._archive.may_need_restore(inode):
+                                await limit.acquire()
+                                nursery.start_soon(self._ask, job, path, inode, limit)
+                        is_named = False
+                except errors.RepositoryError as exc:  # what is below the directories cannot be told
+                    job.fail(b"/", str(exc))
         finally:
             job.is_asked = True
 

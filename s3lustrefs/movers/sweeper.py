@@ -107,9 +107,9 @@ class Sweeper:
         """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.
 
         `result` is filled in while it goes on, for those who watch.
-        Raises: RepositoryError, StorageError: what was found until then is in the table.
+        Raises: RepositoryError, also of the first import; StorageError: what was found until then is in the table.
         """
-        await self._importer.wait_for_end()
+        await self._importer.wait_imported()
         async with self._one_at_a_time:
             started, result = time.monotonic(), result or SweepResult()
             try:
@@ -140,7 +140,7 @@ class Sweeper:
 
     async def look_for(self, key: bytes, events: frozenset[str], result: SweepResult) -> None:
         """Bring one file into line with its object, if there is one. Raises: RepositoryError, StorageError."""
-        await self._importer.wait_for_end()
+        await self._importer.wait_imported()
         with self._engine.sweep(events) as sweep:
             head = await self._observer.find(key)
             if head is not None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import paths_overlap
-from s3lustrefs.model.task_paths import outermost, readings
+from s3lustrefs.model.task_paths import below, outermost, readings
+from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.links import Links
 
 
@@ -22,7 +23,7 @@ class Roots:
     async def of_paths(self, paths: Sequence[str]) -> list[str]:
         """Absolute paths inside the mount that exist, none below another; no paths: the mount itself.
 
-        Raises: TaskFailed for one that does not exist.
+        Raises: TaskFailed for one that does not exist, or where the bucket, which is still being imported, does not say so in time.
         """
         return outermost([each for path in paths or ["/"] for each in await self._reading(path)])
 
@@ -39,8 +40,18 @@ class Roots:
         if await self._is_known(path):
             return True
         for link in self._links:
-            await link.importer.wait_for_end()
+            association = self._engine.association(link.assoc)
+            relative = below(association.file_system_path, path) if association is not None else ""
+            if relative:
+                await self._ask(link.importer, path, relative)
         return await self._is_known(path)
+
+    async def _ask(self, importer: Importer, path: str, relative: str) -> None:
+        """A name that an import under way has not come to yet."""
+        try:
+            await importer.ensure_name(os.fsencode(relative))
+        except errors.RepositoryError as exc:
+            raise errors.TaskFailed(f"cannot tell whether path {path.lstrip('/')} exists: {exc}") from exc
 
     async def _is_known(self, path: str) -> bool:
         try:

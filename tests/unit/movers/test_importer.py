@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,9 @@ from s3lustrefs.repository.credentials import StaticCredentials
 from s3lustrefs.repository.list_request import ListingTarget
 
 
-@pytest.fixture
-async def importer(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Importer]:
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    endpoint = Endpoint(endpoint_url=f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+@asynccontextmanager
+async def importing(tmp_path: Path, port: int) -> AsyncIterator[Importer]:
+    endpoint = Endpoint(endpoint_url=f"http://127.0.0.1:{port}")
     store = Store(tmp_path / "meta", boot_id="boot")
     engine = LmdbEngine(store)
     association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
@@ -39,8 +39,15 @@ async def importer(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Impor
         await running.start(found.run)
         yield found
         running.cancel_scope.cancel()
-    await listeners[0].aclose()
     await store.close()
+
+
+@pytest.fixture
+async def importer(tmp_path: Path) -> AsyncIterator[Importer]:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with importing(tmp_path, listeners[0].socket.getsockname()[1]) as found:
+        yield found
+    await listeners[0].aclose()
 
 
 async def test_who_joins_a_request_does_not_take_the_end_of_anothers_patience_for_an_answer(importer: Importer) -> None:
@@ -59,3 +66,17 @@ async def test_who_joins_a_request_does_not_take_the_end_of_anothers_patience_fo
     assert len(refused) == 2
     with pytest.raises(errors.RepositoryUnavailable):
         await importer.ensure_directory(b"d")  # nor does it count as listed now
+
+
+async def test_who_waits_for_an_import_that_fails_is_told(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def refuse(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(65536)
+            await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    listeners = await nursery.start(trio.serve_tcp, refuse, 0)
+    async with importing(tmp_path, listeners[0].socket.getsockname()[1]) as importer:
+        with trio.fail_after(60):
+            for _ in range(2):  # each attempt has its own end
+                with pytest.raises(errors.RepositoryDenied, match="the import fails"):
+                    await importer.wait_imported()

@@ -51,8 +51,11 @@ class Progress:
             await trio.lowlevel.checkpoint()
 
     async def resume(self) -> None:
-        """Take up what was settled, and forget what failed beyond that."""
+        """Take up what was settled last, and forget what failed beyond that. Raises: StorageError."""
         task_id = self.record.task_id
+        self.total, self.released_bytes = self.record.total, self.record.released_bytes
+        self.failed = self.warned = self.pending = 0
+        self.first_failure, self.found = None, lambda: 0
         await self._forget_failures(self.record.total)
         after = 0
         while rows := await self._engine.task_failures(task_id, after, _PAGE):

@@ -41,20 +41,31 @@ class ReportDelivery:
         """Returns once the report is in the bucket, or the event log says why it is not. Repeating it replaces the report."""
         if task.report is None:
             return
-        place = task_report.place(task, self._engine.associations())
-        if isinstance(place, str):
-            event_log.note(LogEvent.REPORT_INVALID, task=task.task_id, reason=place)
-            log.info("no report task=%s reason=%s", task.task_id, place)
-            return
+        try:
+            place = task_report.place(task, self._engine.associations())
+            if isinstance(place, str):
+                event_log.note(LogEvent.REPORT_INVALID, task=task.task_id, reason=place)
+                log.info("no report task=%s reason=%s", task.task_id, place)
+            else:
+                await self._deliver(task, *place)
+        except (errors.S3LustreError, OSError) as exc:
+            event_log.note(LogEvent.REPORT_UPLOAD, task=task.task_id, path=task.report.path, reason=exc)
+            log.warning("report not delivered task=%s error=%s", task.task_id, exc)
+        except Exception as exc:
+            # A defect must cost one task its report, not its end.
+            event_log.note(LogEvent.REPORT_UPLOAD, task=task.task_id, path=task.report.path, reason=exc)
+            log.exception("report not delivered task=%s", task.task_id)
+
+    async def _deliver(self, task: TaskRecord, association: Association, key: bytes) -> None:
         path = self._scratch / f"report-{task.task_id}"
         try:
             await self._write(path, task)
-            await self._send(path, task, *place)
-        except (errors.S3LustreError, OSError) as exc:
-            event_log.note(LogEvent.REPORT_UPLOAD, task=task.task_id, key=place[1], reason=exc)
-            log.warning("report not delivered task=%s error=%s", task.task_id, exc)
+            await self._send(path, task, association, key)
         finally:
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:
+                log.warning("draft of a report is left path=%s error=%s", path, exc)
 
     async def _write(self, path: Path, task: TaskRecord) -> None:
         after = 0

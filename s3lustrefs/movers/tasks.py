@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _NO_ROOM_SECONDS = 5.0
 _PAGE = 500
+_DEFECT = "internal error; daemon.log has the traceback"
 
 
 class Job(Protocol):
@@ -71,25 +73,33 @@ class Tasks:
         self._wall_ns = wall_ns
         self._records = {record.task_id: record for record in engine.tasks()}
         self._running: dict[str, _Running] = {}
+        self._stuck: set[str] = set()
+        """Ids of those whose end met a defect."""
         self._wake = trio.Event()
 
     async def recover(self) -> None:
         """To be called before anything is exported: what was being canceled when the last daemon ended is canceled.
 
-        Raises: StorageError.
+        What the state directory does not take now is left to `run`.
         """
         for record in list(self._records.values()):
             if record.lifecycle == "CANCELING":
                 progress = Progress(self._engine, record, wall_ns=self._wall_ns)
-                await self._jobs[record.type]().withdraw(progress)
-                await self._end(progress, "")
-            if self._records[record.task_id].is_ended:  # a crash may have come between its end and this
-                await self._forget_failures(record.task_id)
+                try:
+                    await progress.resume()
+                    await self._jobs[record.type]().withdraw(progress)
+                    await self._end(progress, "")
+                except errors.StorageError as exc:
+                    log.error("task is canceled later task=%s error=%s", record.task_id, exc)
+                except Exception:
+                    # A defect must cost one task its end, not everybody their mount.
+                    log.exception("task is canceled later task=%s", record.task_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute tasks. Ends by cancellation: the next mount goes on."""
         async with trio.open_nursery() as nursery:
             task_status.started()
+            nursery.start_soon(self._tidy)
             for record in self.unfinished():
                 if record.type in self._resting:
                     log.warning("task waits for another mount task=%s type=%s", record.task_id, record.type)
@@ -100,9 +110,14 @@ class Tasks:
                 await self._wake.wait()
                 self._wake = trio.Event()
 
+    async def _tidy(self) -> None:
+        """A crash may have come between the end of a task and this."""
+        for record in [each for each in self._records.values() if each.is_ended]:
+            await self._patiently(partial(self._forget_failures, record.task_id))
+
     def _next(self) -> list[TaskRecord]:
         """Tasks to take up now: what was begun before what waits."""
-        waiting = [each for each in self.unfinished() if each.task_id not in self._running]
+        waiting = [each for each in self.unfinished() if each.task_id not in self._running and each.task_id not in self._stuck]
         waiting.sort(key=lambda each: (each.lifecycle == "PENDING", each.created_ns))
         busy = {*self._resting, *(each.progress.record.type for each in self._running.values())}
         chosen = []
@@ -116,43 +131,69 @@ class Tasks:
         """One task, from where it stands to its end."""
         progress = running.progress
         task_id = progress.record.task_id
-        job = self._jobs[progress.record.type]()
         try:
-            failure = await self._execute(running, job)
+            await self._patiently(progress.resume)
+            failure = await self._execute(running)
             if progress.record.lifecycle == "CANCELING":
-                await self._patiently(lambda: job.withdraw(progress))
+                await self._withdraw(progress)
             await self._patiently(lambda: self._end(progress, failure))
             failpoint("task.ended")
             await self._patiently(lambda: self._forget_failures(task_id))
+        except Exception:
+            # A defect must cost one task its success, not everybody their mount.
+            log.exception("task failed unexpectedly task=%s", task_id)
+            await self._give_up(progress)
         finally:
             del self._running[task_id]
             self._wake.set()
 
-    async def _execute(self, running: _Running, job: Job) -> str:
+    async def _give_up(self, progress: Progress) -> None:
+        """After an unexpected error outside of the job: as much of an end as can be had, and no second try in this mount."""
+        task_id = progress.record.task_id
+        self._stuck.add(task_id)
+        try:
+            if not progress.record.is_ended:
+                await self._patiently(lambda: self._end(progress, _DEFECT))
+            await self._withdraw(progress)
+        except Exception:
+            log.exception("task is left to the next mount task=%s", task_id)
+
+    async def _execute(self, running: _Running) -> str:
         """Why the task failed; empty if it did not."""
         progress = running.progress
         with running.scope:
             if progress.record.lifecycle == "CANCELING":
                 return ""
-            await self._patiently(progress.resume)
             if progress.record.lifecycle == "PENDING":
                 await self._patiently(lambda: self._step(progress, "EXECUTING"))
             log.info("task executing task=%s type=%s", progress.record.task_id, progress.record.type)
             failpoint("task.executing")
-            failure = await self._work(progress, job)
+            failure = await self._work(progress)
             if failure:
-                await self._patiently(lambda: job.withdraw(progress))
+                await self._withdraw(progress)
             await self._reports.deliver(progress.live())
             failpoint("task.reported")
             return failure or _failed_text(progress)
         return ""
 
-    async def _work(self, progress: Progress, job: Job) -> str:
+    async def _work(self, progress: Progress) -> str:
+        while True:
+            try:
+                return await self._try(progress)
+            except errors.StorageError as exc:
+                log.error("task waits for the state directory task=%s error=%s", progress.record.task_id, exc)
+                await trio.sleep(_NO_ROOM_SECONDS)
+                await self._patiently(progress.resume)  # nothing that a crash could not do either
+
+    async def _try(self, progress: Progress) -> str:
+        """Raises: StorageError when the job may go on later from where it stands."""
         try:
-            await job.run(progress)
+            await self._jobs[progress.record.type]().run(progress)
         except errors.TaskFailed as exc:
             return str(exc)
         except errors.S3LustreError as exc:
+            if isinstance(exc, errors.StorageError) and not exc.terminal:
+                raise
             log.warning("task failed task=%s error=%s", progress.record.task_id, exc)
             if progress.record.type == IMPORT and isinstance(exc, errors.RepositoryError):
                 event_log.note(event_log.of_listing(exc), task=progress.record.task_id, reason=exc)
@@ -160,8 +201,11 @@ class Tasks:
         except Exception:
             # A defect must cost one task its success, not everybody their mount.
             log.exception("task failed unexpectedly task=%s", progress.record.task_id)
-            return "internal error; daemon.log has the traceback"
+            return _DEFECT
         return ""
+
+    async def _withdraw(self, progress: Progress) -> None:
+        await self._patiently(lambda: self._jobs[progress.record.type]().withdraw(progress))
 
     async def _end(self, progress: Progress, failure: str) -> None:
         lifecycle: Lifecycle = "FAILED" if failure else "SUCCEEDED"

@@ -16,7 +16,8 @@ from s3lustrefs.meta import task_records
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model import task as tasks
-from s3lustrefs.model.task import TaskFailure, TaskRecord, TaskType
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.task import TaskFailure, TaskRecord, TaskReport, TaskType
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.task_progress import Progress
 from s3lustrefs.movers.task_report import ReportDelivery
@@ -30,12 +31,18 @@ class Counting:
     log: list[str] = field(default_factory=list)
     fails_at: tuple[int, ...] = ()
     ends_with: Exception | None = None
+    is_full_at: list[int] = field(default_factory=list)
+    """Entries before which the state directory has no room, once each."""
+    withdrawing: Exception | None = None
 
     async def run(self, progress: Progress) -> None:
         begin = int(progress.record.position.get("at", "0"))
         self.log.append(f"run {progress.record.task_id} from {begin}")
         for at in range(begin + 1, 11):
             await trio.sleep(1)
+            if at in self.is_full_at:
+                self.is_full_at.remove(at)
+                raise errors.OutOfSpace("the log cannot be written")
             progress.met(1)
             if at in self.fails_at:
                 await progress.fail(TaskFailure(at, f"/{at}", "S3Error"))
@@ -45,6 +52,8 @@ class Counting:
 
     async def withdraw(self, progress: Progress) -> None:
         self.log.append(f"withdraw {progress.record.task_id}")
+        if self.withdrawing is not None:
+            raise self.withdrawing
 
 
 @dataclass
@@ -193,6 +202,15 @@ async def test_cancel_outlives_the_daemon_that_heard_it(autojump_clock: trio.tes
     assert office.state(task)[0] == "CANCELED" and office.job.log[-1] == f"withdraw {task}"
 
 
+async def test_defect_at_the_start_is_left_to_the_task(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    task = await office.create(1)
+    await office.queue.cancel(task)
+    office.open()
+    office.job.withdrawing = ZeroDivisionError("a defect")
+    await office.finish()
+    assert office.state(task)[0] == "CANCELED"
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [(errors.TaskFailed("path x does not exist"), "path x does not exist"), (errors.RepositoryDenied("no"), "no"),
@@ -228,6 +246,104 @@ async def test_full_disk_delays_a_task_and_does_not_end_it(
     monkeypatch.setattr(office.engine, "update_task", full)
     await office.finish()
     assert office.state(task)[0] == "SUCCEEDED" and calls[0] > 2
+
+
+async def test_full_disk_delays_a_job_which_goes_on_from_where_it_stood(
+    autojump_clock: trio.testing.MockClock, office: Office
+) -> None:
+    office.job.fails_at, office.job.is_full_at = (2, 5, 9), [6, 6, 10]
+    task = await office.create(1)
+    await office.finish()
+    assert office.state(task) == ("FAILED", 10, 7, 3)
+    begun = [int(line.split()[-1]) for line in office.job.log if line.startswith("run")]
+    assert len(begun) == 4 and begun == sorted(begun) and begun[1] >= 3
+    assert "withdraw" not in "".join(office.job.log[:-1])
+
+
+async def test_lost_content_is_no_reason_to_wait(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    office.job.ends_with = errors.ContentLost("gone")
+    task = await office.create(1)
+    await office.finish()
+    assert office.state(task)[0] == "FAILED"
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+async def test_defect_at_the_end_of_a_task_costs_that_task_alone(
+    autojump_clock: trio.testing.MockClock, office: Office, canceled: bool
+) -> None:
+    office.job.withdrawing = ZeroDivisionError("a defect")
+    office.job.ends_with = None if canceled else errors.TaskFailed("path x does not exist")
+    task = await office.create(1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(office.queue.run)
+        await trio.sleep(3.5)
+        if canceled:
+            await office.queue.cancel(task)
+        await trio.sleep(30)
+        record = office.queue.find(task)
+        assert record is not None and record.lifecycle == ("CANCELED" if canceled else "FAILED")
+        assert record.failure == ("" if canceled else "internal error; daemon.log has the traceback")
+        office.job.withdrawing = office.job.ends_with = None
+        after = await office.create(2)
+        await trio.sleep(30)
+        assert office.state(after)[0] == "SUCCEEDED"
+        nursery.cancel_scope.cancel()
+
+
+async def test_full_disk_at_the_start_ends_no_mount(
+    autojump_clock: trio.testing.MockClock, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.job.fails_at = (1, 2)
+    ended, canceled = await office.create(1), await office.create(2)
+    await office.work(15)
+    await office.engine.note_task_failures(ended, [TaskFailure(1, "/1", "S3Error")])  # as after a crash behind its end
+    await office.queue.cancel(canceled)
+    office.open()
+    update, forget, calls = office.engine.update_task, office.engine.forget_task_failures, [0]
+
+    async def full(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] < 8:
+            raise errors.OutOfSpace("the log cannot be written")
+        await update(*given)
+
+    async def full_as_well(*given: Any) -> bool:
+        calls[0] += 1
+        if calls[0] < 8:
+            raise errors.OutOfSpace("the log cannot be written")
+        return await forget(*given)
+
+    monkeypatch.setattr(office.engine, "update_task", full)
+    monkeypatch.setattr(office.engine, "forget_task_failures", full_as_well)
+    await office.finish()
+    assert office.state(canceled)[0] == "CANCELED" and await office.engine.task_failures(ended, 0, 10) == []
+
+
+async def test_figures_of_a_task_outlive_its_cancellation_and_a_crash(
+    autojump_clock: trio.testing.MockClock, office: Office
+) -> None:
+    office.job.fails_at = (1, 2)
+    first, second = await office.create(1), await office.create(2, tasks.EXPORT)
+    await office.work(4.5)
+    for task in (first, second):
+        await office.queue.cancel(task)
+    seen = office.state(first)
+    assert seen[2:] == (seen[1] - 2, 2)
+    office.open()
+    await office.queue.recover()
+    assert office.state(first) == ("CANCELED", *seen[1:])
+    assert office.state(second) == ("CANCELED", *seen[1:])
+
+
+@pytest.mark.parametrize("path", ["s3://bucket/p/\udcff", "s3://bucket/p/there"])
+async def test_report_that_cannot_be_written_is_no_reason_to_fail(
+    autojump_clock: trio.testing.MockClock, office: Office, path: str
+) -> None:
+    await office.engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
+    task = await office.create(1, report=TaskReport(path))
+    (office.directory / f"report-{task}").mkdir()  # nor can a draft be written there, nor removed
+    await office.finish()
+    assert office.state(task) == ("SUCCEEDED", 10, 10, 0)
 
 
 async def test_history_is_bounded_and_never_drops_what_has_not_ended(

@@ -279,6 +279,9 @@ class MetadataEngine(Protocol):
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
         """(relative key, reason) of every key that could not become a file."""
 
+    async def skipped_page(self, association: Association, below: bytes, after: bytes, limit: int) -> list[tuple[bytes, str]]:
+        """Up to `limit` of those whose first 440 bytes begin as those of `below`, and which come behind the key `after`."""
+
     async def skipped_reason(self, association: Association, relative: bytes) -> str:
         """Why the object with this key does not show; empty when it does, or is not known."""
 

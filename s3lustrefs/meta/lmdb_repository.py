@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+import trio
+
 from s3lustrefs.meta import (
     associations,
     attributes,
@@ -37,6 +39,8 @@ from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
+
+_SKIPPED_PAGE = 500
 
 
 class RepositoryVerbs(EngineCore):
@@ -219,7 +223,16 @@ class RepositoryVerbs(EngineCore):
         return attributes.unknown_headers(self._txn(), after, limit)
 
     async def skipped(self, association: Association) -> list[tuple[bytes, str]]:
-        return skipped.skipped(self._txn(), association)
+        found: list[tuple[bytes, str]] = []
+        while page := await self.skipped_page(association, b"", found[-1][0] if found else b"", _SKIPPED_PAGE):
+            found += page
+            if len(page) < _SKIPPED_PAGE:
+                break
+            await trio.lowlevel.checkpoint()
+        return found
+
+    async def skipped_page(self, association: Association, below: bytes, after: bytes, limit: int) -> list[tuple[bytes, str]]:
+        return skipped.page(self._txn(), association, below, after, limit)
 
     async def skipped_reason(self, association: Association, relative: bytes) -> str:
         return skipped.skipped_reason(self._txn(), association, relative)

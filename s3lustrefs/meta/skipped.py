@@ -11,10 +11,17 @@ _HIDDEN = 3
 """Examples of what a file hides."""
 
 
-def skipped(txn: Txn, association: Association) -> list[tuple[bytes, str]]:
-    """(relative key, reason) of every key that could not become a file."""
+def page(txn: Txn, association: Association, below: bytes, after: bytes, limit: int) -> list[tuple[bytes, str]]:
+    """(relative key, reason) of up to `limit` keys that could not become files and come behind the key `after`.
+
+    Keys count as below `below` by the first 440 bytes (`schema.object_key`).
+    """
+    assoc = association.assoc_id
+    behind = schema.object_key(assoc, association.key_of(after)) if after else b""
     found = []
-    for _, value in txn.scan(Table.SKIPPED, schema.pack_u16(association.assoc_id)):
+    for _, value in txn.scan(
+        Table.SKIPPED, schema.pack_u16(assoc) + association.key_of(below)[: schema.CUT], after=behind, limit=limit
+    ):
         reason, _, relative = value.partition(b"\0")
         found.append((relative, reason.decode()))
     return found

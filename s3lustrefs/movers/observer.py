@@ -9,7 +9,7 @@ before (`meta.listing.Sweep.touched`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -45,8 +45,8 @@ class Seen:
     deleted: int = 0
     skipped: int = 0
     """Keys that can be no path."""
-    archived: list[bytes] | None = None
-    """Files (relative to the prefix) whose object is in an archive storage class; None: nobody asks."""
+    on_archived: Callable[[list[bytes]], Awaitable[None]] | None = None
+    """Is told of files (relative to the prefix) whose object is in an archive storage class, those of a batch at a time."""
 
 
 class Observer:
@@ -104,8 +104,8 @@ class Observer:
             await trio.lowlevel.checkpoint()
         seen.objects += sum(len(entries) for _, entries in groups) + len(markers)
         seen.skipped += len(skipped)
-        if seen.archived is not None:
-            seen.archived += _archived(groups)
+        if seen.on_archived is not None and (archived := _archived(groups)):
+            await seen.on_archived(archived)
         if self.association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()

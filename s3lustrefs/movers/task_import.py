@@ -8,6 +8,8 @@ there.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Literal
 
 import trio
 
@@ -42,11 +44,11 @@ class ImportJob:
         """Raises: TaskFailed, RepositoryError, StorageError."""
         wanted = self._spans(progress.record)
         done = int(progress.record.position.get("spans", "0"))
-        missing = ""
+        missing = progress.record.position.get("missing", "")
         for number, span in enumerate(wanted[done:], done + 1):
             if not await self._import(span, progress):
                 missing = missing or span.shown
-            await progress.settled({"spans": str(number)}, progress.total, now=True)
+            await progress.settled({"spans": str(number), "missing": missing}, progress.total, now=True)
         if missing:
             raise errors.TaskFailed(f"path {missing} does not exist: there is no object of this name, nor any below it")
 
@@ -62,17 +64,11 @@ class ImportJob:
 
     async def _import(self, span: Span, progress: Progress) -> bool:
         """Whether there was anything."""
-        result = await self._sweep_patiently(span, progress)
-        progress.found = lambda: 0
-        rows = await self._failures(span, result, progress.total)
-        progress.met(result.objects + result.skipped)
-        for at in range(0, len(rows), _PAGE):
-            await progress.fail(*rows[at : at + _PAGE])
-            await trio.lowlevel.checkpoint()
-        return not span.relative or bool(result.objects + result.skipped)
+        seen = await self._sweep_patiently(span, progress)
+        return not span.relative or bool(seen)
 
-    async def _sweep_patiently(self, span: Span, progress: Progress) -> SweepResult:
-        """Raises: RepositoryError once waiting is of no use."""
+    async def _sweep_patiently(self, span: Span, progress: Progress) -> int:
+        """How many objects there were. Raises: RepositoryError once waiting is of no use."""
         attempt = 1
         while True:
             try:
@@ -82,38 +78,68 @@ class ImportJob:
                     raise
                 log.warning("import task waits task=%s attempt=%d error=%s", progress.record.task_id, attempt, exc)
                 await trio.sleep(backoff_seconds(attempt))
+                await progress.resume()  # this span begins anew, its warnings too
                 attempt += 1
 
-    async def _sweep(self, span: Span, progress: Progress) -> SweepResult:
+    async def _sweep(self, span: Span, progress: Progress) -> int:
         sweeper = self._links.of(span.association.assoc_id).sweeper
-        result = SweepResult(archived=[])
+        report = _SpanReport(self._engine, progress, span)
+        result = SweepResult(on_archived=report.warn)
         progress.found = lambda: result.objects + result.skipped
         if span.relative:
             await sweeper.look_for(span.association.key_of(span.relative.encode()), _EVENTS, result)
         await sweeper.sweep(span.relative.encode(), _EVENTS, result)
-        return result
-
-    async def _failures(self, span: Span, result: SweepResult, before: int) -> list[TaskFailure]:
-        """Rows of the report about one span, in the order of their keys; their numbers go on after `before`."""
-        association, below = span.association, span.relative.encode()
-        reasons = {
-            key: _code(reason)
-            for key, reason in await self._engine.skipped(association)
-            if reason != listing.MARKER_HAS_CONTENT and (not below or key == below or key.startswith(below + b"/"))
-        }
-        warned = {key for key in result.archived or () if key not in reasons}
-        rows = []
-        for number, key in enumerate(sorted(reasons.keys() | warned), before + 1):
-            path = _path(association, key)
-            if key in reasons:
-                rows.append(TaskFailure(number, path, reasons[key]))
-            else:
-                event_log.note(LogEvent.IMPORT_TIER, path=path)
-                rows.append(TaskFailure(number, path, "S3ObjectInUnsupportedTier", "succeeded with warning"))
-        return rows
+        result.on_archived = None
+        seen, progress.found = result.objects + result.skipped, lambda: 0
+        progress.met(seen)
+        await report.fail()
+        return seen
 
     async def withdraw(self, progress: Progress) -> None:
         """Nothing is left behind: what was imported stays."""
+
+
+class _SpanReport:
+    """Rows about one span, which are numbered from what was settled on, in the order in which they become known.
+
+    There may be as many as there are objects: none is kept in memory.
+    """
+
+    def __init__(self, engine: MetadataEngine, progress: Progress, span: Span) -> None:
+        self._engine = engine
+        self._progress = progress
+        self._association = span.association
+        self._below = span.relative.encode()
+        self._number = progress.total
+
+    async def warn(self, archived: Sequence[bytes]) -> None:
+        """Of files that cannot be read before they are restored, unless they could not become files."""
+        for at in range(0, len(archived), _PAGE):
+            rows = []
+            for key in archived[at : at + _PAGE]:
+                if not await self._engine.skipped_reason(self._association, key):
+                    rows.append(self._row(key, "S3ObjectInUnsupportedTier", "succeeded with warning"))
+                    event_log.note(LogEvent.IMPORT_TIER, path=rows[-1].path)
+            await self._progress.fail(*rows)
+            await trio.lowlevel.checkpoint()
+
+    async def fail(self) -> None:
+        """Of the keys that could not become files."""
+        after = b""
+        while page := await self._engine.skipped_page(self._association, self._below, after, _PAGE):
+            after = page[-1][0]
+            wanted = [(key, reason) for key, reason in page if reason != listing.MARKER_HAS_CONTENT and self._is_below(key)]
+            await self._progress.fail(*(self._row(key, _code(reason)) for key, reason in wanted))
+            await trio.lowlevel.checkpoint()
+            if len(page) < _PAGE:
+                break
+
+    def _is_below(self, key: bytes) -> bool:
+        return not self._below or key == self._below or key.startswith(self._below + b"/")
+
+    def _row(self, key: bytes, code: str, status: Literal["failed", "succeeded with warning"] = "failed") -> TaskFailure:
+        self._number += 1
+        return TaskFailure(self._number, _path(self._association, key), code, status)
 
 
 def _contains(outer: Span, inner: Span) -> bool:

@@ -743,6 +743,19 @@ async def test_skipped_keys_are_listed_with_their_reason(scene: Scene) -> None:
     assert await scene.engine.skipped(scene.association) == [(b"a//b", "empty part"), (b"k" * 900, "long")]
 
 
+async def test_skipped_keys_come_in_pages(scene: Scene) -> None:
+    keys = sorted([b"", *(b"d//%d" % number for number in range(5)), *(b"e" * 600 + b"//%d" % number for number in range(5))])
+    await scene.engine.apply_listing(scene.association, [], skipped=[(key, "no") for key in keys])
+    for below, count in ((b"", 11), (b"d", 5), (b"d//3", 1), (b"e" * 600, 5), (b"f", 0)):
+        found: list[bytes] = []
+        while page := await scene.engine.skipped_page(scene.association, below, found[-1] if found else b"", 2):
+            found += [key for key, _ in page]
+        assert sorted(found) == [key for key in keys if key.startswith(below)] and len(found) == count
+    many = [(b"m//%05d" % number, "no") for number in range(1234)]
+    await scene.engine.apply_listing(scene.association, [], skipped=many)
+    assert len(await scene.engine.skipped(scene.association)) == 1234 + 11
+
+
 async def test_headers_are_asked_for_once_and_may_tell_of_a_symlink(scene: Scene) -> None:
     await scene.import_(b"x", b"y")
     unknown, *_ = await scene.engine.unknown_headers(Ino(0), 100)

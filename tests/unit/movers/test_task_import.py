@@ -1,0 +1,148 @@
+"""Import tasks over a table, with a sweeper that says what the test has it find; time is trio's mock clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import trio
+import trio.testing
+
+from s3lustrefs import errors
+from s3lustrefs.meta import listing
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.store import Store
+from s3lustrefs.model.association import Association
+from s3lustrefs.model.task import IMPORT, TaskFailure, TaskRecord, TaskReport, TaskType
+from s3lustrefs.movers.links import Links
+from s3lustrefs.movers.sweeper import SweepResult
+from s3lustrefs.movers.task_import import ImportJob
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Job, Tasks
+
+
+@dataclass
+class Bucket:
+    """Batches of archived objects by the directory they are in. A listing takes a second a batch."""
+
+    engine: LmdbEngine
+    association: Association
+    directory: Path
+    archived: dict[bytes, list[list[bytes]]] = field(default_factory=dict)
+    fails: list[Exception] = field(default_factory=list)
+    """Raised in place of the end of a listing, once each."""
+    listed: list[bytes] = field(default_factory=list)
+    reported: list[TaskFailure] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        links = cast(Links, SimpleNamespace(of=lambda _: SimpleNamespace(sweeper=self)))
+        jobs: dict[TaskType, Callable[[], Job]] = {IMPORT: lambda: ImportJob(self.engine, links)}
+        self.queue = Tasks(self.engine, jobs, cast(ReportDelivery, self))
+
+    async def look_for(self, key: bytes, events: frozenset[str], result: SweepResult) -> None:
+        assert events == {"NEW", "CHANGED"}
+
+    async def sweep(self, directory: bytes, events: frozenset[str], result: SweepResult) -> None:
+        self.listed.append(directory)
+        for batch in self.archived.get(directory, []):
+            await trio.sleep(1)
+            result.objects += len(batch)
+            assert result.on_archived is not None
+            await result.on_archived(batch)
+        await trio.sleep(1)
+        if self.fails:
+            raise self.fails.pop(0)
+
+    async def deliver(self, task: TaskRecord) -> None:
+        self.reported = await self.engine.task_failures(task.task_id, 0, 10_000)
+
+    async def create(self, *paths: str) -> str:
+        await self.queue.create(TaskRecord("task-1", IMPORT, 1, paths, TaskReport()), {}, None)
+        return "task-1"
+
+    def state(self, task_id: str) -> tuple[str, int, int, int]:
+        record = self.queue.find(task_id)
+        assert record is not None
+        return record.lifecycle, record.total, record.succeeded, record.failed
+
+    async def work(self, seconds: float) -> None:
+        """As one daemon does for so long; then it dies."""
+        with trio.move_on_after(seconds):
+            await self.queue.recover()
+            await self.queue.run()
+        self.open()
+
+
+@pytest.fixture
+async def bucket(tmp_path: Path) -> AsyncIterator[Bucket]:
+    store = Store(tmp_path / "meta", boot_id="boot")
+    engine = LmdbEngine(store)
+    association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
+    yield Bucket(engine, association, tmp_path)
+    await store.close()
+
+
+async def test_warnings_are_in_the_table_while_the_listing_goes_on(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:
+    bucket.archived[b""] = [[b"f%d-%d" % (batch, number) for number in range(1200)] for batch in range(3)]
+    task = await bucket.create()
+    await bucket.work(2.5)
+    assert bucket.state(task)[0] == "EXECUTING" and len(await bucket.engine.task_failures(task, 0, 10_000)) == 2400
+    await bucket.work(100)
+    assert bucket.state(task) == ("SUCCEEDED", 3600, 3600, 0)
+    paths = [row.path for row in bucket.reported]
+    assert paths == [f"/a/f{batch}-{number}" for batch in range(3) for number in range(1200)]
+    assert {row.code for row in bucket.reported} == {"S3ObjectInUnsupportedTier"}
+
+
+async def test_listing_that_is_tried_again_warns_once(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:
+    bucket.archived[b""] = [[b"one"], [b"two"]]
+    bucket.fails = [errors.RepositoryUnavailable("slow down")] * 2
+    task = await bucket.create()
+    await bucket.work(300)
+    assert bucket.state(task) == ("SUCCEEDED", 2, 2, 0) and [row.path for row in bucket.reported] == ["/a/one", "/a/two"]
+    assert len(bucket.listed) == 3
+
+
+async def test_archived_object_that_does_not_show_is_a_failure_alone(
+    autojump_clock: trio.testing.MockClock, bucket: Bucket
+) -> None:
+    bucket.archived[b""] = [[b"d", b"e"]]
+    skipped = [(b"d", listing.DIRECTORY_WINS), (b"x//y", "has an empty path component"), (b"m/", listing.MARKER_HAS_CONTENT)]
+    await bucket.engine.apply_listing(bucket.association, [], skipped=skipped)
+    task = await bucket.create("s3://bucket/p/")
+    await bucket.work(100)
+    assert {(row.path, row.code) for row in bucket.reported} == {
+        ("/a/d", "S3ObjectTypeMismatch"), ("/a/e", "S3ObjectInUnsupportedTier"), ("/a/x//y", "S3ObjectPathNotPosixCompliant"),
+    }  # fmt: skip
+    assert len({row.order for row in bucket.reported}) == 3 and bucket.state(task)[0] == "FAILED"
+
+
+async def test_failures_are_those_of_the_path(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:
+    skipped = [(b"d//%d" % number, "no") for number in range(700)] + [(b"d-1//x", "no"), (b"e//x", "no")]
+    await bucket.engine.apply_listing(bucket.association, [], skipped=skipped)
+    bucket.archived[b"d"] = [[b"d/%d" % number for number in range(700)]]
+    await bucket.create("s3://bucket/p/d")
+    await bucket.work(100)
+    failed = [row.path for row in bucket.reported if row.status == "failed"]
+    assert failed == sorted(f"/a/d//{number}" for number in range(700))
+
+
+async def test_path_that_does_not_exist_fails_the_task_after_a_crash_too(
+    autojump_clock: trio.testing.MockClock, bucket: Bucket
+) -> None:
+    bucket.archived[b"there"] = [[b"there/%d" % number] for number in range(5)]
+    task = await bucket.create("s3://bucket/p/typo", "s3://bucket/p/there")
+    await bucket.work(3.5)
+    assert bucket.state(task)[0] == "EXECUTING"
+    await bucket.work(100)
+    assert bucket.listed == [b"typo", b"there", b"there"]
+    record = bucket.queue.find(task)
+    assert record is not None and bucket.state(task) == ("FAILED", 5, 5, 0)
+    assert record.failure.startswith("path s3://bucket/p/typo does not exist")

@@ -84,9 +84,13 @@ class TaskOperations:
         if not associations:
             raise refused("BadRequest", "no data repository is linked to this file system: there is nothing a task could do")
         if request["Type"] == tasks.AUTO_RELEASE:
-            raise refused("UnsupportedOperation", "AUTO_RELEASE_DATA is for file caches: use RELEASE_DATA_FROM_FILESYSTEM")
+            raise refused(
+                "UnsupportedOperation",
+                "AUTO_RELEASE_DATA cannot be asked for: when the cache fills, content that the bucket has makes room by itself; "
+                "RELEASE_DATA_FROM_FILESYSTEM releases it now",
+            )
         if "CapacityToRelease" in request:
-            message = "CapacityToRelease is for tasks of type AUTO_RELEASE_DATA"
+            message = "CapacityToRelease is for tasks of type AUTO_RELEASE_DATA, which cannot be asked for"
             raise refused("IncompatibleParameterError", message, Parameter="CapacityToRelease")
         paths = list(request.get("Paths", ()))
         touched = _touched(request["Type"], associations, paths)

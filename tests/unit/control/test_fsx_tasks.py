@@ -96,7 +96,7 @@ async def test_filters_and_pages(api: Api) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "code", "words"),
     [
-        ("AUTO_RELEASE_DATA", {"CapacityToRelease": 1}, "UnsupportedOperation", "file caches"),
+        ("AUTO_RELEASE_DATA", {"CapacityToRelease": 1}, "UnsupportedOperation", "makes room by itself"),
         (IMPORT, {"CapacityToRelease": 1}, "IncompatibleParameterError", "AUTO_RELEASE_DATA"),
         (IMPORT, {"ReleaseConfiguration": {}}, "IncompatibleParameterError", "RELEASE_DATA_FROM_FILESYSTEM"),
         (RELEASE, {"ReleaseConfiguration": {"DurationSinceLastAccess": {"Unit": "DAYS"}}}, "BadRequest", "Value is required"),

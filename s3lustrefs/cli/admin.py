@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from s3lustrefs.cli import draining, fsx, offline, reports
+from s3lustrefs.cli import associations, draining, fsx, offline, reports
 from s3lustrefs.cli.hsm import hsm
 from s3lustrefs.cli.lfs_install import install_lfs
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
@@ -165,7 +165,7 @@ cli.add_command(reports.refresh)
 cli.add_command(hsm)
 cli.add_command(versions)
 cli.add_command(restore)
-cli.add_command(fsx.dra)
+cli.add_command(associations.dra)
 cli.add_command(fsx.fs)
 cli.add_command(fsx.tag)
 cli.add_command(offline.check)

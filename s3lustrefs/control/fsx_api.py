@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from s3lustrefs.control.faults import Fault, fault_of
-from s3lustrefs.control.fsx_associations import Associations, ProbeExport
+from s3lustrefs.control.fsx_associations import Associations, Linking
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
 from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, fingerprints, refused
@@ -24,13 +24,10 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
 
-_ASSOCIATION = "associations are made from the configuration when the file system is mounted"
 _TASK = "until then `s3lustrefs drain` exports and `s3lustrefs refresh` imports"
 _FILE_SYSTEM = "a file system is made by mounting it, and ends with its state directory"
 _CACHE = "only file systems are there"
 _NOT_YET: Mapping[str, str] = {
-    "CreateDataRepositoryAssociation": _ASSOCIATION,
-    "DeleteDataRepositoryAssociation": _ASSOCIATION,
     "CreateDataRepositoryTask": _TASK,
     "DescribeDataRepositoryTasks": _TASK,
     "CancelDataRepositoryTask": _TASK,
@@ -58,13 +55,13 @@ class FsxApi:
     """See the module docstring."""
 
     def __init__(
-        self, engine: MetadataEngine, repositories: Repositories, *, capacity_bytes: Callable[[], int], probe_export: ProbeExport
+        self, engine: MetadataEngine, repositories: Repositories, *, capacity_bytes: Callable[[], int], linking: Linking
     ) -> None:
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
         self.file_systems = FileSystems(engine, capacity_bytes)
-        associations = Associations(engine, self.file_systems, repositories, probe_export)
+        associations = Associations(engine, self.file_systems, repositories, linking)
         tags = Tags(engine, self.file_systems, associations)
         self._queries: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
             "DescribeDataRepositoryAssociations": associations.describe,
@@ -72,6 +69,8 @@ class FsxApi:
             "ListTagsForResource": tags.list_,
         }
         self._changes = {
+            "CreateDataRepositoryAssociation": Change(associations.create, associations.created),
+            "DeleteDataRepositoryAssociation": Change(associations.delete, associations.deleted),
             "UpdateDataRepositoryAssociation": Change(associations.update, associations.updated),
             "UpdateFileSystem": Change(self.file_systems.update, self.file_systems.updated),
             "TagResource": Change(tags.tag, tags.tagged),

@@ -17,6 +17,7 @@ ACCOUNT = "000000000000"
 """There are no accounts here; FSx's formats want twelve digits."""
 TOKEN = "ClientRequestToken"
 MESSAGE_CHARACTERS = 256
+_RESERVED_TAGS = "aws:"
 
 Json = dict[str, Any]
 Item = TypeVar("Item")
@@ -34,6 +35,18 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
         for name, value in request.items()
         if name != TOKEN
     }
+
+
+def tags_of(request: Mapping[str, Any]) -> dict[str, str]:
+    """The tags a request brings. Raises: ControlFault."""
+    given = request.get("Tags", ())
+    tags = {tag["Key"]: tag["Value"] for tag in given}
+    if len(tags) != len(given):
+        raise refused("BadRequest", "Tags: a key is given more than once")
+    for key in tags:
+        if key.lower().startswith(_RESERVED_TAGS):
+            raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED_TAGS} are reserved")
+    return tags
 
 
 # --- names of resources ----------------------------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from s3lustrefs.control.fsx_associations import Associations
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused
+from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, tags_of
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 
 _MOST = 50
-_RESERVED = "aws:"
 
 
 class Tags:
@@ -23,13 +22,7 @@ class Tags:
 
     async def tag(self, request: Json, asked: Asked | None) -> Json:
         resource = self._resource(request["ResourceARN"])
-        added = {tag["Key"]: tag["Value"] for tag in request["Tags"]}
-        if len(added) != len(request["Tags"]):
-            raise refused("BadRequest", "Tags: a key is given more than once")
-        for key in added:
-            if key.lower().startswith(_RESERVED):
-                raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED} are reserved")
-        tags = {**self._engine.tags(resource), **added}
+        tags = {**self._engine.tags(resource), **tags_of(request)}
         if len(tags) > _MOST:
             raise refused("BadRequest", f"Tags: a resource has at most {_MOST}, this one would have {len(tags)}")
         await self._engine.set_tags(resource, tags)

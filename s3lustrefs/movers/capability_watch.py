@@ -36,7 +36,7 @@ class CapabilityWatch:
         """Look at once, and every ten minutes. Ends by cancellation."""
         task_status.started()
         while True:
-            for association in self._engine.associations():
+            for association in filter(lambda each: each.is_linked, self._engine.associations()):
                 try:
                     await self._look_at(association)
                 except errors.S3LustreError as exc:  # the bucket is gone, or s3:GetBucketVersioning is not allowed
@@ -50,6 +50,8 @@ class CapabilityWatch:
             return
         found = await self._probe(association)
         store.capabilities = found
-        current = self._engine.association(association.assoc_id) or association
+        current = self._engine.association(association.assoc_id)
+        if current is None:
+            return
         await self._engine.update_association(replace(current, capabilities=asdict(found)))
         log.info("versioning changed, probed again bucket=%s before=%s now=%s", store.bucket, before, now)

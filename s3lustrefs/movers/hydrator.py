@@ -313,6 +313,11 @@ class Hydrator:
             )
         source = await self._engine.source_of(inode)
         if source is None:
+            current = await self._engine.get(inode.ino)
+            if current.is_left_behind:
+                raise errors.AssociationGone(
+                    f"its bytes are in {current.source_key.decode(errors='replace')} alone, and the association was deleted"
+                )
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._room.ensure(max(0, end - start))

@@ -65,6 +65,15 @@ async def make_queue(source: EventSource, credentials: Credentials) -> QueueAddr
     return await trio.to_thread.run_sync(_in_words, source, keys, _make, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
+async def check_queue(source: EventSource, credentials: Credentials) -> None:
+    """Make sure that the bucket still sends its events to the queue that `make_queue` made.
+
+    Raises: RepositoryRejected when it does not; other RepositoryError when nobody knows.
+    """
+    keys = await credentials.snapshot()
+    await trio.to_thread.run_sync(_in_words, source, keys, _check, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
 def look(source: EventSource, keys: CredentialSnapshot) -> str:
     """What a mount would find, in one line, without making anything. Blocks. Raises: RepositoryError."""
     return str(_in_words(source, keys, _look))
@@ -103,6 +112,17 @@ def _look(source: EventSource, sqs: Any, s3: Any) -> str:
     if others:
         return f"the bucket sends its events to queue {others[0]} already: only the mount that made it can use it"
     return "a mount can make its queue and have the bucket fill it, if its credentials may"
+
+
+def _check(source: EventSource, sqs: Any, s3: Any) -> None:
+    found = s3.get_bucket_notification_configuration(Bucket=source.bucket).get("QueueConfigurations", ())
+    ours = [each for each in found if each["QueueArn"].rpartition(":")[2] == source.queue_name and _prefix(each) == source.prefix]
+    if not any(set(_FSX_EVENTS) <= set(each["Events"]) for each in ours):
+        raise errors.RepositoryRejected(
+            f"the event notification configuration of bucket {source.bucket} for queue {source.queue_name} was "
+            f"{'changed' if ours else 'deleted'}: update the association to have it made again",
+            bucket=source.bucket,
+        )
 
 
 def _make(source: EventSource, sqs: Any, s3: Any) -> QueueAddress:

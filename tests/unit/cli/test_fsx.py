@@ -12,7 +12,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from s3lustrefs.cli import admin, fsx, shorthand
+from s3lustrefs.cli import admin, associations, fsx, shorthand
 from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.cli.mountinfo import MountEntry
 from s3lustrefs.cli.target import Target
@@ -109,7 +109,7 @@ def test_file_system_and_its_tags(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (fsx.dra, fsx.fs, fsx.tag) for c in g.commands]]
+    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (associations.dra, fsx.fs, fsx.tag) for c in g.commands]]
 )
 def test_help_has_an_example(command: list[str]) -> None:
     assert "Example:  s3lustrefs " in run(*command, "--help").stdout

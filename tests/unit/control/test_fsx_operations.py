@@ -323,7 +323,7 @@ async def test_resource_of_others_is_not_found_and_named(api: Api) -> None:
 
 IMPLEMENTED = {
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
-    "TagResource", "UntagResource", "ListTagsForResource",
+    "CreateDataRepositoryAssociation", "DeleteDataRepositoryAssociation", "TagResource", "UntagResource", "ListTagsForResource",
 }  # fmt: skip
 
 

@@ -300,6 +300,7 @@ def test_lost_bucket_is_a_misconfiguration_that_ends_with_its_cause(scene: Scene
 
 def test_configured_association_that_was_deleted_comes_back_with_a_change_only(make_site: Callable[..., Site]) -> None:
     place = make_site("p").mount()
+    place.expected_log.append("conflict kept kind=not-exported")
     (place.root / "exported").write_text("x")
     place.drain()
     (shown,) = json.loads(place.cli("dra", "list", "--mount", place.root, "--json").stdout)["Associations"]

@@ -17,6 +17,7 @@ from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model import association_lifecycle as life
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import Ino
+from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.unlinker import Unlinker
@@ -25,6 +26,7 @@ from s3lustrefs.repository.retry import backoff_seconds
 log = logging.getLogger(__name__)
 
 _PAGE = 500
+_QUEUE_SECONDS = 30.0
 _MOST_COUNTED = 50_000
 """Journal records looked at to tell how many changes a deletion abandons: a tenth of a second."""
 
@@ -77,7 +79,18 @@ class AssociationRequests:
             await self._watch.renew(association)
         else:
             await self._links.disconnect(association.assoc_id)
+            await self._remove_queue(association)
             await self._unlinker.unlink(association)
+
+    async def _remove_queue(self, association: Association) -> None:
+        """Nobody would ever empty it. What stands in the way is told, and no reason to keep the association."""
+        if not self._links.has_own_queue(association):
+            return
+        try:
+            with trio.fail_after(_QUEUE_SECONDS):
+                await event_plan.remove_own_queue(association)
+        except (errors.RepositoryError, trio.TooSlowError) as exc:
+            log.warning("event queue stays queue=s3lustrefs-%s reason=%s", association.association_id, exc or "no answer")
 
     # --- creating --------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from s3lustrefs.model.option_values import EVENT_QUEUE_WORDS
 from s3lustrefs.repository.address import is_amazon
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.event_queue import EventQueue
-from s3lustrefs.repository.event_setup import EventSource, check_queue, given_queue, look, make_queue
+from s3lustrefs.repository.event_setup import EventSource, check_queue, given_queue, look, make_queue, remove_queue
 from s3lustrefs.repository.probe import Finding
 
 
@@ -88,6 +88,11 @@ def connector(current: Callable[[], Association], credentials: Credentials) -> C
 async def check_own_queue(association: Association, credentials: Credentials) -> None:
     """Raises: RepositoryRejected when the bucket does not send its events there any more; other RepositoryError."""
     await check_queue(_own(association), credentials)
+
+
+async def remove_own_queue(association: Association) -> None:
+    """For an association that is deleted. Raises: RepositoryError."""
+    await remove_queue(_own(association), Credentials(association.endpoint))
 
 
 def _own(association: Association) -> EventSource:

@@ -101,6 +101,10 @@ class Links:
             raise errors.NotInRepository(f"association {assoc} is not connected to its bucket")
         return link
 
+    def has_own_queue(self, association: Association) -> bool:
+        """Whether a queue is made for its events."""
+        return event_plan.queue_of(association, read_only=self._shared.read_only) == association.association_id
+
     def listener_of(self, assoc: AssocId) -> EventListener | None:
         link = self._links.get(assoc)
         listening = self._listening.get(link.queue) if link is not None else None
@@ -151,6 +155,7 @@ class Links:
             link.scope.cancel()
             if self._nursery is not None:
                 await link.ended.wait()
+            link.importer.end()
             await self._leave_queue(link)
             await link.store.aclose()
 

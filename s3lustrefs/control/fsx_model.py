@@ -69,6 +69,7 @@ class FsxModel:
         return self._operations.get(name)
 
 
+@functools.cache
 def load() -> dict[str, Operation]:
     """Read the description. Blocks."""
     loader = botocore.loaders.create_loader()

@@ -17,6 +17,7 @@ from bench import (
     cold_sequential,
     cold_small,
     create_small,
+    describe,
     export_rate,
     find_entries,
     import_listing,
@@ -33,6 +34,7 @@ Program = Callable[[Candidate, Workplace], list[Figure]]
 
 PROGRAMS: dict[str, Program] = {
     "import": import_listing.run,
+    "describe": describe.run,
     "sweep": sweep_listing.run,
     "find": find_entries.run,
     "stat": stat_again.run,

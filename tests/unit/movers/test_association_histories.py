@@ -148,12 +148,15 @@ class Histories(RuleBasedStateMachine):
 
     # --- what users do -------------------------------------------------------------------------------------------------------
 
-    @rule(path=st.sampled_from(PATHS), kinds=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4))
-    def make_files(self, path: str, kinds: list[tuple[bool, bool]]) -> None:
+    @rule(pick=st.integers(0, 20), kinds=st.lists(st.sampled_from(["cold", "exported", "dirty"]), min_size=1, max_size=4))
+    def make_files(self, pick: int, kinds: list[str]) -> None:
+        linked = [each.file_system_path for each in self.scene.engine.associations() if each.is_linked]
+        places = [*linked, *linked, *PATHS]
+
         async def make() -> None:
-            for is_cold, is_dirty in kinds:
+            for kind in kinds:
                 self.files += 1
-                await self._make_file(path, b"f%d" % self.files, is_cold, is_dirty)
+                await self._make_file(places[pick % len(places)], b"f%d" % self.files, kind == "cold", kind == "dirty")
 
         self.run(make)
 
@@ -243,7 +246,7 @@ def _is_death(exc: BaseException) -> bool:
 
 
 Histories.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from bench import (
     create_small,
     describe,
     export_rate,
+    export_task,
     find_entries,
     import_listing,
     rename_rate,
@@ -45,6 +46,7 @@ PROGRAMS: dict[str, Program] = {
     "events": bucket_events.rate,
     "lag": bucket_events.lag,
     "export-rate": export_rate.run,
+    "export-task": export_task.run,
     "rename-rate": rename_rate.run,
 }
 

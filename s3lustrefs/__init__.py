@@ -4,12 +4,12 @@ Rooms, highest first. A room imports only rooms in rows below its own; rooms in 
 (tests/unit/test_layers.py keeps both, and the fences on the right)::
 
     cli                                the user's door: commands, mount(8) helper, daemonising
-    mount                              composition root: builds everything, owns the task tree
+    mount       host                   composition roots: of one mount; of the endpoint in front of all file systems of a host
     fuse        control                the kernel's door, the administrator's door                  pyfuse3; botocore
     fs                                 POSIX meaning, free of FUSE types
     movers                             the copytool: hydrator, exporter, importer
     meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt, pycurl
-    config      log                    what was asked for; the log
+    config      log       mountinfo    what was asked for; the log; what is mounted where
     model       errors                 nouns and pure functions; every exception
 
 What must flow upward (importer to kernel) is a record on a channel wired in `mount`, never an import.

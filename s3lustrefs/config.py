@@ -291,6 +291,30 @@ def default_state_dir(source: str, mountpoint: str) -> Path:
     return base / f"{words}-{digest}"
 
 
+def configured_state_dir(path: Path) -> Path | None:
+    """What a TOML file says; None: it leaves that to the mount. Raises: ConfigError."""
+    top, _ = _TomlFile(path).load()
+    found = top.get("state_dir")
+    assert found is None or isinstance(found, Path)
+    return found
+
+
+def named_files() -> Path:
+    """Where the NAME.toml files are."""
+    return Path(os.path.abspath(os.environ.get("S3LUSTREFS_CONFIG_DIR") or CONFIG_DIR))
+
+
+def checked_defaults(options: str) -> dict[str, object]:
+    """Mount options for the TOML files of file systems to be made: as they were given, once they are known to be right.
+
+    Raises: ConfigError.
+    """
+    ours, kernel = _sort_options(parse_option_string(options))
+    if kernel or not ours.keys() <= {*_ENDPOINT_KEYS, *_DRA_KEYS, "allow_other", "noatime", "cache_size"}:
+        raise ConfigError(f"{options}: not for a configuration file that is made for a new file system")
+    return dict(parse_option_string(options))
+
+
 def _check_api(mount: Mapping[str, object]) -> None:
     """Raises: ConfigError."""
     for key, needed in (("api_certificate", "api_listen"), ("api_key", "api_certificate")):
@@ -304,7 +328,7 @@ def _check_api(mount: Mapping[str, object]) -> None:
         )
 
 
-def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, config_dir: Path = CONFIG_DIR) -> Config:
+def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, config_dir: Path | None = None) -> Config:
     """Everything that is to be known of a mount.
 
     Raises: ConfigError naming the option, or the file and line, and what would be right.
@@ -315,7 +339,7 @@ def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, c
         identity = source.rstrip("/")
         tables: list[dict[str, object]] = [{"file_system_path": "/", "data_repository_path": source}]
     else:
-        path = _config_file(source, config_dir)
+        path = _config_file(source, config_dir or named_files())
         identity = str(path)
         top, tables = _TomlFile(path).load()
     dras = _associations([{**top, **table, **ours} for table in tables], "" if source.startswith("s3://") else f"{path}: ")

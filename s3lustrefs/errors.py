@@ -44,8 +44,16 @@ class StateDirError(UsageError):
     """The state directory cannot be used: in use, read-only, full, or of an unknown format."""
 
 
+class StateDirInUse(StateDirError):
+    """Another process has the state directory: a daemon, or one that looks at it."""
+
+
 class DaemonUnreachable(UsageError):
     """No daemon answers for this mount."""
+
+
+class NoDaemon(DaemonUnreachable):
+    """Nobody listens on the control socket: the file system is not mounted."""
 
 
 class ControlFault(UsageError):
@@ -241,3 +249,7 @@ class RepositoryRejected(RepositoryError):
 
 class NotInRepository(S3LustreError):
     """The path belongs to no association, so there is nothing to archive, restore or export."""
+
+
+class TaskFailed(S3LustreError):
+    """A data repository task cannot be done as it was asked for; what it had done by then stays."""

@@ -22,6 +22,8 @@ from s3lustrefs.control import api_server
 from s3lustrefs.control.fsx_api import FsxApi
 from s3lustrefs.control.fsx_associations import Linking
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
+from s3lustrefs.control.fsx_tasks import OlderThan
+from s3lustrefs.control.hsm_api import HsmApi
 from s3lustrefs.control.native_api import NativeApi, Parts
 from s3lustrefs.control.object_api import ObjectApi
 from s3lustrefs.control.server import ControlServer
@@ -46,9 +48,10 @@ from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association, AssociationSettings
-from s3lustrefs.movers import recovery
+from s3lustrefs.model.task import EXPORT, IMPORT, RELEASE, TaskType
+from s3lustrefs.movers import event_log, recovery
 from s3lustrefs.movers.archive import Archive
-from s3lustrefs.movers.association_requests import AssociationRequests
+from s3lustrefs.movers.association_requests import AssociationRequests, unexported
 from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.configured_links import ConfiguredLinks
@@ -65,11 +68,18 @@ from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.preflights import look_at
+from s3lustrefs.movers.preloads import Preloads
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
+from s3lustrefs.movers.task_export import ExportJob
+from s3lustrefs.movers.task_import import ImportJob
+from s3lustrefs.movers.task_release import ReleaseJob
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.task_roots import Roots
+from s3lustrefs.movers.tasks import Job, Tasks
 from s3lustrefs.movers.unlinker import Unlinker
 from s3lustrefs.movers.versions import Versions
 from s3lustrefs.repository.credentials import resolve_region
@@ -130,6 +140,7 @@ class Daemon:
             await self._open_doors()
             await self._link_all()
             await self._build().resume()
+            await self._tasks.recover()
             await self._serve(ready)
         finally:
             self._state_dir.stopping()
@@ -178,11 +189,15 @@ class Daemon:
 
     async def _open_doors(self) -> None:
         """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
-        requests = self._requests
-        linking = Linking(self._config.defaults, self._probe, self._probe_export, requests.unexported, requests.wake)
+        linking = Linking(
+            self._config.defaults, self._probe, self._probe_export, partial(unexported, self._engine), self._requests.wake
+        )  # fmt: skip
+        self._tasks = self._build_tasks()
         self._fsx = FsxApi(
-            self._engine, self._repositories, capacity_bytes=lambda: self._chunks.space().capacity_bytes, linking=linking
-        )
+            self._engine, self._repositories, self._tasks, read_only=self._config.read_only,
+            capacity_bytes=lambda: self._chunks.space().capacity_bytes, linking=linking,
+        )  # fmt: skip
+        event_log.follow(self._engine.file_system)
         first = next(iter(self._config.dras), self._config.defaults)
         record = await self._fsx.file_systems.establish(resolve_region(first.endpoint))
         self._api = api_server.open_(self._config, record.region, self._fsx.call)
@@ -203,7 +218,7 @@ class Daemon:
             engine, repositories, self._links, self._reach, lambda: self._exporter.urge(again=True)
         )  # fmt: skip
         unlinker = Unlinker(engine, chunks, self._hydrator, self._handles.note_nameless, notify)
-        self._requests = AssociationRequests(engine, self._links, unlinker, self._watch)
+        self._requests = AssociationRequests(engine, self._links, unlinker, self._watch, self._probe)
 
     def _build(self) -> Losses:
         engine, chunks, repositories, room = self._engine, self._chunks, self._repositories, self._room
@@ -236,6 +251,7 @@ class Daemon:
         status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
         control_path = config.state_dir / "control.sock"
         self._hsm_restores = HsmRestores(engine, self._hydrator)
+        self._preloads = Preloads(engine, self._hydrator, self._hsm_restores, self._links, self._headers.known)
         hsm = HsmRequests(
             engine, self._hydrator, self._exporter, self._releaser, self._hsm_restores, read_only=config.read_only
         )  # fmt: skip
@@ -251,9 +267,24 @@ class Daemon:
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
         )
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
-        operations = {**NativeApi(parts).operations(), **object_api.operations()}
+        operations = {
+            **NativeApi(parts).operations(),
+            **object_api.operations(),
+            **HsmApi(self._preloads).operations(),
+            "CreateReleaseTask": OlderThan(self._fsx.call).create,
+        }
         self._control = ControlServer(control_path, operations, {TARGET_PREFIX: self._fsx.call})
         return self._losses
+
+    def _build_tasks(self) -> Tasks:
+        """The queue knows how to make jobs; what they work with is there when the first one starts."""
+        engine = self._engine
+        jobs: dict[TaskType, Callable[[], Job]] = {
+            IMPORT: lambda: ImportJob(engine, self._links),
+            EXPORT: lambda: ExportJob(engine, Roots(engine, self._links), self._exporter.wake),
+            RELEASE: lambda: ReleaseJob(engine, Roots(engine, self._links), self._releaser.release),
+        }
+        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir))
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -267,7 +298,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 for part in (
                     self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
-                    self._archive, self._restores, self._hsm_restores,
+                    self._archive, self._restores, self._hsm_restores, self._preloads,
                     CapabilityWatch(self._engine, self._repositories, self._probe),
                 ):  # fmt: skip
                     await nursery.start(part.run)
@@ -278,6 +309,7 @@ class Daemon:
                 await nursery.start(self._links.run)
                 await nursery.start(self._requests.run)
                 await nursery.start(self._watch.run)
+                await nursery.start(self._tasks.run)
                 await nursery.start(self._control.run)
                 if self._api is not None:
                     await nursery.start(self._api.run)

@@ -12,15 +12,19 @@ from pathlib import Path
 
 import click
 
-from s3lustrefs.cli import associations, draining, fsx, offline, reports
+from s3lustrefs.cli import associations, draining, fsx, offline, reports, tasks
+from s3lustrefs.cli.completion import completion
+from s3lustrefs.cli.file_systems import fs
+from s3lustrefs.cli.host import api
 from s3lustrefs.cli.hsm import hsm
+from s3lustrefs.cli.hydrating import hydrate
 from s3lustrefs.cli.lfs_install import install_lfs
 from s3lustrefs.cli.mount_checks import Host, detach, is_dead
-from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.restoring import restore
 from s3lustrefs.cli.target import Target
 from s3lustrefs.cli.versions import versions
 from s3lustrefs.errors import MountPointError, S3LustreError, UsageError
+from s3lustrefs.mountinfo import mounted_at, read_mounts
 
 EXIT_USAGE = 64
 GONE_SECONDS = 120.0
@@ -163,11 +167,17 @@ cli.add_command(reports.status)
 cli.add_command(reports.why)
 cli.add_command(reports.refresh)
 cli.add_command(hsm)
+cli.add_command(hydrate)
 cli.add_command(versions)
 cli.add_command(restore)
 cli.add_command(associations.dra)
-cli.add_command(fsx.fs)
+cli.add_command(fs)
 cli.add_command(fsx.tag)
+cli.add_command(api)
+cli.add_command(completion)
+cli.add_command(tasks.task)
+cli.add_command(api)
+cli.add_command(completion)
 cli.add_command(offline.check)
 cli.add_command(offline.fsck)
 

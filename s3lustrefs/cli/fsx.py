@@ -1,4 +1,4 @@
-"""Commands that speak the FSx API over the control socket, with AWS's option names: fs, tag; and what all such commands share."""
+"""Commands that speak the FSx API over the control socket, with AWS's option names: tag; and what all such commands share."""
 
 from __future__ import annotations
 
@@ -37,35 +37,12 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-# --- the file system ------------------------------------------------------------------------------------------------------------
-
-
-@click.group()
-def fs() -> None:
-    """The file system as FSx's clients see it.
-
-    \b
-    Example:  s3lustrefs fs describe
-    """
-
-
-@fs.command("describe")
-@mount_option
-@json_option
-def describe_file_system(mount: str | None, as_json: bool) -> None:
-    """Describe the file system: id, ARN, capacity, settings.
-
-    \b
-    Example:  s3lustrefs fs describe --json
-    """
-    answer = call(mount, "DescribeFileSystems")
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for each in answer["FileSystems"]:
-        click.echo(f"{each['FileSystemId']}  {each['Lifecycle']}  {each['StorageCapacity']:,} GiB\n{each['ResourceARN']}")
-        for name, value in sorted(each["LustreConfiguration"].items()):
-            click.echo(f"    {name:30}  {value if isinstance(value, str) else json.dumps(value)}")
+def filter_of(text: str) -> object:
+    """A filter as the AWS command line takes it; one value needs no list."""
+    parsed = shorthand.parse(text)
+    if isinstance(parsed, dict) and isinstance(parsed.get("Values"), str):
+        return {**parsed, "Values": [parsed["Values"]]}
+    return parsed
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------------------
@@ -73,7 +50,7 @@ def describe_file_system(mount: str | None, as_json: bool) -> None:
 
 @click.group()
 def tag() -> None:
-    """Tags of the file system and its associations.
+    """Tags of the file system, its associations and its tasks.
 
     \b
     Example:  s3lustrefs tag list --resource-arn arn:aws:fsx:eu-central-1:000000000000:file-system/fs-0123456789abcdef0

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s3lustrefs.cli.mountinfo import FS_TYPE, MOUNTINFO, mounted_at, read_mounts
 from s3lustrefs.errors import FuseUnavailable, MountPointError, UsageError
+from s3lustrefs.mountinfo import FS_TYPE, MOUNTINFO, mounted_at, read_mounts
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """mount(8) starts its helpers without PATH."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
+from s3lustrefs.cli import file_system_names
 from s3lustrefs.cli.launch import start_daemon
 from s3lustrefs.cli.mount_checks import Host, check_host, check_mount_point
 from s3lustrefs.config import Config, load
@@ -22,7 +24,8 @@ MOUNT_FAILURE = 32
 def prepare(source: str, mount_point: str, options: str, host: Host | None = None) -> tuple[Config, str]:
     """Everything that can be found wrong without starting anything: (config, resolved mount point). Raises: UsageError."""
     host = host or Host()
-    config = load(source, options, mountpoint=mount_point)
+    named = file_system_names.file_of(source)
+    config = replace(load(str(named or source), options, mountpoint=mount_point), source=source)
     check_host(host, allow_other=config.allow_other)
     return config, check_mount_point(mount_point, host)
 
@@ -31,7 +34,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="mount.s3lustrefs", description="mount(8) helper; to mount by hand use `s3lustrefs mount` or `mount -t s3lustrefs`"
     )
-    parser.add_argument("source", help="s3://BUCKET[/PREFIX], a TOML file, or NAME of /etc/s3lustrefs/NAME.toml")
+    parser.add_argument(
+        "source",
+        help="s3://BUCKET[/PREFIX], a TOML file, NAME of /etc/s3lustrefs/NAME.toml, or the id or DNS name of a file system",
+    )
     parser.add_argument("mount_point")
     parser.add_argument("-o", dest="options", action="append", default=[], help="mount options, comma-separated")
     parser.add_argument("-t", dest="type", help="file-system type, ignored")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from s3lustrefs.cli.control_client import ANSWER_SECONDS, NATIVE_PREFIX, ControlClient
 from s3lustrefs.cli.mount_checks import is_dead
-from s3lustrefs.cli.mountinfo import MOUNTINFO, MountEntry, holding, mounted_at, read_mounts
 from s3lustrefs.errors import DaemonUnreachable, MountPointError
+from s3lustrefs.mountinfo import MOUNTINFO, MountEntry, holding, mounted_at, read_mounts
 
 CONTROL_XATTR = "user.s3lustrefs.control"
 """Virtual attribute of a mount's root directory: the path of its control socket."""

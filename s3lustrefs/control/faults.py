@@ -33,6 +33,7 @@ TABLE: dict[type[BaseException], tuple[int, str]] = {
     errors.NotFound: (400, "PathNotFound"),
     errors.StaleInode: (400, "PathNotFound"),
     errors.NotInRepository: (400, "DataRepositoryAssociationNotFound"),
+    errors.TaskFailed: (400, "BadRequest"),
     errors.RepositoryError: (400, "BadRequest"),
     errors.RepositoryUnavailable: (500, "ServiceUnavailable"),
     errors.StorageError: (500, "InternalServerError"),

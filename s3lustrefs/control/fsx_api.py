@@ -9,38 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
-from s3lustrefs.control.faults import Fault, fault_of
+from s3lustrefs.control.faults import fault_of
 from s3lustrefs.control.fsx_associations import Associations, Linking
+from s3lustrefs.control.fsx_caches import FileCaches
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
-from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, fingerprints, refused
+from s3lustrefs.control.fsx_request import TOKEN, Json, documented, fingerprints, refuse_another_request, refused, without_nulls
 from s3lustrefs.control.fsx_tags import Tags
-from s3lustrefs.errors import ControlFault
+from s3lustrefs.control.fsx_tasks import TaskOperations
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.tasks import Tasks
 
-_TASK = "until then `s3lustrefs drain` exports and `s3lustrefs refresh` imports"
-_FILE_SYSTEM = "a file system is made by mounting it, and ends with its state directory"
-_CACHE = "only file systems are there"
+_FILE_SYSTEM = "this is the endpoint of one mount; ask that of the host, `s3lustrefs api`"
 _NOT_YET: Mapping[str, str] = {
-    "CreateDataRepositoryTask": _TASK,
-    "DescribeDataRepositoryTasks": _TASK,
-    "CancelDataRepositoryTask": _TASK,
     "CreateFileSystem": _FILE_SYSTEM,
     "DeleteFileSystem": _FILE_SYSTEM,
-    "CreateFileCache": _CACHE,
-    "DescribeFileCaches": _CACHE,
-    "UpdateFileCache": _CACHE,
-    "DeleteFileCache": _CACHE,
+    "CreateFileCache": _FILE_SYSTEM,
+    "DeleteFileCache": _FILE_SYSTEM,
 }
 """Operations that make sense on one host, with what holds as long as they are not there."""
-_ALWAYS_POSSIBLE = frozenset({"UnsupportedOperation", "InternalServerError"})
-"""Faults that every operation may answer, whether or not FSx's description lists them for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +47,21 @@ class FsxApi:
     """See the module docstring."""
 
     def __init__(
-        self, engine: MetadataEngine, repositories: Repositories, *, capacity_bytes: Callable[[], int], linking: Linking
-    ) -> None:
+        self, engine: MetadataEngine, repositories: Repositories, queue: Tasks, *, capacity_bytes: Callable[[], int],
+        linking: Linking, read_only: bool = False,
+    ) -> None:  # fmt: skip
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
-        self.file_systems = FileSystems(engine, capacity_bytes)
+        self.file_systems = FileSystems(engine, capacity_bytes, repositories)
+        caches = FileCaches(engine)
         associations = Associations(engine, self.file_systems, repositories, linking)
-        tags = Tags(engine, self.file_systems, associations)
+        tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)
+        tags = Tags(engine, self.file_systems, associations, queue)
         self._queries: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
             "DescribeDataRepositoryAssociations": associations.describe,
+            "DescribeDataRepositoryTasks": tasks.describe,
+            "DescribeFileCaches": caches.describe,
             "DescribeFileSystems": self.file_systems.describe,
             "ListTagsForResource": tags.list_,
         }
@@ -72,6 +69,9 @@ class FsxApi:
             "CreateDataRepositoryAssociation": Change(associations.create, associations.created),
             "DeleteDataRepositoryAssociation": Change(associations.delete, associations.deleted),
             "UpdateDataRepositoryAssociation": Change(associations.update, associations.updated),
+            "CreateDataRepositoryTask": Change(tasks.create, tasks.created),
+            "CancelDataRepositoryTask": Change(lambda request, _: tasks.cancel(request), tasks.cancel),
+            "UpdateFileCache": Change(caches.update, caches.updated),
             "UpdateFileSystem": Change(self.file_systems.update, self.file_systems.updated),
             "TagResource": Change(tags.tag, tags.tagged),
             "UntagResource": Change(tags.untag, tags.tagged),
@@ -86,14 +86,14 @@ class FsxApi:
             raise refused("UnsupportedOperation", _reason(name))
         if defect := operation.input_defect(request):
             raise refused("BadRequest", defect)
-        request = _without_nulls(request)
+        request = without_nulls(request)
         try:
             if name in self._queries:
                 return await self._queries[name](request)
             return await self._change(name, request)
         except Exception as exc:
             fault = fault_of(exc, name)
-            raise _documented(fault, operation.faults) from exc
+            raise documented(fault, operation.faults) from exc
 
     async def _change(self, name: str, request: Json) -> Json:
         change = self._changes[name]
@@ -104,32 +104,8 @@ class FsxApi:
             known = self._engine.find_asked(asked.token)
             if known is None:
                 return await change.make(request, asked)
-            _refuse_another_request(known, asked)
+            refuse_another_request(known, asked)
             return await change.repeat(request)
-
-
-def _without_nulls(value: Any) -> Any:
-    """A member that is null counts as absent."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
-
-
-def _refuse_another_request(known: Asked, asked: Asked) -> None:
-    if known.operation != asked.operation:
-        message = f"{TOKEN} was used for {known.operation}"
-        raise refused("IncompatibleParameterError", message, Parameter=TOKEN)
-    for name in sorted(known.parameters.keys() | asked.parameters.keys()):
-        if known.parameters.get(name) != asked.parameters.get(name):
-            message = f"{TOKEN} was used for a request with another {name}"
-            raise refused("IncompatibleParameterError", message, Parameter=name)
-
-
-def _documented(fault: Fault, faults: frozenset[str]) -> ControlFault:
-    """The same fault, under a name that clients of this operation know."""
-    known = faults | _ALWAYS_POSSIBLE
-    name = fault.name if fault.name in known else "BadRequest" if fault.status < 500 else "InternalServerError"
-    return ControlFault(fault.message[:MESSAGE_CHARACTERS], fault=name, members=fault.members)
 
 
 def _reason(name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from s3lustrefs import errors
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, Json, association_arn, page, refused, tags_of
+from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, Json, association_arn, page, refused, wanted_tags
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.model import association_rules as rules
@@ -37,8 +37,11 @@ _CHUNK_MIB = 1024
 _NEEDED = "FSx needs s3:Get*, s3:List* and s3:PutObject on it"
 """Source: FSx for Lustre User Guide, "Unable to validate access to an S3 bucket"."""
 
-Probe = Callable[[AssociationSettings], Awaitable[Capabilities]]
-"""Whether and how a bucket can be used, and be written if anything is exported there. Raises: RepositoryError with the remedy."""
+Probe = Callable[[AssociationSettings], Awaitable[Capabilities | None]]
+"""Whether and how a bucket can be used, and be written if anything is exported there; None: the next mount finds out.
+
+Raises: RepositoryError with the remedy.
+"""
 ProbeExport = Callable[[Association], Awaitable[Capabilities]]
 """Whether and how an association's bucket can be written. Raises: RepositoryError with the remedy."""
 
@@ -68,7 +71,8 @@ class Associations:
 
     async def create(self, request: Json, asked: Asked | None) -> Json:
         self._file_systems.are_ours([request["FileSystemId"]])
-        settings, tags = self._asked_for(request), tags_of(request)
+        self._refuse_settled()
+        settings, tags = self._asked_for(request), wanted_tags(request.get("Tags", ()))
         if defect := rules.addition_defect(settings, self._engine.associations()) or await self._place_defect(settings):
             raise refused("BadRequest", defect)
         try:
@@ -79,7 +83,8 @@ class Associations:
         now = time.time_ns()
         association = Association(
             **{name: getattr(settings, name) for name in AssociationSettings.__dataclass_fields__},
-            association_id=new_association_id(), created_ns=now, asked_ns=now, lifecycle="CREATING", capabilities=asdict(able),
+            association_id=new_association_id(), created_ns=now, asked_ns=now, lifecycle="CREATING",
+            capabilities=asdict(able) if able is not None else None,
         )  # fmt: skip
         if not request.get("BatchImportMetaDataOnCreate", False):
             association = replace(association, import_state="DONE", new_since_ns=now)
@@ -133,7 +138,7 @@ class Associations:
     # --- describe --------------------------------------------------------------------------------------------------------
 
     async def describe(self, request: Json) -> Json:
-        chosen = [self.find(each) for each in dict.fromkeys(request.get("AssociationIds", ()))] or self._engine.associations()
+        chosen = [self.find(each) for each in dict.fromkeys(request.get("AssociationIds", ()))] or self._all()
         meets = [self._matches(each) for each in request.get("Filters", ())]  # each is looked at, for what is wrong with it
         if not all(meets):
             chosen = []
@@ -143,6 +148,7 @@ class Associations:
     # --- update ----------------------------------------------------------------------------------------------------------
 
     async def update(self, request: Json, asked: Asked | None) -> Json:
+        self._refuse_settled()
         association = self._changeable(request)
         policies = _wanted(association, request)
         found: dict[str, Any] = {}
@@ -172,6 +178,7 @@ class Associations:
 
     async def delete(self, request: Json, asked: Asked | None) -> Json:
         association = self.find(request["AssociationId"])
+        self._refuse_settled()
         if association.lifecycle == "DELETING":
             return _deleting(association)
         count, is_more = await self._linking.unexported(association)
@@ -196,9 +203,19 @@ class Associations:
         return {"AssociationId": request["AssociationId"], "Lifecycle": "DELETING", "DeleteDataInFileSystem": data}
 
     # --- what they share -------------------------------------------------------------------------------------------------
+    def _all(self) -> list[Association]:
+        """That of a file system that was linked at its creation is FSx's DataRepositoryConfiguration, not one of these."""
+        return [] if self._file_systems.record.is_legacy else self._engine.associations()
+
+    def _refuse_settled(self) -> None:
+        """Raises: ControlFault where the links were settled at the creation, and are not to change."""
+        if self._file_systems.record.is_cache:
+            raise refused("BadRequest", "the associations of a file cache are given at its creation and cannot be changed")
+        if self._file_systems.record.is_legacy:
+            raise refused("BadRequest", "this file system is linked by its ImportPath: it cannot have associations as well")
 
     def find(self, association_id: str) -> Association:
-        for association in self._engine.associations():
+        for association in self._all():
             if association.association_id == association_id:
                 return association
         raise refused("DataRepositoryAssociationNotFound", f"there is no data repository association {association_id}")
@@ -208,13 +225,14 @@ class Associations:
         in_use = self._repositories.failure(association.assoc_id) if association.lifecycle == "AVAILABLE" else None
         failure = association.failure or (str(in_use) if in_use else "")
         tags = self._engine.tags(association.association_id)
+        id_member, path_member = ("FileCacheId", "FileCachePath") if record.is_cache else ("FileSystemId", "FileSystemPath")
         return {
             "AssociationId": association.association_id,
             "ResourceARN": association_arn(record, association.association_id),
-            "FileSystemId": record.file_system_id,
+            id_member: record.file_system_id,
             "Lifecycle": "MISCONFIGURED" if in_use else association.lifecycle,
             **({"FailureDetails": {"Message": failure[:MESSAGE_CHARACTERS]}} if failure else {}),
-            "FileSystemPath": association.file_system_path_given or association.file_system_path,
+            path_member: association.file_system_path_given or association.file_system_path,
             "DataRepositoryPath": association.data_repository_path_given or association.data_repository_path,
             "BatchImportMetaDataOnCreate": not association.new_since_ns,
             "ImportedFileChunkSize": association.imported_file_chunk_size_mib,
@@ -239,7 +257,7 @@ class Associations:
                     raise refused("InvalidDataRepositoryType", f"data-repository-type {value!r} is not S3 or NFS")
             return "S3" in values
         if name == "file-cache-id":
-            return False
+            return self._file_systems.record.is_cache and self._file_systems.record.file_system_id in values
         raise refused("BadRequest", f"Filters: {name} says nothing about data repository associations")
 
 

@@ -14,38 +14,37 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from s3lustrefs.control.fsx_request import ACCOUNT, Json, file_system_arn, page, refused
+from s3lustrefs.control import fsx_legacy
+from s3lustrefs.control.fsx_request import ACCOUNT, MESSAGE_CHARACTERS, Json, file_system_arn, page, refused
+from s3lustrefs.control.fsx_settings import OTHER_KINDS, checked_settings, throughputs_of
 from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model.association import policies_of
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.movers.repositories import Repositories
 
 _MOST_SHOWN = 50
-_VERSION = "2.15"
-_MOUNT_NAME = "fsx"
-_THROUGHPUTS = (125, 250, 500, 1000)
-"""MB/s per TiB of SSD in PERSISTENT_2. Source: Amazon FSx API Reference, "CreateFileSystemLustreConfiguration"."""
-_IOPS = (1500, 3000, 6000, *range(12000, 192001, 12000))
-_OTHER_KINDS = ("WindowsConfiguration", "OntapConfiguration", "OpenZFSConfiguration")
+VERSIONS = ("2.10", "2.12", "2.15")
+_VERSION = VERSIONS[-1]
+MOUNT_NAME = "fsx"
 _DEFAULTS: Mapping[str, Any] = {
     "WeeklyMaintenanceStartTime": "7:00:00",
-    "PerUnitStorageThroughput": 125,
     "AutomaticBackupRetentionDays": 0,
+    "CopyTagsToBackups": False,
     "DataCompressionType": "NONE",
+    "EfaEnabled": False,
     "LogConfiguration": {"Level": "DISABLED"},
 }
-_FIXED: Mapping[str, Any] = {
-    "DeploymentType": "PERSISTENT_2",
-    "MountName": _MOUNT_NAME,
-    "CopyTagsToBackups": False,
-    "EfaEnabled": False,
-}
+_MOUNTED_DEFAULTS: Mapping[str, Any] = {"DeploymentType": "PERSISTENT_2", "PerUnitStorageThroughput": 125}
+"""Of a file system that was made by mounting it."""
 
 
 class FileSystems:
     """See the module docstring."""
 
-    def __init__(self, engine: MetadataEngine, capacity_bytes: Callable[[], int]) -> None:
+    def __init__(self, engine: MetadataEngine, capacity_bytes: Callable[[], int], repositories: Repositories) -> None:
         self._engine = engine
         self._capacity_bytes = capacity_bytes
+        self._repositories = repositories
 
     async def establish(self, region: str) -> FileSystemRecord:
         """Give this file system its identity at its first mount; `region` counts then only."""
@@ -71,20 +70,25 @@ class FileSystems:
         return True
 
     async def describe(self, request: Json) -> Json:
-        self.are_ours(request.get("FileSystemIds", ()))
-        shown, more = page(request, [self.record], lambda record: record.file_system_id, _MOST_SHOWN)
+        if request.get("FileSystemIds"):
+            self.are_ours(request["FileSystemIds"])
+        shown, more = page(
+            request, [] if self.record.is_cache else [self.record], lambda record: record.file_system_id, _MOST_SHOWN
+        )
         return {"FileSystems": [self._described(record) for record in shown], **more}
 
     async def update(self, request: Json, asked: Asked | None) -> Json:
         self.are_ours([request["FileSystemId"]])
-        _refuse_what_is_fixed(request)
+        _refuse_what_is_fixed(request, self.record.settings)
         given = request.get("LustreConfiguration", {})
-        if not given and "NetworkType" not in request:
+        named: Json = {key: request[key] for key in ("NetworkType", "FileSystemTypeVersion") if key in request}
+        if not given and not named:
             raise refused("BadRequest", "nothing to update: LustreConfiguration is empty")
-        settings = dict(self.record.settings)
-        settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **_checked(given)}
-        if "NetworkType" in request:
-            settings["NetworkType"] = request["NetworkType"]
+        settings = {**self.record.settings, **named}
+        checked = _checked(given, settings)
+        settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **checked}
+        if "AutoImportPolicy" in given:
+            await self._change_policy(settings["LustreConfiguration"].pop("AutoImportPolicy"))
         await self._engine.update_file_system(replace(self.record, settings=settings), asked)
         return await self.updated(request)
 
@@ -93,30 +97,68 @@ class FileSystems:
         self.are_ours([request["FileSystemId"]])
         return {"FileSystem": self._described(self.record)}
 
+    async def _change_policy(self, policy: str) -> None:
+        """Of a file system that was linked at its creation. A crash before the rest of the update leaves this done."""
+        for association in self._engine.associations():
+            policies = replace(policies_of(association), auto_import=frozenset(fsx_legacy.EVENTS[policy]))
+            await self._engine.update_association(association.with_policies(policies))
+
     def _described(self, record: FileSystemRecord) -> Json:
         tags = self._engine.tags(record.file_system_id)
-        return {
-            "OwnerId": ACCOUNT,
-            "CreationTime": record.created_ns / 1e9,
-            "FileSystemId": record.file_system_id,
-            "FileSystemType": "LUSTRE",
-            "FileSystemTypeVersion": _VERSION,
-            "Lifecycle": "AVAILABLE",
-            "StorageCapacity": min(self._capacity_bytes() >> 30, 2**31 - 1),
-            "StorageType": "SSD",
-            "SubnetIds": [],
-            "NetworkInterfaceIds": [],
-            "NetworkType": record.settings.get("NetworkType", "IPV4"),
-            "DNSName": f"{record.file_system_id}.fsx.{record.region}.{socket.gethostname()}",
-            "ResourceARN": file_system_arn(record),
-            **({"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]} if tags else {}),
-            "LustreConfiguration": {**_DEFAULTS, **record.settings.get("LustreConfiguration", {}), **_FIXED},
-            "AdministrativeActions": [],
-        }
+        about = described(record, tags, capacity_gib=min(self._capacity_bytes() >> 30, 2**31 - 1))
+        if record.is_legacy:
+            for association in self._engine.associations():
+                failure = self._repositories.failure(association.assoc_id)
+                about["LustreConfiguration"]["DataRepositoryConfiguration"] = fsx_legacy.described(
+                    record.settings["DataRepositoryConfiguration"], lifecycle="MISCONFIGURED" if failure else "AVAILABLE",
+                    events=association.auto_import, failure=str(failure or ""),
+                )  # fmt: skip
+        return about
 
 
-def _refuse_what_is_fixed(request: Json) -> None:
-    for kind in _OTHER_KINDS:
+def dns_name(record: FileSystemRecord) -> str:
+    return f"{record.file_system_id}.fsx.{record.region}.{socket.gethostname()}"
+
+
+def described(
+    record: FileSystemRecord, tags: Mapping[str, str], *, capacity_gib: int, lifecycle: str = "AVAILABLE", failure: str = ""
+) -> Json:
+    """FSx's FileSystem. `capacity_gib` counts where no capacity was asked for."""
+    kept = record.settings
+    given = kept.get("LustreConfiguration", {})
+    was_mounted = {} if "DeploymentType" in given else _MOUNTED_DEFAULTS
+    is_tiered = kept.get("StorageType") == "INTELLIGENT_TIERING"
+    return {
+        "OwnerId": ACCOUNT,
+        "CreationTime": record.created_ns / 1e9,
+        "FileSystemId": record.file_system_id,
+        "FileSystemType": "LUSTRE",
+        "FileSystemTypeVersion": kept.get("FileSystemTypeVersion", _VERSION),
+        "Lifecycle": lifecycle,
+        **({"FailureDetails": {"Message": failure[:MESSAGE_CHARACTERS]}} if failure else {}),
+        **({} if is_tiered else {"StorageCapacity": kept.get("StorageCapacity", capacity_gib)}),
+        "StorageType": kept.get("StorageType", "SSD"),
+        "SubnetIds": kept.get("SubnetIds", []),
+        **({"KmsKeyId": kept["KmsKeyId"]} if "KmsKeyId" in kept else {}),
+        "NetworkInterfaceIds": [],
+        "NetworkType": kept.get("NetworkType", "IPV4"),
+        "DNSName": dns_name(record),
+        "ResourceARN": file_system_arn(record),
+        **({"Tags": [{"Key": key, "Value": value} for key, value in sorted(tags.items())]} if tags else {}),
+        "LustreConfiguration": {**_DEFAULTS, **was_mounted, **given, **_legacy(record, lifecycle), "MountName": MOUNT_NAME},
+        "AdministrativeActions": [],
+    }
+
+
+def _legacy(record: FileSystemRecord, lifecycle: str) -> Json:
+    if not record.is_legacy:
+        return {}
+    link, state = record.settings["DataRepositoryConfiguration"], "AVAILABLE" if lifecycle == "AVAILABLE" else "CREATING"
+    return {"DataRepositoryConfiguration": fsx_legacy.described(link, lifecycle=state, events=None, failure="")}
+
+
+def _refuse_what_is_fixed(request: Json, kept: Mapping[str, Any]) -> None:
+    for kind in OTHER_KINDS:
         if kind in request:
             raise refused("IncompatibleParameterError", f"{kind} is not for a file system of type LUSTRE", Parameter=kind)
     if "StorageCapacity" in request:
@@ -124,38 +166,20 @@ def _refuse_what_is_fixed(request: Json) -> None:
             "UnsupportedOperation",
             "StorageCapacity is what the disks of this host give: set the mount option cache_size, or add a cache_dir",
         )
-    if request.get("StorageType", "SSD") != "SSD":
+    if "StorageType" in request and request["StorageType"] != kept.get("StorageType", "SSD"):
         raise refused("UnsupportedOperation", "StorageType cannot change: the content lies on the disks of this host")
-    if request.get("FileSystemTypeVersion", _VERSION) != _VERSION:
-        raise refused("BadRequest", f"FileSystemTypeVersion can only be raised, and {_VERSION} is the newest")
+    now = kept.get("FileSystemTypeVersion", _VERSION)
+    if request.get("FileSystemTypeVersion", now) not in VERSIONS[VERSIONS.index(now) :]:
+        raise refused("BadRequest", f"FileSystemTypeVersion is {now} and can only be raised, up to {_VERSION}")
 
 
-def _checked(given: Json) -> Json:
+def _checked(given: Json, kept: Json) -> Json:
     """The Lustre settings to keep. Raises: ControlFault."""
-    for member in ("ThroughputCapacity", "DataReadCacheConfiguration"):
-        if member in given:
-            raise refused("IncompatibleParameterError", f"{member} needs StorageType INTELLIGENT_TIERING", Parameter=member)
-    if "AutoImportPolicy" in given:
+    if "AutoImportPolicy" in given and "DataRepositoryConfiguration" not in kept:
         message = "AutoImportPolicy is for file systems with an ImportPath: use UpdateDataRepositoryAssociation"
         raise refused("IncompatibleParameterError", message, Parameter="AutoImportPolicy")
-    if given.get("AutomaticBackupRetentionDays"):
-        raise refused("UnsupportedOperation", "there are no backups here: the bucket is where the data is kept")
-    if given.get("RootSquashConfiguration", {}).get("RootSquash", "0:0") != "0:0":
-        raise refused("UnsupportedOperation", "root squash is not available: mount without allow_other to keep others out")
-    if given.get("PerUnitStorageThroughput", _THROUGHPUTS[0]) not in _THROUGHPUTS:
-        raise refused("BadRequest", f"PerUnitStorageThroughput must be one of {', '.join(map(str, _THROUGHPUTS))}")
-    if metadata := given.get("MetadataConfiguration"):
-        given = {**given, "MetadataConfiguration": _metadata(metadata)}
-    return given
-
-
-def _metadata(given: Json) -> Json:
-    iops = given.get("Iops")
-    mode = given.get("Mode", "USER_PROVISIONED")
-    if mode == "AUTOMATIC" and iops is not None:
-        raise refused("BadRequest", "MetadataConfiguration.Iops cannot be given with Mode AUTOMATIC")
-    if mode == "USER_PROVISIONED" and iops not in _IOPS:
-        raise refused(
-            "BadRequest", "MetadataConfiguration.Iops must be 1500, 3000, 6000, 12000 or a multiple of 12000 up to 192000"
-        )
-    return {"Mode": mode, **({"Iops": iops} if iops is not None else {})}
+    lustre = {**_MOUNTED_DEFAULTS, **kept.get("LustreConfiguration", {})}
+    allowed = throughputs_of(lustre["DeploymentType"], kept.get("StorageType", "SSD"))
+    if "PerUnitStorageThroughput" in given and given["PerUnitStorageThroughput"] not in allowed:
+        raise refused("BadRequest", f"PerUnitStorageThroughput must be one of {', '.join(map(str, allowed)) or 'none'}")
+    return checked_settings(given)

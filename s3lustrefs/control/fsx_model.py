@@ -71,7 +71,7 @@ class FsxModel:
 
 @functools.cache
 def load() -> dict[str, Operation]:
-    """Read the description. Blocks."""
+    """Read the description, once in a process. Blocks."""
     loader = botocore.loaders.create_loader()
     description = _without_prose(loader.load_service_model(SERVICE, "service-2"))
     model = botocore.model.ServiceModel(description, SERVICE)

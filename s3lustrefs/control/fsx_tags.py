@@ -1,13 +1,14 @@
-"""FSx's operations on tags, of the file system and of its associations."""
+"""FSx's operations on tags, of the file system, its associations and its tasks."""
 
 from __future__ import annotations
 
 from s3lustrefs.control.fsx_associations import Associations
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, tags_of
+from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, task_arn, wanted_tags
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
+from s3lustrefs.movers.tasks import Tasks
 
 _MOST = 50
 
@@ -15,14 +16,15 @@ _MOST = 50
 class Tags:
     """Kept by the id of the resource."""
 
-    def __init__(self, engine: MetadataEngine, file_systems: FileSystems, associations: Associations) -> None:
+    def __init__(self, engine: MetadataEngine, file_systems: FileSystems, associations: Associations, queue: Tasks) -> None:
         self._engine = engine
         self._file_systems = file_systems
         self._associations = associations
+        self._queue = queue
 
     async def tag(self, request: Json, asked: Asked | None) -> Json:
         resource = self._resource(request["ResourceARN"])
-        tags = {**self._engine.tags(resource), **tags_of(request)}
+        tags = {**self._engine.tags(resource), **wanted_tags(request["Tags"])}
         if len(tags) > _MOST:
             raise refused("BadRequest", f"Tags: a resource has at most {_MOST}, this one would have {len(tags)}")
         await self._engine.set_tags(resource, tags)
@@ -49,6 +51,8 @@ class Tags:
         if arn == file_system_arn(record):
             return record.file_system_id
         resource = arn.rpartition("/")[2]
+        if arn == task_arn(record, resource) and self._queue.find(resource) is not None:
+            return resource
         try:
             if arn == association_arn(record, self._associations.find(resource).association_id):
                 return resource

@@ -50,6 +50,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.ObjectTooLarge: (errno.EFBIG, logging.WARNING),
     errors.RepositoryRejected: (errno.EIO, logging.ERROR),
     errors.NotInRepository: (errno.EINVAL, logging.DEBUG),
+    errors.TaskFailed: (errno.EIO, logging.ERROR),
     errors.TableCorrupt: (errno.EIO, logging.CRITICAL),
     errors.ConfigError: (errno.EINVAL, logging.ERROR),
     errors.MountPointError: (errno.EINVAL, logging.ERROR),

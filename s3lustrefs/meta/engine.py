@@ -16,6 +16,7 @@ from typing import Protocol
 
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.conflicts import Dispute, Resolved
+from s3lustrefs.meta.export_orders import Ordered
 from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.location import Location
@@ -27,6 +28,7 @@ from s3lustrefs.model.file_system import Asked, FileSystemRecord
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.task import TaskFailure, TaskRecord
 
 
 class MetadataEngine(Protocol):
@@ -206,9 +208,6 @@ class MetadataEngine(Protocol):
         Raises: NotPermitted with the reason; NotInRepository; InvalidArgument: not a file.
         """
 
-    async def cancel_archive(self, ino: Ino) -> bool:
-        """The policy counts again for what is not archived yet; whether there was an order."""
-
     async def order_remove(self, ino: Ino) -> bool:
         """Have a file's objects deleted, whatever the policy says; it is local only from now on. False: it has none.
 
@@ -353,6 +352,35 @@ class MetadataEngine(Protocol):
 
     def find_asked(self, token: str) -> Asked | None:
         """The request that was done under a ClientRequestToken, if it is among the last thousand or so."""
+
+    # --- data repository tasks ---------------------------------------------------------------------------------------------
+
+    def tasks(self) -> list[TaskRecord]:
+        """All that are remembered: those that have not ended, and the newest of the others."""
+
+    async def create_task(self, record: TaskRecord, tags: Mapping[str, str], asked: Asked | None = None) -> list[str]:
+        """Store a new task; `asked`: the request that made it. Ids of old tasks that are forgotten for it."""
+
+    async def update_task(self, record: TaskRecord, failures: Sequence[TaskFailure] = ()) -> None:
+        """Replace a task, and add to what it failed at."""
+
+    async def note_task_failures(self, task_id: str, failures: Sequence[TaskFailure]) -> None:
+        """What a task failed at; one of the same order is replaced."""
+
+    async def task_failures(self, task_id: str, after: int, limit: int) -> list[TaskFailure]:
+        """Up to `limit` of them, by their order, which is above `after`."""
+
+    async def forget_task_failures(self, task_id: str, after: int, limit: int) -> bool:
+        """Drop up to `limit` whose order is above `after`; whether there may be more."""
+
+    async def order_exports(self, directory: Ino, after: bytes, limit: int) -> list[Ordered]:
+        """Have what differs from the bucket exported, whatever the policy: up to `limit` names that sort after `after`."""
+
+    async def order_export(self, parent: Ino, name: bytes) -> Ordered:
+        """The same for one name. Raises: NotFound."""
+
+    async def withdraw_order(self, ino: Ino) -> None:
+        """The policy counts again for what is not being exported yet; no order is fine."""
 
     # --- the whole table ---------------------------------------------------------------------------------------------------
 

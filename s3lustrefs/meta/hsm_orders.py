@@ -50,18 +50,6 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
     return True
 
 
-def cancel_archive(txn: Txn, ino: Ino) -> bool:
-    """The policy counts again for what is not archived yet. Whether there was an order."""
-    record = records.find_journal(txn, schema.journal_ino_key(ino))
-    if record is None or not record.change & Change.ORDERED:
-        return False
-    record.change &= ~Change.ORDERED
-    record.seq += 1
-    record.not_before_ns = 0
-    records.put_journal(txn, record)
-    return True
-
-
 def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
     """A file has no archived copy any more, and what it had is to be deleted in the bucket; False when it had none.
 

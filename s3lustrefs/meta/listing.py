@@ -19,6 +19,8 @@ DIRECTORY_WINS = "a directory of this name exists"
 RESERVED = "this name is taken by the losers of conflicts"
 FILE_IN_THE_WAY = "a file that is open, changed here or has other names has the name of its directory"
 SPECIAL_FILE_WINS = "a FIFO, socket or device of this name exists"
+CLASHES = frozenset({DIRECTORY_WINS, FILE_IN_THE_WAY, SPECIAL_FILE_WINS, RESERVED})
+"""Reasons why a key does not show although it is a good path."""
 MARKER_HAS_CONTENT = "it has content, which a directory cannot show"
 
 PreparedEntry = tuple[bytes, bytes, bytes]
@@ -83,6 +85,8 @@ class Applied:
     outdated: list[Inode] = field(default_factory=list)
     """Changed or removed files as they were before: their bytes are of no more use."""
     conflicts: list[Conflict] = field(default_factory=list)
+    skipped: list[tuple[bytes, str]] = field(default_factory=list)
+    """Keys (relative to the prefix) that are newly noted as not showing, with the reason."""
     doubted: list[Inode] = field(default_factory=list)
     """Of a sweep: whose object was written anew with the same bytes: its attributes are to be asked for again."""
 

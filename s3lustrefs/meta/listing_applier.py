@@ -331,6 +331,7 @@ class ListingApplier:
         value = reason.encode() + b"\0" + relative
         if self._txn.get(Table.SKIPPED, table_key) != value:
             self._txn.put(Table.SKIPPED, table_key, value)
+            self.applied.skipped.append((relative, reason))
 
 
 def _same_version(known: bytes, tail: bytes) -> bool:

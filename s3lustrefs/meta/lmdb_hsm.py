@@ -16,10 +16,6 @@ class HsmVerbs(EngineCore):
         with self._store.begin() as txn:
             return hsm_orders.order_archive(txn, self._locations, ino, self._now())
 
-    async def cancel_archive(self, ino: Ino) -> bool:
-        with self._store.begin() as txn:
-            return hsm_orders.cancel_archive(txn, ino)
-
     async def order_remove(self, ino: Ino) -> bool:
         with self._store.begin() as txn:
             return hsm_orders.order_remove(txn, self._locations, ino, self._now())

@@ -6,7 +6,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 | table        | key                         | value                                                   | written by         |
 |--------------|-----------------------------|---------------------------------------------------------|--------------------|
 | SUPER        | name                        | format version, next ino, log position, boot id, flags  | store, engine      |
-| SUPER        | `fsx/`, kind, name          | JSON: what the FSx API alone knows                      | control_records    |
+| SUPER        | `fsx/`, kind, name          | JSON: what the FSx API alone knows                      | control_, task_records |
 | SUPER        | `fsx/deleted/`, path        | fingerprint of the configured link that the API deleted | associations       |
 | INODES       | ino u64                     | parent u64, fixed part, name, source key, target        | namespace, listing |
 | DENTRIES     | parent u64, name            | ino u64                                                 | namespace, listing |

@@ -24,7 +24,7 @@ class StateDir:
         self._fd = -1
 
     def __enter__(self) -> StateDir:
-        """Raises: StateDirError when it is in use, or cannot be written."""
+        """Raises: StateDirInUse; StateDirError when it cannot be written."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -38,7 +38,7 @@ class StateDir:
             patience = 0.0 if holder.startswith("-") else self._patience_seconds - 1.0
             if time.monotonic() > deadline - patience:
                 os.close(self._fd)
-                raise errors.StateDirError(
+                raise errors.StateDirInUse(
                     f"state directory {self.path} is in use by another daemon (process {holder.lstrip('-') or 'unknown'}): "
                     "unmount that one first, or choose another state_dir"
                 )

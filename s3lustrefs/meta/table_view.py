@@ -170,7 +170,7 @@ def _held(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise errors.StateDirError(f"state directory {state_dir} is in use by a daemon: unmount it first") from exc
+            raise errors.StateDirInUse(f"state directory {state_dir} is in use by a daemon: unmount it first") from exc
         yield
     finally:
         os.close(fd)

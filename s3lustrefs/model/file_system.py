@@ -16,7 +16,18 @@ class FileSystemRecord:
     region: str
     """Part of every ARN, and what requests are signed for."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Members of FSx's FileSystem, as UpdateFileSystem set them: what has no meaning on one host, kept to be shown."""
+    """Members of FSx's FileSystem, as CreateFileSystem and UpdateFileSystem set them: what has no meaning on one host, kept to be
+    shown. `DataRepositoryConfiguration` is there if it was linked at its creation."""
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it is a file cache (`fc-...`)."""
+        return self.file_system_id.startswith("fc-")
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether it was linked with a bucket when it was created, by its ImportPath."""
+        return "DataRepositoryConfiguration" in self.settings
 
 
 @dataclass(frozen=True, slots=True)

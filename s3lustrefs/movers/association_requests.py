@@ -7,6 +7,8 @@ done when its association has left the state that stands for it, and each step b
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
 
 import trio
 
@@ -15,12 +17,13 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.model import association_lifecycle as life
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.unlinker import Unlinker
+from s3lustrefs.repository.object_store import Capabilities
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -32,13 +35,21 @@ _MOST_COUNTED = 50_000
 
 
 class AssociationRequests:
-    """See the module docstring."""
+    """See the module docstring. `probe` makes sure that a bucket can be used, where nobody could when it was asked for."""
 
-    def __init__(self, engine: MetadataEngine, links: Links, unlinker: Unlinker, watch: AssociationWatch) -> None:
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        links: Links,
+        unlinker: Unlinker,
+        watch: AssociationWatch,
+        probe: Callable[[AssociationSettings], Awaitable[Capabilities | None]],
+    ) -> None:
         self._engine = engine
         self._links = links
         self._unlinker = unlinker
         self._watch = watch
+        self._probe = probe
         self._wake = trio.Event()
 
     def wake(self) -> None:
@@ -96,6 +107,7 @@ class AssociationRequests:
 
     async def _create(self, association: Association) -> None:
         try:
+            association = await self._looked_at(association)
             if not association.root_ino:
                 association = await self._engine.link_association(association)
             failpoint("create.linked")
@@ -105,13 +117,27 @@ class AssociationRequests:
                 return  # its deletion was asked for
             if self._links.find(association.assoc_id) is None:
                 self._links.connect(association)
-        except (errors.ConfigError, errors.RepositoryDenied) as exc:
+        except errors.NotInRepository:
+            return  # its deletion was asked for
+        except (errors.ConfigError, errors.RepositoryError) as exc:
+            if isinstance(exc, errors.RepositoryUnavailable):
+                raise
             log.error("association cannot be made association=%s error=%s", association.association_id, exc)
             await self._engine.move_association(association.assoc_id, "FAILED", str(exc))
             return
         await self._engine.move_association(association.assoc_id, "AVAILABLE")
         failpoint("create.available")
         log.info("association made association=%s directory=%s", association.association_id, association.file_system_path)
+
+    async def _looked_at(self, association: Association) -> Association:
+        """One that was asked for while nothing was mounted has not been looked at. Raises: RepositoryError."""
+        if association.capabilities is not None:
+            return association
+        able = await self._probe(association)
+        if able is not None:
+            association = replace(association, capabilities=asdict(able))
+            await self._engine.update_association(association)
+        return association
 
     async def keep_local(self, association: Association) -> None:
         """Nothing that was in a directory before it was linked is exported for that. Raises: NotInRepository, StorageError."""
@@ -127,29 +153,29 @@ class AssociationRequests:
                 await self._engine.wait_room()
                 await trio.lowlevel.checkpoint()
 
-    # --- before deleting -------------------------------------------------------------------------------------------------
 
-    async def unexported(self, association: Association) -> tuple[int, bool]:
-        """How many changes below it are not in the bucket yet; True: and perhaps more."""
-        found, seen, after = 0, 0, b""
-        while seen < _MOST_COUNTED:
-            rows = await self._engine.due(after, _PAGE)
-            for _, record in rows:
-                found += await self._is_of(association, record)
-            seen += len(rows)
-            if len(rows) < _PAGE:
-                return found, False
-            after = rows[-1][0]
-            await trio.lowlevel.checkpoint()
-        return found, True
+async def unexported(engine: MetadataEngine, association: Association) -> tuple[int, bool]:
+    """How many changes below an association are not in the bucket yet; True: and perhaps more."""
+    found, seen, after = 0, 0, b""
+    while seen < _MOST_COUNTED:
+        rows = await engine.due(after, _PAGE)
+        for _, record in rows:
+            found += await _is_of(engine, association, record)
+        seen += len(rows)
+        if len(rows) < _PAGE:
+            return found, False
+        after = rows[-1][0]
+        await trio.lowlevel.checkpoint()
+    return found, True
 
-    async def _is_of(self, association: Association, record: JournalRecord) -> bool:
-        if not record.ino:
-            return record.assoc == association.assoc_id
-        try:
-            inode = await self._engine.get(record.ino)
-            location = await self._engine.locate(inode)
-        except (errors.StaleInode, errors.NotFound):
-            return False
-        is_source = not inode.is_complete and inode.source_assoc == association.assoc_id
-        return is_source or (location is not None and location.association.assoc_id == association.assoc_id)
+
+async def _is_of(engine: MetadataEngine, association: Association, record: JournalRecord) -> bool:
+    if not record.ino:
+        return record.assoc == association.assoc_id
+    try:
+        inode = await engine.get(record.ino)
+        location = await engine.locate(inode)
+    except (errors.StaleInode, errors.NotFound):
+        return False
+    is_source = not inode.is_complete and inode.source_assoc == association.assoc_id
+    return is_source or (location is not None and location.association.assoc_id == association.assoc_id)

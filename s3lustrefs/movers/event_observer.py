@@ -16,17 +16,15 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import Sweep, preparer, preparer_options
+from s3lustrefs.meta.listing import Sweep
 from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers.event_judge import EventJudge, Verdict
 from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
-from s3lustrefs.movers.observer import Observer, Seen
+from s3lustrefs.movers.observer import Observer, Seen, batch_of
 from s3lustrefs.repository.event_messages import BucketEvent, EventKind, latest
-from s3lustrefs.repository.list_page import STANDARD, Page
 from s3lustrefs.repository.object_store import ObjectVersion
 
 log = logging.getLogger(__name__)
@@ -130,7 +128,7 @@ class EventObserver:
             if "DELETED" in sweep.events:
                 gone.append(key)
         if there:
-            await self._observer.apply(self._batch(there), b"", sweep, self.told)
+            await self._observer.apply(batch_of(self.association(), there), b"", sweep, self.told)
         for key in sorted(gone, reverse=True):
             await self._observer.remove(key, sweep, self.told)
         return {key for key in (*there, *gone) if object_key(self._assoc, key) in sweep.overtaken}
@@ -158,19 +156,6 @@ class EventObserver:
         if failures:
             log.warning("events wait, the bucket does not say what is true keys=%d error=%s", len(failures), failures[0])
         return found
-
-    def _batch(self, there: Mapping[bytes, ObjectVersion]) -> Batch:
-        """The same that a listing process makes of a page."""
-        association = self.association()
-        page = Page()
-        for key, version in sorted(there.items()):
-            page.keys.append(key)
-            page.sizes.append(version.size)
-            page.etags.append(version.etag.encode())
-            page.mtimes_ns.append(version.mtime_ns)
-            page.storage_classes.append(version.storage_class.encode() or STANDARD)
-        prepare = preparer(**preparer_options(association))  # type: ignore[arg-type]
-        return fill_batch(Batch(BatchKind.BULK), page, association.prefix.encode(), prepare)
 
     async def settle_directories(self) -> None:
         """Remove directories whose own object is gone, deepest first, once they are empty.

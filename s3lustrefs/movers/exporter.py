@@ -27,6 +27,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, journal_key
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import AsItWas, FileExport
 from s3lustrefs.movers.export_order import LeftBehind, NotYet
@@ -55,6 +56,8 @@ _URGE_SECONDS = 30.0
 _EXPANSION_BATCH = 500
 _NO_RECORD_SECONDS = 1.0
 _BLOCKED_SECONDS = 5.0
+_PATIENCE = 6
+"""Attempts after which a failure that may pass by itself is told as one that does not."""
 
 
 @dataclass(slots=True)
@@ -299,7 +302,7 @@ class Exporter:
     async def _record_failure(self, record: JournalRecord, exc: errors.S3LustreError) -> None:
         attempt = record.attempts + 1
         delay = LONGEST_SECONDS if exc.terminal else backoff_seconds(attempt)
-        level = logging.ERROR if exc.terminal or record.attempts > 5 else logging.WARNING
+        level = logging.ERROR if exc.terminal or record.attempts >= _PATIENCE else logging.WARNING
         if isinstance(exc, errors.ObjectArchived):  # nothing is wrong: it waits for a restore, perhaps for ever
             level = logging.DEBUG if record.attempts else logging.INFO
         log.log(
@@ -311,6 +314,8 @@ class Exporter:
             delay,
             exc,
         )
+        if not isinstance(exc, errors.ObjectArchived) and ((exc.terminal and not record.terminal) or record.attempts == _PATIENCE):
+            event_log.note(event_log.of_export(exc), ino=record.ino, key=record.key or getattr(exc, "key", ""), reason=exc)
         await self._postpone(record, delay, code=exc.code, text=str(exc), terminal=exc.terminal)
 
     async def _postpone(

@@ -115,6 +115,8 @@ class HsmRequests:
 
     async def _cancel(self, ino: Ino) -> None:
         self._restores.cancel(ino)
-        if await self._engine.cancel_archive(ino):
+        record = await self._engine.find_journal(ino)
+        if record is not None and record.change & Change.ORDERED:
+            await self._engine.withdraw_order(ino)
             self._exporter.cancel(ino)
             self._exporter.wake()

@@ -30,6 +30,7 @@ from s3lustrefs.model.events import BlocksChanged
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.object_versions import version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
@@ -291,6 +292,7 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
+            event_log.note_restore(inode.ino, exc)
             if isinstance(exc, errors.ObjectArchived):
                 content.given_up, content.given_up_at = exc, trio.current_time()
         except Exception:
@@ -313,10 +315,9 @@ class Hydrator:
             )
         source = await self._engine.source_of(inode)
         if source is None:
-            current = await self._engine.get(inode.ino)
-            if current.is_left_behind:
+            if (left := await self._engine.get(inode.ino)).is_left_behind:
                 raise errors.AssociationGone(
-                    f"its bytes are in {current.source_key.decode(errors='replace')} alone, and the association was deleted"
+                    f"only {left.source_key.decode(errors='replace')} has its bytes; its association is gone"
                 )
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)

@@ -21,6 +21,7 @@ from s3lustrefs.meta.listing import Applied, PreparedEntry, preparer_options
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import ListingProcess, open_listing
@@ -103,6 +104,7 @@ class Importer:
                 self._ended.set()
                 failures += 1
                 delay = backoff_seconds(failures)
+                event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
                 log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
 
@@ -287,6 +289,8 @@ def announce(applied: Applied, notify: Callable[[Invalidation], None]) -> None:
         notify(InodeInvalidation(ino, content=False))
     for parent, name in (*applied.replaced, *applied.appeared):
         notify(DentryInvalidation(parent, name))
+    for key, reason in applied.skipped:
+        event_log.note_skipped(key, reason)
     for conflict in applied.conflicts:
         log.warning("conflict kept kind=%s path=%s", conflict.kind, conflict.path)
 

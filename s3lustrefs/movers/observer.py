@@ -9,7 +9,7 @@ before (`meta.listing.Sweep.touched`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -18,17 +18,19 @@ from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.listing import PreparedEntry, Sweep
+from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
+from s3lustrefs.meta.schema import decode_object, pack_u64
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import announce, association_of, slices
-from s3lustrefs.movers.listing_frames import Batch
+from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.repositories import Repositories
-from s3lustrefs.repository.object_store import ObjectHead
+from s3lustrefs.repository.list_page import STANDARD, Page
+from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectVersion
 
 Groups = list[tuple[bytes, Sequence[PreparedEntry]]]
 
@@ -41,6 +43,10 @@ class Seen:
     new: int = 0
     changed: int = 0
     deleted: int = 0
+    skipped: int = 0
+    """Keys that can be no path."""
+    archived: list[bytes] | None = None
+    """Files (relative to the prefix) whose object is in an archive storage class; None: nobody asks."""
 
 
 class Observer:
@@ -97,6 +103,9 @@ class Observer:
             announce(applied, self._notify)
             await trio.lowlevel.checkpoint()
         seen.objects += sum(len(entries) for _, entries in groups) + len(markers)
+        seen.skipped += len(skipped)
+        if seen.archived is not None:
+            seen.archived += _archived(groups)
         if self.association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()
@@ -128,8 +137,32 @@ def _joined(below: bytes, relative: bytes) -> bytes:
     return below + b"/" + relative if below and relative else below or relative
 
 
+def _archived(groups: Groups) -> list[bytes]:
+    return [_joined(directory, entry[0]) for directory, entries in groups for entry in entries if _is_archived(entry[2])]
+
+
+def _is_archived(prepared: bytes) -> bool:
+    """Of an object as it is to be stored. Decoding only those that may be costs a tenth of decoding all."""
+    if not any(word.encode() in prepared for word in ARCHIVE_CLASSES):
+        return False
+    return decode_object(b"\0\0", pack_u64(NO_INO) + prepared).storage_class in ARCHIVE_CLASSES
+
+
 def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
     """Every key of a batch, whole."""
     prefix = association.prefix.encode()
     found = [prefix + (directory + b"/" if directory else b"") + entry[0] for directory, entries in groups for entry in entries]
     return found + [prefix + (marker[0] + b"/" if marker[0] else b"") for marker in markers]
+
+
+def batch_of(association: Association, there: Mapping[bytes, ObjectVersion]) -> Batch:
+    """Objects by their keys, as a listing process makes a batch of a page."""
+    page = Page()
+    for key, version in sorted(there.items()):
+        page.keys.append(key)
+        page.sizes.append(version.size)
+        page.etags.append(version.etag.encode())
+        page.mtimes_ns.append(version.mtime_ns)
+        page.storage_classes.append(version.storage_class.encode() or STANDARD)
+    prepare = preparer(**preparer_options(association))  # type: ignore[arg-type]
+    return fill_batch(Batch(BatchKind.BULK), page, association.prefix.encode(), prepare)

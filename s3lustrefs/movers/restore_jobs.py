@@ -16,13 +16,13 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.archive import Archive, ArchiveState
+from s3lustrefs.movers.files_below import files_below
 from s3lustrefs.movers.links import Links
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
 _ASKED_AT_ONCE = 16
-_SCAN = 500
 _ATTEMPTS = 5
 _MOST_JOBS = 100
 _MOST_LISTED = 1000
@@ -97,36 +97,15 @@ class RestoreJobs:
         limit = trio.Semaphore(_ASKED_AT_ONCE)
         try:
             async with trio.open_nursery() as nursery:
-                directories = [(path, inode.ino) for path, inode in found if inode.is_dir]
-                files = [(path, inode) for path, inode in found if not inode.is_dir]
-                for link in self._links if directories else ():
-                    await link.importer.wait_for_end()
-                while files or directories:
+                is_named = True
+                async for files in files_below(self._engine, self._links, found):
                     for path, inode in files:
-                        await limit.acquire()
-                        nursery.start_soon(self._ask, job, path, inode, limit)
-                    files = await self._look_through(*directories.pop(), directories) if directories else []
+                        if is_named or await self._archive.may_need_restore(inode):
+                            await limit.acquire()
+                            nursery.start_soon(self._ask, job, path, inode, limit)
+                    is_named = False
         finally:
             job.is_asked = True
-
-    async def _look_through(
-        self, path: bytes, directory: Ino, directories: list[tuple[bytes, Ino]]
-    ) -> list[tuple[bytes, Inode]]:  # fmt: skip
-        """Files of one directory that a restore may be needed for; its subdirectories are added to `directories`."""
-        found: list[tuple[bytes, Inode]] = []
-        after = b""
-        try:
-            while entries := await self._engine.readdir(directory, after, _SCAN):
-                after = entries[-1][0]
-                for name, inode in entries:
-                    if inode.is_dir:
-                        directories.append((path + b"/" + name, inode.ino))
-                    elif await self._archive.may_need_restore(inode):
-                        found.append((path + b"/" + name, inode))
-                await trio.lowlevel.checkpoint()
-        except errors.MetadataError as exc:  # removed meanwhile
-            log.debug("directory not looked through ino=%d reason=%s", directory, exc)
-        return found
 
     async def _ask(self, job: RestoreJob, path: bytes, inode: Inode, limit: trio.Semaphore) -> None:
         try:

@@ -22,10 +22,11 @@ from s3lustrefs.meta.listing import Sweep, preparer_options
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
-from s3lustrefs.movers.observer import Observer, Seen
+from s3lustrefs.movers.observer import Observer, Seen, batch_of
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.retry import backoff_seconds
@@ -91,6 +92,7 @@ class Sweeper:
                 failures += 1
                 self._is_due = True
                 delay = backoff_seconds(failures)
+                event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
                 log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
 
@@ -101,16 +103,18 @@ class Sweeper:
         await trio.sleep(seconds)
 
     async def sweep(
-        self, directory: bytes, events: frozenset[str] = frozenset(EVENTS), *, new_since_ns: int = 0
+        self, directory: bytes, events: frozenset[str] = frozenset(EVENTS), result: SweepResult | None = None,
+        *, new_since_ns: int = 0,
     ) -> SweepResult:  # fmt: skip
         """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket; unknown objects that
         are older than `new_since_ns` stay unknown.
 
+        `result` is filled in while it goes on, for those who watch.
         Raises: RepositoryError, StorageError: what was found until then is in the table.
         """
         await self._importer.wait_for_end()
         async with self._one_at_a_time:
-            started, result = time.monotonic(), SweepResult()
+            started, result = time.monotonic(), result or SweepResult()
             try:
                 with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
                     await self._list(directory, sweep, result)
@@ -136,6 +140,15 @@ class Sweeper:
                 await self._refresh(inode.ino)
                 result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
         return result
+
+    async def look_for(self, key: bytes, events: frozenset[str], result: SweepResult) -> None:
+        """Bring one file into line with its object, if there is one. Raises: RepositoryError, StorageError."""
+        await self._importer.wait_for_end()
+        with self._engine.sweep(events) as sweep:
+            head = await self._observer.find(key)
+            if head is not None:
+                batch = batch_of(self._observer.association(), {key: head.version})
+                await self._observer.apply(batch, b"", sweep, result)
 
     async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
         association = self._observer.association()

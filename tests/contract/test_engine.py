@@ -1032,3 +1032,152 @@ async def test_request_is_remembered_with_what_it_did_and_the_oldest_are_forgott
     assert scene.engine.find_asked("token-3") is None
     (association,) = scene.engine.associations()
     assert association.imported_file_chunk_size_mib == 1005
+
+
+# --- HSM requests --------------------------------------------------------------------------------------------------------
+
+
+async def test_archiving_is_ordered_once_and_withdrawn(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    record = await scene.engine.find_journal(file.ino)
+    assert record is not None
+    await scene.engine.exclude(record)
+    assert (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
+    assert await scene.engine.order_archive(file.ino)
+    assert await scene.change(file) & (Change.ORDERED | Change.CONTENT) == Change.ORDERED | Change.CONTENT
+    assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED
+    await scene.engine.withdraw_order(file.ino)
+    assert not await scene.change(file) & Change.ORDERED
+    await scene.engine.order_archive(file.ino)
+    await scene.export(file)
+    assert not await scene.engine.order_archive(file.ino)
+
+
+async def test_archiving_an_open_file_waits_for_its_close(scene: Scene) -> None:
+    file = await scene.make(b"f", open_for_write=True)
+    assert await scene.engine.order_archive(file.ino)
+    record = await scene.engine.find_journal(file.ino)
+    assert record is not None and record.state is JournalState.OPEN and record.change & Change.ORDERED
+
+
+async def test_what_cannot_be_archived(scene: Scene) -> None:
+    outside = await scene.make(b"outside", ROOT_INO)
+    with pytest.raises(errors.NotInRepository):
+        await scene.engine.order_archive(outside.ino)
+    file = await scene.make(b"f")
+    await scene.engine.set_hsm_flags(file.ino, Hsm.NOARCHIVE, Hsm.NONE)
+    with pytest.raises(errors.NotPermitted, match="never_archive"):
+        await scene.engine.order_archive(file.ino)
+    cold = await scene.cold()
+    await scene.engine.object_vanished(cold.ino)
+    assert await scene.engine.order_archive((await scene.make(b"g")).ino)
+    with pytest.raises(errors.NotPermitted, match="lost"):
+        await scene.engine.order_archive(cold.ino)
+    with pytest.raises(errors.InvalidArgument):
+        await scene.engine.order_archive((await scene.make(b"d", mode=DIR)).ino)
+    with pytest.raises(errors.StaleInode):
+        await scene.engine.order_archive(GONE)
+
+
+async def test_a_file_whose_object_vanished_is_archived_anew(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.object_vanished(file.ino)
+    assert await scene.engine.order_archive(file.ino)
+    assert await scene.change(file) & Change.CONTENT
+
+
+async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.engine.link(file.ino, scene.root, b"g")
+    await scene.export(file)
+    assert await scene.engine.order_remove(file.ino)
+    left = await scene.engine.get(file.ino)
+    assert not left.hsm and not left.source_assoc and left.flags & InodeFlag.EXCLUDED and await scene.change(file) is Change.NONE
+    for key in (b"p/f", b"p/g"):
+        known = await scene.engine.find_object(scene.assoc, key)
+        record = await scene.engine.find_lost_key(scene.assoc, key)
+        assert known is not None and known.ino == 0
+        assert record is not None and record.change & Change.ORDERED and record.state is JournalState.DUE
+    assert not await scene.engine.order_remove(file.ino)
+
+
+async def test_what_cannot_be_removed(scene: Scene) -> None:
+    cold = await scene.cold()
+    with pytest.raises(errors.NotPermitted, match="released"):
+        await scene.engine.order_remove(cold.ino)
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.begin_write(file.ino)
+    with pytest.raises(errors.InUse):
+        await scene.engine.order_remove(file.ino)
+    assert not await scene.engine.order_remove((await scene.make(b"never")).ino)
+
+
+async def test_a_name_made_anew_keeps_an_ordered_removal_away(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.order_remove(file.ino)
+    await scene.engine.order_archive(file.ino)
+    await scene.export(file)
+    known = await scene.engine.find_object(scene.assoc, b"p/f")
+    assert known is not None and known.ino == file.ino  # what the exporter looks at before it deletes
+
+
+async def test_flags_are_set_and_cleared(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    pinned = await scene.engine.set_hsm_flags(file.ino, Hsm.NORELEASE | Hsm.NOARCHIVE, Hsm.NONE)
+    assert pinned.hsm == Hsm.EXISTS | Hsm.ARCHIVED | Hsm.NORELEASE | Hsm.NOARCHIVE and await scene.change(file) is Change.NONE
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.release_content(file.ino)
+    dirty = await scene.engine.set_hsm_flags(file.ino, Hsm.DIRTY, Hsm.NORELEASE)
+    assert dirty.hsm == Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY | Hsm.NOARCHIVE and await scene.change(file) is Change.CONTENT
+    record = await scene.engine.find_journal(file.ino)
+    assert record is not None
+    await scene.engine.exclude(record)
+    await scene.engine.set_hsm_flags(file.ino, Hsm.NONE, Hsm.NOARCHIVE)
+    assert await scene.change(file) & Change.CONTENT
+
+
+@pytest.mark.parametrize(
+    ("add", "drop", "raised"),
+    [
+        (Hsm.DIRTY, Hsm.NONE, errors.InvalidArgument),
+        (Hsm.NONE, Hsm.ARCHIVED, errors.InvalidArgument),
+        (Hsm.NONE, Hsm.EXISTS, errors.InvalidArgument),
+        (Hsm.NONE, Hsm.EXISTS | Hsm.ARCHIVED, errors.InvalidArgument),
+    ],
+)
+async def test_flags_that_a_released_file_cannot_have(scene: Scene, add: Hsm, drop: Hsm, raised: type[Exception]) -> None:
+    cold = await scene.cold()
+    with pytest.raises(raised):
+        await scene.engine.set_hsm_flags(cold.ino, add, drop)
+    assert (await scene.engine.get(cold.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED
+
+
+async def test_a_change_that_is_only_here_cannot_be_called_clean(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.begin_write(file.ino)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.set_hsm_flags(file.ino, Hsm.NONE, Hsm.DIRTY)
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.set_hsm_flags((await scene.make(b"g")).ino, Hsm.EXISTS | Hsm.ARCHIVED, Hsm.NONE)
+
+
+async def test_an_archived_flag_that_is_cleared_forgets_the_object(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    left = await scene.engine.set_hsm_flags(file.ino, Hsm.NONE, Hsm.EXISTS | Hsm.ARCHIVED)
+    known = await scene.engine.find_object(scene.assoc, b"p/f")
+    assert not left.hsm and not left.source_assoc and known is not None and known.ino == 0
+    assert await scene.engine.find_lost_key(scene.assoc, b"p/f") is None
+
+
+async def test_a_file_written_off_is_asked_for_again_once_the_flag_goes(scene: Scene) -> None:
+    cold = await scene.cold()
+    lost = await scene.engine.set_hsm_flags(cold.ino, Hsm.LOST, Hsm.NONE)
+    assert lost.hsm & Hsm.LOST and lost.flags & InodeFlag.WRITTEN_OFF
+    found = await scene.engine.set_hsm_flags(cold.ino, Hsm.NONE, Hsm.LOST)
+    assert not found.hsm & Hsm.LOST and not found.flags & InodeFlag.WRITTEN_OFF

@@ -298,6 +298,42 @@ def test_lost_bucket_is_a_misconfiguration_that_ends_with_its_cause(scene: Scene
     scene.end()
 
 
+def test_removed_event_configuration_is_a_misconfiguration_that_an_update_ends(scene: Scene) -> None:
+    place = scene.place
+    place.expected_log += ["bucket events not available", "misconfigured"]
+    place.unmount()
+    scene.source.write_text(scene.source.read_text().replace("0.5", "0") + 'event_queue_url = "create"\n')
+    scene.fsx.close()
+    scene.mount()
+    linked = scene.made("/work", "p", S3=BOTH)
+
+    def configured() -> Any:
+        return place.s3.get_bucket_notification_configuration(Bucket=place.bucket).get("QueueConfigurations", [])
+
+    until(configured)
+    place.put("p/told", b"1")
+    until(lambda: os.listdir(place.root / "work") == ["told"])
+    deadline = time.monotonic() + 60.0
+    place.s3.put_bucket_notification_configuration(Bucket=place.bucket, NotificationConfiguration={})
+    # It is looked after from the first look on that has seen it.
+    while scene.describe(linked)["Lifecycle"] != "MISCONFIGURED":
+        assert time.monotonic() < deadline + 30, place.status()
+        if configured():
+            place.s3.put_bucket_notification_configuration(Bucket=place.bucket, NotificationConfiguration={})
+        time.sleep(1.0)
+    assert "notification configuration" in scene.describe(linked)["FailureDetails"]["Message"]
+    (place.root / "work/mine").write_text("sent afterwards")
+    assert place.drain(check=False).returncode == 1 and place.keys() == ["p/told"]
+    scene.fsx.update_data_repository_association(AssociationId=linked)
+    scene.wait(linked, "AVAILABLE")
+    until(configured)
+    place.drain()
+    assert place.keys() == ["p/mine", "p/told"]
+    scene.delete(linked)
+    assert not configured()
+    scene.end()
+
+
 def test_configured_association_that_was_deleted_comes_back_with_a_change_only(make_site: Callable[..., Site]) -> None:
     place = make_site("p").mount()
     place.expected_log.append("conflict kept kind=not-exported")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from s3lustrefs.cli.mount_checks import Host, check_mount_point, is_dead
-from s3lustrefs.cli.mountinfo import mounted_at, read_mounts
 from s3lustrefs.cli.target import Target
 from s3lustrefs.errors import DaemonUnreachable, MountPointError
+from s3lustrefs.mountinfo import mounted_at, read_mounts
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse") or os.geteuid() != 0, reason="needs /dev/fuse and root")
 

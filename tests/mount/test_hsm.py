@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -18,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import Site
+from tests.mount.site import S3LUSTREFS, Site
 
 MIB = 1 << 20
 RELEASED = "(0x0000000d) released exists archived, archive_id:1"
@@ -569,3 +572,106 @@ def test_install_helper_leaves_a_real_lfs_alone(tmp_path: Path) -> None:
         subprocess.run([*command, str(tmp_path)], capture_output=True, check=True)
         assert stat.S_IMODE((tmp_path / "lfs").stat().st_mode) == 0o755
     assert subprocess.run([tmp_path / "lfs", "--help"], capture_output=True, check=True).stdout.startswith(b"usage: lfs hsm_state")
+
+
+# --- many at once --------------------------------------------------------------------------------------------------------
+
+
+def test_hydrate_brings_a_tree_and_says_what_it_did(here: Site) -> None:
+    bodies = {f"d/{number % 3}/{number}": os.urandom(number * 1000) for number in range(30)}
+    bodies["d/large"] = os.urandom(30 * MIB + 1)
+    for path, body in bodies.items():
+        here.put(f"p/{path}", body)
+    here.put("p/other", b"x")
+    here.mount()
+    (here.root / "d/link").symlink_to("large")
+    first = json.loads(here.cli("hydrate", here.root / "d", "--json").stdout)
+    assert (first["brought"], first["local"], first["failed"], first["files"]) == (30, 1, 0, 31)
+    assert first["bytes"] == first["brought_bytes"] == sum(map(len, bodies.values()))
+    assert here.status()["hydration"]["bytes"] == first["bytes"]
+    assert all("released" not in here.hsm(path) for path in bodies) and "released" in here.hsm("other")
+    assert {path: (here.root / path).read_bytes() for path in bodies} == bodies
+    again = here.cli("hydrate", here.root / "d", here.root / "d/large").stdout
+    assert again == "0 files brought (0 B in 0 s), 32 here already, 0 failed\n"
+
+
+def test_hydrate_lists_what_failed(here: Site) -> None:
+    here.put("p/d/cold", b"x", StorageClass="GLACIER")
+    here.put("p/d/gone", b"y")
+    here.put("p/d/good", b"z")
+    here.mount()
+    here.s3.delete_object(Bucket=here.bucket, Key="p/d/gone")
+    here.expected_log.append("restore failed")
+    done = here.cli("hydrate", here.root / "d", check=False)
+    assert done.returncode == 1 and "1 files brought" in done.stdout and "2 failed" in done.stdout
+    assert {line.split(":")[0] for line in done.stderr.splitlines()} == {f"{here.root}/d/cold", f"{here.root}/d/gone"}
+    assert (here.root / "d/good").read_bytes() == b"z"
+    done = here.cli("hydrate", here.root / "absent", check=False)
+    assert done.returncode == 3 and "absent" in done.stderr
+
+
+def test_readers_go_before_what_is_hydrated(here: Site, proxy: BackgroundProxy) -> None:
+    for number in range(60):
+        here.put(f"p/d/{number}", b"x" * 5000)
+    here.put("p/wanted", b"wanted")
+    here.mount()
+    proxy.add("hold", method="GET", path="/p/d/", times=10**6)
+    with ThreadPoolExecutor(1) as pool:
+        preload = pool.submit(here.cli, "hydrate", here.root / "d")
+        proxy.wait_held()
+        assert (here.root / "wanted").read_bytes() == b"wanted"
+        here.cli("hsm", "restore", here.root / "d/1")
+        proxy.clear_faults()
+        assert "60 files brought" in preload.result().stdout
+
+
+def test_an_interrupted_hydrate_is_given_up(here: Site, proxy: BackgroundProxy) -> None:
+    for number in range(100):
+        here.put(f"p/d/{number}", b"x" * 5000)
+    here.mount()
+    proxy.add("hold", method="GET", path="/p/d/", times=10**6)
+    running = subprocess.Popen([S3LUSTREFS, "hydrate", here.root / "d"], env=here.environment, stderr=subprocess.PIPE, text=True)
+    proxy.wait_held()
+    eventually(lambda: len(proxy.content_gets()) >= 20)
+    running.send_signal(signal.SIGINT)
+    assert "interrupted" in running.communicate(timeout=30)[1] and running.returncode == 130
+    asked = len(proxy.content_gets())
+    proxy.clear_faults()
+    eventually(lambda: here.status()["hydration"]["in_flight"] == 0)
+    assert len(proxy.content_gets()) == asked
+    assert sum("released" in here.hsm(f"d/{number}") for number in range(100)) >= 50
+
+
+def test_a_thousand_restores_are_queued_soon(here: Site, lfs: Lfs, proxy: BackgroundProxy) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: here.put(f"p/{number}", b"x" * 100), range(1000)))
+    here.mount()
+    here.run("find", here.root, "-size", "+0")  # asks for the owner of each: not what is measured
+    proxy.add("hold", method="GET", path="/p/", times=10**6)
+    before = time.monotonic()
+    lfs.ok("restore", *map(str, range(1000)))
+    assert time.monotonic() - before < 5
+    assert lfs.action("999") == "RESTORE waiting (from 0 to EOF)"
+    before = time.monotonic()
+    lfs.ok("cancel", *map(str, range(1000)))
+    proxy.clear_faults()
+    eventually(lambda: lfs.action("0") == "NOOP")
+    here.run("sh", "-c", f"find {here.root} -type f -print0 | xargs -0 -n 50 -P 8 {shlex.quote(str(lfs.path))} hsm_restore")
+    assert time.monotonic() - before < 10
+    eventually(lambda: "released" not in here.hsm("0"))
+
+
+def test_the_readmes_commands_run(here: Site, lfs: Lfs) -> None:
+    for path in ("input.dat", "input/a", "input/b", "results/model.bin", "reference.fa", "reference/x"):
+        here.put(f"p/{path}", b"x" * 100)
+    here.mount()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### HSM commands")[2].partition("\n### ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        script = block.replace("/mnt/run", str(here.root)).replace("lfs hsm_", f"{lfs.path} hsm_")
+        here.run("sh", "-ec", re.sub(r"^s3lustrefs ", f"{S3LUSTREFS} ", script, flags=re.MULTILINE))
+    assert all("released" not in here.hsm(path) for path in ("input/a", "reference/x")) and "never_release" in here.hsm(
+        "reference.fa"
+    )

@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parents[2] / "s3lustrefs"
 
 ROWS = (
     ("model", "errors", "failpoints"),
-    ("config", "log"),
+    ("config", "log", "mountinfo"),
     ("meta", "data", "repository"),
     ("movers",),
     ("fs",),
     ("fuse", "control"),
-    ("mount",),
+    ("mount", "host"),
     ("cli",),
     ("__main__",),
 )
@@ -37,7 +37,18 @@ FENCES = {
     "rich": {"cli"},
     "h11": {"control"},
 }
-THREADS = {"meta", "data", "repository", "fuse/invalidator", "fuse/session", "control/fsx_model", "mount", "cli"}
+THREADS = {
+    "meta",
+    "data",
+    "repository",
+    "fuse/invalidator",
+    "fuse/session",
+    "control/fsx_model",
+    "control/host_mounts",
+    "control/unmounted",
+    "mount",
+    "cli",
+}
 
 
 def room_of(path: Path, package: Path) -> str:

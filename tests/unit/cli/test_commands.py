@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 
 from s3lustrefs.cli import admin, draining, mount_helper, reports
 from s3lustrefs.cli.control_client import ControlClient
-from s3lustrefs.cli.mountinfo import MountEntry
 from s3lustrefs.cli.target import Target, find
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.errors import DaemonUnreachable, MountPointError, NotFound
+from s3lustrefs.mountinfo import MountEntry
 
 STATUS: dict[str, Any] = {
     "mountpoint": "/mnt/run",
@@ -285,6 +285,7 @@ def test_mount_without_a_control_socket_is_unreachable(tmp_path: Path) -> None:
         ("hsm", "state"),
         ("hsm", "archive"),
         ("hsm", "set"),
+        ("hydrate",),
         ("install-helper",),
     ],
     ids=" ".join,

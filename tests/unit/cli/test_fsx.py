@@ -14,11 +14,12 @@ from click.testing import CliRunner, Result
 
 from s3lustrefs.cli import admin, associations, fsx, shorthand
 from s3lustrefs.cli.control_client import ControlClient
-from s3lustrefs.cli.mountinfo import MountEntry
+from s3lustrefs.cli.file_systems import fs
 from s3lustrefs.cli.target import Target
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.server import ControlServer
 from s3lustrefs.errors import ControlFault, UsageError
+from s3lustrefs.mountinfo import MountEntry
 from tests.unit.control.fsx_scene import ONE, REGION, TWO, Api
 
 
@@ -109,7 +110,7 @@ def test_file_system_and_its_tags(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (associations.dra, fsx.fs, fsx.tag) for c in g.commands]]
+    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (associations.dra, fs, fsx.tag) for c in g.commands]]
 )
 def test_help_has_an_example(command: list[str]) -> None:
     assert "Example:  s3lustrefs " in run(*command, "--help").stdout

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from s3lustrefs.cli.mount_checks import Host, check_host, check_mount_point
-from s3lustrefs.cli.mountinfo import holding, mounted_at, read_mounts
 from s3lustrefs.errors import FuseUnavailable, MountPointError, UsageError
+from s3lustrefs.mountinfo import holding, mounted_at, read_mounts
 
 MOUNTINFO = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw

@@ -23,6 +23,8 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Tasks
 from s3lustrefs.repository.object_store import Capabilities
 
 REGION = "eu-central-1"
@@ -41,7 +43,7 @@ def client_of(url: str, pair: KeyPair = PAIR, region: str = REGION, **more: Any)
 
 @dataclass
 class Api:
-    """One daemon's part of it; `probe` is what a look at a bucket to be written finds."""
+    """One daemon's part of it; `probe` is what a look at a bucket to be written finds. Tasks wait: nobody does them."""
 
     directory: Path
     probe: Capabilities | errors.RepositoryError = field(default_factory=Capabilities)
@@ -51,8 +53,9 @@ class Api:
         self.store = Store(self.directory / "meta", boot_id="boot")
         self.engine = LmdbEngine(self.store)
         self.repositories = Repositories()
+        self.tasks = Tasks(self.engine, {}, ReportDelivery(self.engine, self.repositories, self.directory))
         linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
-        self.fsx = FsxApi(self.engine, self.repositories, capacity_bytes=lambda: 5 << 30, linking=linking)
+        self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=linking)
         return self.fsx
 
     async def link(self) -> None:

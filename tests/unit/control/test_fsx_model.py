@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 
 from s3lustrefs import errors
 from s3lustrefs.control import fsx_model
-from tests.unit.control.fsx_scene import MODEL, ONE, REGION, TWO, Api
+from tests.unit.control import fsx_requests
+from tests.unit.control.fsx_scene import MODEL, REGION, Api
 
 ID = "dra-0123456789abcdef0"
 ARN = "arn:aws:fsx:eu-west-1:000000000000:file-system/fs-1"
@@ -86,73 +86,11 @@ def test_secret_is_not_told_back() -> None:
 # --- a flood --------------------------------------------------------------------------------------------------------------------
 
 
-WILD = st.sampled_from([None, True, -1, 2**70, 10**400, 0.5, float("inf"), "x", [], {}, {"Events": []}])
-_MADE: dict[str, st.SearchStrategy[Any]] = {}
-
-
-def _values(shape: Any) -> st.SearchStrategy[Any]:
-    """Mostly what the shape describes, sometimes next to it."""
-    if shape.name not in _MADE:
-        right = _right(shape)
-        _MADE[shape.name] = st.integers(0, 9).flatmap(lambda n: WILD if n == 9 else right)
-    return _MADE[shape.name]
-
-
-def _right(shape: Any) -> st.SearchStrategy[Any]:
-    rules = shape.metadata
-    least, most = rules.get("min", 0), rules.get("max")
-    if shape.type_name == "structure":
-        required = {name: _values(shape.members[name]) for name in shape.required_members}
-        others = {name: _values(member) for name, member in shape.members.items() if name not in required}
-        return st.fixed_dictionaries(required, optional=others)
-    if shape.type_name == "list":
-        return st.lists(_values(shape.member), min_size=min(least, 2), max_size=3)
-    if shape.type_name == "boolean":
-        return st.booleans()
-    if shape.type_name in ("integer", "long"):
-        return st.integers(least, most if most is not None else 2**31)
-    if shape.type_name == "string":
-        return _texts(shape.name, rules)
-    return st.floats(0, 2e9)
-
-
-KNOWN = {
-    "DataRepositoryAssociationId": [ONE, TWO, "dra-00000000000000009"],
-    "FileSystemId": ["OURS", "fs-00000000000000009"],
-    "ResourceARN": ["ARN", "ARN/x", "arn:aws:fsx:eu-central-1:000000000000:association/a/" + ONE],
-    "ClientRequestToken": ["t1", "t2", "t3"],
-    "FileSystemTypeVersion": ["2.15", "2.12"],
-    "WeeklyTime": ["1:05:30"],
-    "DailyTime": ["05:00"],
-    "LustreRootSquash": ["0:0", "1:1"],
-}
-
-
-def _texts(name: str, rules: Any) -> st.SearchStrategy[str]:
-    if "enum" in rules:
-        return st.sampled_from(rules["enum"])
-    if name in KNOWN:
-        return st.sampled_from(KNOWN[name])
-    return st.text(
-        st.sampled_from(string.ascii_letters + "0-_.:/@ äé€𝄞\u2028\n\0"), min_size=min(rules.get("min", 0), 40), max_size=60
-    )
-
-
-def _placed(value: Any, own: str, arn: str) -> Any:
-    if isinstance(value, str):
-        return value.replace("OURS", own).replace("ARN", arn)
-    if isinstance(value, dict):
-        return {key: _placed(each, own, arn) for key, each in value.items()}
-    return [_placed(each, own, arn) for each in value] if isinstance(value, list) else value
-
-
 IMPLEMENTED = (
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
     "TagResource", "UntagResource", "ListTagsForResource",
 )  # fmt: skip
-REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(
-    lambda name: st.tuples(st.just(name), _values(MODEL[name]._model.input_shape).filter(lambda value: isinstance(value, dict)))
-)
+REQUESTS = st.sampled_from(IMPLEMENTED).flatmap(lambda name: st.tuples(st.just(name), fsx_requests.of(name)))
 
 
 @settings(
@@ -172,7 +110,7 @@ async def _send_all(directory: Path, requests: list[tuple[str, dict[str, Any]]])
     await api.link()
     own = api.arn.rpartition("/")[2]
     for name, made in requests:
-        request = _placed(made, own, api.arn)
+        request = fsx_requests.placed(made, {"OURS": own, "ARN": api.arn})
         with trio.fail_after(20):
             try:
                 answer = await api.fsx.call(name, request)

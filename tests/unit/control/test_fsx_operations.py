@@ -381,7 +381,9 @@ async def test_deletion_says_how_much_was_not_exported(api: Api) -> None:
 
 IMPLEMENTED = {
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
-    "CreateDataRepositoryAssociation", "DeleteDataRepositoryAssociation", "TagResource", "UntagResource", "ListTagsForResource",
+    "CreateDataRepositoryAssociation", "DeleteDataRepositoryAssociation",
+    "TagResource", "UntagResource", "ListTagsForResource", "DescribeFileCaches", "UpdateFileCache",
+    "CreateDataRepositoryTask", "DescribeDataRepositoryTasks", "CancelDataRepositoryTask",
 }  # fmt: skip
 
 

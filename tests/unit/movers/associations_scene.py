@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association, AssociationSettings, Endpoint
 from s3lustrefs.model.ids import Ino
-from s3lustrefs.movers.association_requests import AssociationRequests
+from s3lustrefs.movers.association_requests import AssociationRequests, unexported
 from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.links import Links, Shared
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Tasks
 from s3lustrefs.movers.unlinker import Unlinker
 from s3lustrefs.repository.object_store import Capabilities
 
@@ -59,6 +62,7 @@ class Scene:
 
     def __init__(self, directory: Path, chunks: ChunkStore) -> None:
         self.store = Store(directory / "meta", boot_id="boot")
+        self.directory = directory
         self.chunks = chunks
         self.faults: dict[str, errors.RepositoryError] = {}
         self.recovered = 0
@@ -84,12 +88,13 @@ class Scene:
         )  # fmt: skip
         self.watch = AssociationWatch(engine, self.repositories, self.links, self._reach, self._note_recovered)
         unlinker = Unlinker(engine, self.chunks, hydrator, lambda _: None, lambda _: None)
-        self.requests = AssociationRequests(engine, self.links, unlinker, self.watch)
+        self.requests = AssociationRequests(engine, self.links, unlinker, self.watch, self._probe)
         linking = Linking(
             AssociationSettings("", "", "", endpoint=ENDPOINT, event_queue_url="off"),
-            self._probe, self._probe, self.requests.unexported, self.requests.wake,
+            self._probe, self._probe, partial(unexported, engine), self.requests.wake,
         )  # fmt: skip
-        self.fsx = FsxApi(engine, self.repositories, capacity_bytes=lambda: 1 << 30, linking=linking)
+        tasks = Tasks(engine, {}, ReportDelivery(engine, self.repositories, self.directory))
+        self.fsx = FsxApi(engine, self.repositories, tasks, capacity_bytes=lambda: 1 << 30, linking=linking)
         for association in self.engine.associations():
             if association.is_linked and association.lifecycle != "CREATING":
                 self.links.connect(association)

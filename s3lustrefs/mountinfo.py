@@ -18,6 +18,8 @@ class MountEntry:
     root: str
     fs_type: str
     source: str
+    number: str = ""
+    """Of this mount, among those there are now, and of its device."""
 
     @property
     def is_ours(self) -> bool:
@@ -35,7 +37,8 @@ def read_mounts(mountinfo: Path = MOUNTINFO) -> list[MountEntry]:
     for line in mountinfo.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         fields, about = left.split(" "), right.split(" ")
-        entries.append(MountEntry(_unescape(fields[4]), _unescape(fields[3]), _unescape(about[0]), _unescape(about[1])))
+        point, root, kind, source = (_unescape(text) for text in (fields[4], fields[3], about[0], about[1]))
+        entries.append(MountEntry(point, root, kind, source, f"{fields[0]} {fields[2]}"))
     return entries
 
 

@@ -1,0 +1,125 @@
+"""Transaction functions of ordered exports: what of a directory differs from the bucket is exported, whatever the policy says.
+
+An order is a bit of the journal record (`Change.ORDERED`), so it survives a crash, and the exporter does it as it does any change.
+Nothing is asked of the bucket: what the table knows of it decides, which a conditional request then proves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from s3lustrefs.meta import namespace, records, schema
+from s3lustrefs.meta.location import Location, LocationMap
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, Table
+from s3lustrefs.meta.txn import Txn
+from s3lustrefs.model.hsm import Hsm
+from s3lustrefs.model.ids import NO_ASSOC, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
+
+_SETTLED_NS = 2_000_000_000
+"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
+
+
+class Standing(Enum):
+    """What an order of one name comes to."""
+
+    CLEAN = "the bucket has it as it is here"
+    ORDERED = "it is due now"
+    BUSY = "it is open for writing"
+    OUTSIDE = "it is in no association"
+    LOCAL = "it is never exported: a FIFO, socket or device, or marked never_archive"
+
+
+class Ordered(NamedTuple):
+    """One name, and what became of its order."""
+
+    name: bytes
+    inode: Inode
+    standing: Standing
+
+
+def order_page(txn: Txn, locations: LocationMap, directory: Ino, after: bytes, limit: int, now_ns: int) -> list[Ordered]:
+    """Order up to `limit` names of a directory that sort after `after`. Raises: StaleInode, NotADirectory."""
+    children = namespace.readdir(txn, directory, after, limit)
+    return _order(txn, locations, directory, children, now_ns)
+
+
+def order_name(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, now_ns: int) -> Ordered:
+    """Raises: NotFound."""
+    return _order(txn, locations, parent, [(name, records.get_child(txn, parent, name))], now_ns)[0]
+
+
+def _order(txn: Txn, locations: LocationMap, parent: Ino, children: Sequence[tuple[bytes, Inode]], now_ns: int) -> list[Ordered]:
+    places = [_place(txn, locations, parent, name, inode) for name, inode in children]
+    keys = [schema.object_key(place.association.assoc_id, _key(place, inode)) for place, (_, inode) in _inside(places, children)]
+    known = txn.get_many(Table.OBJECTS, keys) if keys else {}
+    ordered = []
+    for place, (name, inode) in zip(places, children, strict=True):
+        if not inode.is_exportable or inode.hsm & Hsm.NOARCHIVE:
+            ordered.append(Ordered(name, inode, Standing.LOCAL))
+        elif place is None:
+            ordered.append(Ordered(name, inode, Standing.OUTSIDE))
+        else:
+            key = schema.object_key(place.association.assoc_id, _key(place, inode))
+            ordered.append(Ordered(name, inode, _order_one(txn, place, inode, known.get(key), now_ns)))
+    return ordered
+
+
+def _place(txn: Txn, locations: LocationMap, parent: Ino, name: bytes, inode: Inode) -> Location | None:
+    return locations.of_name(txn, parent, name) if inode.is_exportable else None
+
+
+def _inside(
+    places: Sequence[Location | None], children: Sequence[tuple[bytes, Inode]]
+) -> list[tuple[Location, tuple[bytes, Inode]]]:
+    return [(place, child) for place, child in zip(places, children, strict=True) if place is not None]
+
+
+def _key(place: Location, inode: Inode) -> bytes:
+    return place.key + b"/" if inode.is_dir else place.key
+
+
+def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, now_ns: int) -> Standing:
+    pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
+    if pending is None and not inode.flags & InodeFlag.EXCLUDED and _is_there(txn, place, inode, known):
+        return Standing.CLEAN
+    if pending is not None and pending.state is JournalState.OPEN:
+        return Standing.BUSY
+    if inode.flags & InodeFlag.EXCLUDED:
+        inode.flags &= ~InodeFlag.EXCLUDED
+        records.put_inode(txn, inode)
+    record = pending or JournalRecord(
+        inode.ino, NO_ASSOC, b"", JournalState.DUE, Change.NONE, 0, now_ns - _SETTLED_NS
+    )  # fmt: skip
+    record.change |= Change.NAME | Change.METADATA | Change.ORDERED
+    record.seq += 1
+    record.not_before_ns = record.attempts = 0
+    record.terminal = False
+    record.error_code = record.error_text = ""
+    records.put_journal(txn, record)
+    return Standing.ORDERED
+
+
+def _is_there(txn: Txn, place: Location, inode: Inode, known: bytes | None) -> bool:
+    """Whether the bucket has an unchanged name.
+
+    A directory is also there if something below it is: nobody made an object for one that an import made, and none is made
+    for it as long as nothing but its content changes.
+    """
+    if inode.is_dir:
+        below = schema.pack_u16(place.association.assoc_id) + (place.key + b"/")[: schema.CUT]
+        return known is not None or bool(txn.scan(Table.OBJECTS, below, limit=1))
+    if inode.is_file and inode.is_dirty:
+        return False
+    return known is not None and schema.decode_u64(known[:8]) == inode.ino
+
+
+def withdraw(txn: Txn, ino: Ino) -> None:
+    """Nobody wants this exported against the policy any more; an attempt that is under way is not disturbed."""
+    record = records.find_journal(txn, schema.journal_ino_key(ino))
+    if record is not None and record.change & Change.ORDERED:
+        record.change &= ~Change.ORDERED
+        record.not_before_ns = 0
+        records.put_journal(txn, record)

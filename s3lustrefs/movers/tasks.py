@@ -1,0 +1,240 @@
+"""Tasks: the queue of data repository tasks, and their lives from PENDING to their end.
+
+One task of each type executes at a time, the others wait in the order in which they were made: an import, an export and a
+release do not disturb each other, two of a type would only share the bucket. Each step is durable before the next begins, so a
+mount after a crash takes up what was executing, cancels what was being canceled, and goes on with the queue. What a job has
+done by then is its own business (`task_progress`).
+
+A report is delivered before its task ends, so that whoever waits for the end finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
+from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.model import task_rules
+from s3lustrefs.model.file_system import Asked
+from s3lustrefs.model.task import IMPORT, Lifecycle, TaskRecord, TaskType
+from s3lustrefs.movers import event_log
+from s3lustrefs.movers.task_progress import Progress
+from s3lustrefs.movers.task_report import ReportDelivery
+
+log = logging.getLogger(__name__)
+
+_NO_ROOM_SECONDS = 5.0
+_PAGE = 500
+
+
+class Job(Protocol):
+    """What does one task."""
+
+    async def run(self, progress: Progress) -> None:
+        """Do what `progress.record` asks for, from where it stood. Raises: TaskFailed, RepositoryError, StorageError."""
+
+    async def withdraw(self, progress: Progress) -> None:
+        """The task ends without `run` having come to its end: nothing more of it is to happen later."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """A task that executes. Cancelling `scope` ends its job."""
+
+    progress: Progress
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Tasks:
+    """`jobs` makes what does a task, by its type."""
+
+    def __init__(
+        self,
+        engine: MetadataEngine,
+        jobs: Mapping[TaskType, Callable[[], Job]],
+        reports: ReportDelivery,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._reports = reports
+        self._wall_ns = wall_ns
+        self._records = {record.task_id: record for record in engine.tasks()}
+        self._running: dict[str, _Running] = {}
+        self._wake = trio.Event()
+
+    async def recover(self) -> None:
+        """To be called before anything is exported: what was being canceled when the last daemon ended is canceled.
+
+        Raises: StorageError.
+        """
+        for record in list(self._records.values()):
+            if record.lifecycle == "CANCELING":
+                progress = Progress(self._engine, record, wall_ns=self._wall_ns)
+                await self._jobs[record.type]().withdraw(progress)
+                await self._end(progress, "")
+            if self._records[record.task_id].is_ended:  # a crash may have come between its end and this
+                await self._forget_failures(record.task_id)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Execute tasks. Ends by cancellation: the next mount goes on."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                for record in self._next():
+                    running = self._running[record.task_id] = _Running(Progress(self._engine, record, wall_ns=self._wall_ns))
+                    nursery.start_soon(self._live, running, name=f"task {record.task_id}")
+                await self._wake.wait()
+                self._wake = trio.Event()
+
+    def _next(self) -> list[TaskRecord]:
+        """Tasks to take up now: what was begun before what waits."""
+        waiting = [each for each in self.unfinished() if each.task_id not in self._running]
+        waiting.sort(key=lambda each: (each.lifecycle == "PENDING", each.created_ns))
+        busy = {each.progress.record.type for each in self._running.values()}
+        chosen = []
+        for each in waiting:
+            if each.lifecycle == "CANCELING" or each.type not in busy:
+                chosen.append(each)
+                busy.add(each.type)
+        return chosen
+
+    async def _live(self, running: _Running) -> None:
+        """One task, from where it stands to its end."""
+        progress = running.progress
+        task_id = progress.record.task_id
+        job = self._jobs[progress.record.type]()
+        try:
+            failure = await self._execute(running, job)
+            if progress.record.lifecycle == "CANCELING":
+                await self._patiently(lambda: job.withdraw(progress))
+            await self._patiently(lambda: self._end(progress, failure))
+            failpoint("task.ended")
+            await self._patiently(lambda: self._forget_failures(task_id))
+        finally:
+            del self._running[task_id]
+            self._wake.set()
+
+    async def _execute(self, running: _Running, job: Job) -> str:
+        """Why the task failed; empty if it did not."""
+        progress = running.progress
+        with running.scope:
+            if progress.record.lifecycle == "CANCELING":
+                return ""
+            await self._patiently(progress.resume)
+            if progress.record.lifecycle == "PENDING":
+                await self._patiently(lambda: self._step(progress, "EXECUTING"))
+            log.info("task executing task=%s type=%s", progress.record.task_id, progress.record.type)
+            failpoint("task.executing")
+            failure = await self._work(progress, job)
+            if failure:
+                await self._patiently(lambda: job.withdraw(progress))
+            await self._reports.deliver(progress.live())
+            failpoint("task.reported")
+            return failure or _failed_text(progress)
+        return ""
+
+    async def _work(self, progress: Progress, job: Job) -> str:
+        try:
+            await job.run(progress)
+        except errors.TaskFailed as exc:
+            return str(exc)
+        except errors.S3LustreError as exc:
+            log.warning("task failed task=%s error=%s", progress.record.task_id, exc)
+            if progress.record.type == IMPORT and isinstance(exc, errors.RepositoryError):
+                event_log.note(event_log.of_listing(exc), task=progress.record.task_id, reason=exc)
+            return str(exc) or type(exc).__name__
+        except Exception:
+            # A defect must cost one task its success, not everybody their mount.
+            log.exception("task failed unexpectedly task=%s", progress.record.task_id)
+            return "internal error; daemon.log has the traceback"
+        return ""
+
+    async def _end(self, progress: Progress, failure: str) -> None:
+        lifecycle: Lifecycle = "FAILED" if failure else "SUCCEEDED"
+        if progress.record.lifecycle == "CANCELING":
+            lifecycle, failure = "CANCELED", ""
+        progress.leave_out_pending()
+        await self._step(progress, lifecycle, failure)
+        record = progress.record
+        log.info(
+            "task ended task=%s lifecycle=%s total=%d succeeded=%d failed=%d reason=%s",
+            record.task_id, record.lifecycle, record.total, record.succeeded, record.failed, record.failure or "-",
+        )  # fmt: skip
+
+    async def _step(self, progress: Progress, lifecycle: Lifecycle, failure: str = "") -> None:
+        record = progress.live().step(lifecycle, self._wall_ns(), failure=failure)
+        await self._engine.update_task(record)
+        self._records[record.task_id] = progress.record = record
+
+    async def _forget_failures(self, task_id: str) -> None:
+        while await self._engine.forget_task_failures(task_id, 0, _PAGE):
+            await trio.lowlevel.checkpoint()
+
+    async def _patiently(self, deed: Callable[[], Awaitable[None]]) -> None:
+        """A full disk delays a task, it does not end it."""
+        while True:
+            try:
+                return await deed()
+            except errors.StorageError as exc:
+                log.error("task waits for the state directory error=%s", exc)
+                await trio.sleep(_NO_ROOM_SECONDS)
+
+    # --- for others ----------------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[TaskRecord]:
+        """Every task that is remembered, with its counts as they are now."""
+        return [self._now(record) for record in self._records.values()]
+
+    def find(self, task_id: str) -> TaskRecord | None:
+        record = self._records.get(task_id)
+        return self._now(record) if record is not None else None
+
+    def unfinished(self) -> list[TaskRecord]:
+        return [record for record in self._records.values() if not record.is_ended]
+
+    def obstacle(self, record: TaskRecord) -> str | None:
+        """Why this task cannot be created now, though it could later."""
+        return task_rules.queue_defect(record, self.unfinished())
+
+    async def create(self, record: TaskRecord, tags: Mapping[str, str], asked: Asked | None) -> None:
+        """Raises: StorageError."""
+        for gone in await self._engine.create_task(record, tags, asked):
+            self._records.pop(gone, None)
+        self._records[record.task_id] = record
+        failpoint("task.created")
+        self._wake.set()
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """The task as it is then. Raises: ValueError when it has ended; StorageError."""
+        record = self._records[task_id]
+        if record.lifecycle != "CANCELING":
+            record = self._now(record).step("CANCELING", self._wall_ns())
+            await self._engine.update_task(record)
+            self._records[task_id] = record
+            failpoint("task.canceling")
+        running = self._running.get(task_id)
+        if running is not None:
+            running.progress.record = record
+            running.scope.cancel()
+        self._wake.set()
+        return record
+
+    def _now(self, record: TaskRecord) -> TaskRecord:
+        running = self._running.get(record.task_id)
+        return running.progress.live() if running is not None else record
+
+
+def _failed_text(progress: Progress) -> str:
+    first = progress.first_failure
+    if not progress.failed or first is None:
+        return ""
+    return f"{progress.failed} of {progress.total} failed, the first with {first.code}: {first.path.lstrip('/')}"

@@ -1,0 +1,147 @@
+"""File systems and caches that are linked with buckets when they are created."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mount.conftest import fresh_bucket
+from tests.mount.endpoint import Endpoint, endpoint
+from tests.mount.site import S3LUSTREFS, WAIT_SECONDS
+from tests.servers import S3Server
+
+SUBNETS = ["subnet-0123456789abcdef0"]
+CACHE: dict[str, Any] = {
+    "FileCacheType": "LUSTRE", "FileCacheTypeVersion": "2.12", "StorageCapacity": 1200, "SubnetIds": SUBNETS,
+    "LustreConfiguration": {
+        "PerUnitStorageThroughput": 1000, "DeploymentType": "CACHE_1", "MetadataConfiguration": {"StorageCapacity": 2400},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def host(moto_server: S3Server) -> Iterator[Endpoint]:
+    options = f"endpoint_url={moto_server.endpoint_url},addressing_style=path,import_interval=0.5"
+    with endpoint(moto_server, "-o", options) as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(moto_server: S3Server) -> str:
+    name = fresh_bucket(moto_server)
+    client = moto_server.client()
+    for key in ("in/a", "in/d/b", "other/c"):
+        client.put_object(Bucket=name, Key=key, Body=key.encode())
+    client.close()
+    return name
+
+
+def until(path: Path, body: bytes) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline, os.listdir(path.parent)
+        time.sleep(0.05)
+    assert path.read_bytes() == body
+
+
+def test_linked_file_system_imports_by_its_policy_and_exports_nothing_by_itself(host: Endpoint, bucket: str) -> None:
+    with host.boto() as fsx:
+        made = fsx.create_file_system(
+            FileSystemType="LUSTRE", SubnetIds=SUBNETS, StorageCapacity=1200, Tags=[{"Key": "Name", "Value": "legacy"}],
+            LustreConfiguration={"DeploymentType": "SCRATCH_2", "ImportPath": f"s3://{bucket}/in", "ExportPath": f"s3://{bucket}"},
+        )["FileSystem"]  # fmt: skip
+        link = made["LustreConfiguration"]["DataRepositoryConfiguration"]
+        assert link == {
+            "ImportPath": f"s3://{bucket}/in", "ExportPath": f"s3://{bucket}", "ImportedFileChunkSize": 1024,
+            "AutoImportPolicy": "NONE", "Lifecycle": "CREATING",
+        }  # fmt: skip
+        while made["Lifecycle"] == "CREATING":
+            (made,) = fsx.describe_file_systems()["FileSystems"]
+        assert made["LustreConfiguration"]["DataRepositoryConfiguration"] == {**link, "Lifecycle": "AVAILABLE"}
+
+        point = host.mount("legacy")
+        until(point / "d" / "b", b"in/d/b")
+        (point / "ours").write_text("ours")
+        host.run(S3LUSTREFS, "drain", point)
+        s3 = host.server.client()
+        assert sorted(each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"]) == ["in/a", "in/d/b", "other/c"]
+
+        # The policy is changed while mounted, and while not.
+        wanted = {"FileSystemId": made["FileSystemId"], "LustreConfiguration": {"AutoImportPolicy": "NEW"}}
+        about = fsx.update_file_system(**wanted)["FileSystem"]["LustreConfiguration"]["DataRepositoryConfiguration"]
+        assert about["AutoImportPolicy"] == "NEW"
+        s3.put_object(Bucket=bucket, Key="in/theirs", Body=b"theirs")
+        until(point / "theirs", b"theirs")
+        host.run(S3LUSTREFS, "unmount", "--no-drain", point)
+        wanted["LustreConfiguration"] = {"AutoImportPolicy": "NEW_CHANGED_DELETED"}
+        fsx.update_file_system(**wanted)
+        point = host.mount("legacy")
+        s3.delete_object(Bucket=bucket, Key="in/theirs")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (point / "theirs").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        s3.close()
+        host.run(S3LUSTREFS, "unmount", "--no-drain", point)
+        # What was written here is in no bucket.
+        with pytest.raises(fsx.exceptions.BadRequest, match="/ours"):
+            fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+
+
+def test_bucket_that_cannot_be_reached_makes_nothing(host: Endpoint) -> None:
+    with host.boto() as fsx:
+        with pytest.raises(fsx.exceptions.InvalidImportPath, match="cannot validate access to the bucket of s3://no-such-bucket"):
+            fsx.create_file_system(
+                FileSystemType="LUSTRE", SubnetIds=SUBNETS, StorageCapacity=1200,
+                LustreConfiguration={"ImportPath": "s3://no-such-bucket", "ExportPath": "s3://no-such-bucket"},
+            )  # fmt: skip
+        assert fsx.describe_file_systems()["FileSystems"] == []
+
+
+def test_file_cache_lives_with_its_links_as_they_were_given(host: Endpoint, bucket: str) -> None:
+    links = [
+        {"FileCachePath": "/one/", "DataRepositoryPath": f"s3://{bucket}/in"},
+        {"FileCachePath": "/two", "DataRepositoryPath": f"s3://{bucket}/other/"},
+    ]
+    request = {**CACHE, "DataRepositoryAssociations": links, "Tags": [{"Key": "Name", "Value": "cache"}]}
+    with host.boto() as fsx:
+        made = fsx.create_file_cache(**request, ClientRequestToken="t")["FileCache"]
+        assert (
+            made["Lifecycle"] == "CREATING" and made["Tags"] == request["Tags"] and len(made["DataRepositoryAssociationIds"]) == 2
+        )
+        cache_id = made["FileCacheId"]
+        while True:
+            (found,) = fsx.describe_file_caches(FileCacheIds=[cache_id])["FileCaches"]
+            if found["Lifecycle"] != "CREATING":
+                break
+        assert found["Lifecycle"] == "AVAILABLE"
+        assert found["DataRepositoryAssociationIds"] == made["DataRepositoryAssociationIds"]
+        assert fsx.create_file_cache(**request, ClientRequestToken="t")["FileCache"]["FileCacheId"] == cache_id
+        assert fsx.describe_file_systems()["FileSystems"] == []
+        point = host.mount("cache")
+        until(point / "one" / "d" / "b", b"in/d/b")
+        until(point / "two" / "c", b"other/c")
+        about = fsx.update_file_cache(FileCacheId=cache_id, LustreConfiguration={"WeeklyMaintenanceStartTime": "1:05:30"})
+        assert about["FileCache"]["LustreConfiguration"]["WeeklyMaintenanceStartTime"] == "1:05:30"
+        with pytest.raises(fsx.exceptions.BadRequest, match="mounted"):
+            fsx.delete_file_cache(FileCacheId=cache_id)
+        host.unmount(point)
+        point = host.mount(f"{made['DNSName']}@tcp:/fsx")
+        host.unmount(point)
+        with pytest.raises(fsx.exceptions.FileCacheNotFound):
+            fsx.describe_file_caches(FileCacheIds=["fc-00000000000000009"])
+        assert fsx.delete_file_cache(FileCacheId=cache_id)["Lifecycle"] == "DELETING"
+        while fsx.describe_file_caches()["FileCaches"]:
+            continue
+    assert [path.name for path in host.state_dir.iterdir()] == ["api"]
+
+
+def test_cache_of_an_nfs_server_is_refused_clearly(host: Endpoint) -> None:
+    with host.boto() as fsx, pytest.raises(fsx.exceptions.BadRequest, match="NFS repositories are not available here"):
+        links = [{"FileCachePath": "/a", "DataRepositoryPath": "nfs://filer/export", "NFS": {"Version": "NFS3"}}]
+        fsx.create_file_cache(**CACHE, DataRepositoryAssociations=links)

@@ -399,3 +399,16 @@ def test_events_are_logged_at_the_level_of_the_file_system(quiet: Mounted) -> No
     lines = [line.split(" s3lustrefs.events: ")[1] for line in place.log().splitlines() if " s3lustrefs.events: " in line]
     assert lines[0].startswith("event=S3CompletionReportValidateFailure task=task-") and "s3://elsewhere/reports" in lines[0]
     assert lines[1] == 'event=S3ImportObjectPathNotPosixCompliant key=a//b reason="has an empty path component"'
+
+
+def test_command_gives_up_waiting_and_cancels(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    proxy.add("hold", method="GET", path="list-type", times=100_000)
+    late = place.cli("task", "import", "--mount", place.root, "--wait", "--timeout", "0.5", "--json", check=False)
+    assert late.returncode == 2 and "time is up" in late.stderr
+    task = json.loads(late.stdout)["DataRepositoryTask"]
+    again = place.cli("task", "import", "--mount", place.root, check=False)
+    assert again.returncode == 3 and task["TaskId"] in again.stderr
+    assert "CANCELING" in place.cli("task", "cancel", "--mount", place.root, "--task-id", task["TaskId"]).stdout
+    assert fsx.ended(task)["Lifecycle"] == "CANCELED"
+    proxy.clear_faults()

@@ -73,7 +73,7 @@ class Associations:
         self._file_systems.are_ours([request["FileSystemId"]])
         self._refuse_settled()
         settings, tags = self._asked_for(request), wanted_tags(request.get("Tags", ()))
-        if defect := rules.addition_defect(settings, self._engine.associations()) or await self._place_defect(settings):
+        if defect := rules.addition_defect(settings, self._engine.all_associations()) or await self._place_defect(settings):
             raise refused("BadRequest", defect)
         try:
             able = await self._linking.probe(settings)
@@ -94,7 +94,7 @@ class Associations:
 
     async def created(self, request: Json) -> Json:
         """What a creation answers that was done before."""
-        for association in self._engine.associations():
+        for association in self._engine.all_associations():
             if association.file_system_path_given == request.get("FileSystemPath"):
                 return {"Association": self._described(association)}
         raise refused("BadRequest", "the association that this request made was deleted: use another ClientRequestToken")
@@ -205,7 +205,7 @@ class Associations:
     # --- what they share -------------------------------------------------------------------------------------------------
     def _all(self) -> list[Association]:
         """That of a file system that was linked at its creation is FSx's DataRepositoryConfiguration, not one of these."""
-        return [] if self._file_systems.record.is_legacy else self._engine.associations()
+        return [] if self._file_systems.record.is_legacy else self._engine.all_associations()
 
     def _refuse_settled(self) -> None:
         """Raises: ControlFault where the links were settled at the creation, and are not to change."""

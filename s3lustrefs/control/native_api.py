@@ -105,7 +105,7 @@ class NativeApi:
             "read_only": p.read_only,
             "inodes": p.engine.inode_count,
             **await self._conflicts(),
-            "associations": [await self._association(a) for a in p.engine.associations()],
+            "associations": [await self._association(a) for a in p.engine.all_associations()],
             "export": export,
             "metrics": {
                 "AgeOfOldestQueuedMessage": {"AutoImport": self._oldest_event(), "AutoExport": export["oldest_due_seconds"]}

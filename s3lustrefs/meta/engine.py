@@ -295,7 +295,10 @@ class MetadataEngine(Protocol):
     # --- associations ------------------------------------------------------------------------------------------------------
 
     def associations(self) -> list[Association]:
-        """All of them, by number."""
+        """All that are linked, by number."""
+
+    def all_associations(self) -> list[Association]:
+        """Those, too, that are not linked yet, or not any more."""
 
     def association(self, assoc: AssocId) -> Association | None:
         """One that is linked; None: no such number, or nothing belongs to it yet, or any more."""

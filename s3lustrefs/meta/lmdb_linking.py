@@ -38,6 +38,9 @@ class LinkingVerbs(EngineCore):
     """See `engine.MetadataEngine` for the contract."""
 
     def associations(self) -> list[Association]:
+        return [each for each in self._locations.associations() if each.is_linked]
+
+    def all_associations(self) -> list[Association]:
         return self._locations.associations()
 
     def association(self, assoc: AssocId) -> Association | None:

@@ -62,7 +62,7 @@ class AssociationRequests:
         failures = 0
         while True:
             self._wake = trio.Event()
-            association = life.next_asked(self._engine.associations())
+            association = life.next_asked(self._engine.all_associations())
             if association is None:
                 await self._wake.wait()
                 continue

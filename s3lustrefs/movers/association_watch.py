@@ -76,7 +76,7 @@ class AssociationWatch:
 
     async def _look_at_all(self, *lifecycles: str) -> None:
         async with trio.open_nursery() as nursery:
-            for association in self._engine.associations():
+            for association in self._engine.all_associations():
                 if association.lifecycle in lifecycles or association.assoc_id in self._denied:
                     nursery.start_soon(self._look_at, association)
 

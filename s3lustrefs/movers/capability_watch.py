@@ -36,7 +36,7 @@ class CapabilityWatch:
         """Look at once, and every ten minutes. Ends by cancellation."""
         task_status.started()
         while True:
-            for association in filter(lambda each: each.is_linked, self._engine.associations()):
+            for association in self._engine.associations():
                 try:
                     await self._look_at(association)
                 except errors.S3LustreError as exc:  # the bucket is gone, or s3:GetBucketVersioning is not allowed

@@ -51,13 +51,13 @@ class ConfiguredLinks:
 
         Raises: ConfigError, RepositoryError.
         """
-        stored = {each.file_system_path: each for each in self._engine.associations()}
+        stored = {each.file_system_path: each for each in self._engine.all_associations()}
         for settings in configured:
             await self._link(settings, stored.pop(settings.file_system_path, None))
         for association in stored.values():
             if not association.configured_as and association.lifecycle != "DELETING":
                 await self._engine.update_association(association.with_defaults(defaults))
-        for association in self._engine.associations():
+        for association in self._engine.all_associations():
             if association.is_linked and association.lifecycle != "CREATING":
                 self._links.connect(association)
 
@@ -86,7 +86,7 @@ class ConfiguredLinks:
             ).with_settings(settings),
             configured_as=fingerprint(settings),
         )  # fmt: skip
-        defect = association_rules.addition_defect(association, self._engine.associations())
+        defect = association_rules.addition_defect(association, self._engine.all_associations())
         if defect is not None:
             raise errors.ConfigError(f"{defect} (state directory {self._where})")
         able = await self._probe(settings)

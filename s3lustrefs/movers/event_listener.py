@@ -124,6 +124,8 @@ class EventListener:
                     for member in self._members.values():
                         await member.importer.wait_for_end()
                     await self._listen(self._queue)
+                    failures, self._oldest_sent = 0, 0.0
+                    continue  # nobody wants to know any more, or others do
                 except errors.S3LustreError as exc:
                     failure = str(exc)
                     if failure != self._error:

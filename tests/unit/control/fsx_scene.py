@@ -96,7 +96,7 @@ class Api:
         return f"arn:aws:fsx:{REGION}:000000000000:file-system/{record.file_system_id}"
 
     def association(self, association_id: str) -> Association:
-        return next(a for a in self.engine.associations() if a.association_id == association_id)
+        return next(a for a in self.engine.all_associations() if a.association_id == association_id)
 
     def connect(self, url: str) -> None:
         self.url = url

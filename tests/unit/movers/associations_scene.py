@@ -95,7 +95,7 @@ class Scene:
         )  # fmt: skip
         tasks = Tasks(engine, {}, ReportDelivery(engine, self.repositories, self.directory))
         self.fsx = FsxApi(engine, self.repositories, tasks, capacity_bytes=lambda: 1 << 30, linking=linking)
-        for association in self.engine.associations():
+        for association in self.engine.all_associations():
             if association.is_linked and association.lifecycle != "CREATING":
                 self.links.connect(association)
 
@@ -135,6 +135,6 @@ class Scene:
         """Until nothing is asked for any more."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.requests.run)
-            while any(a.lifecycle in ("CREATING", "UPDATING", "DELETING") for a in self.engine.associations()):  # noqa: ASYNC110
+            while any(a.lifecycle in ("CREATING", "UPDATING", "DELETING") for a in self.engine.all_associations()):  # noqa: ASYNC110
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()

@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(pick=st.integers(0, 20), kinds=st.lists(st.sampled_from(["cold", "exported", "dirty"]), min_size=1, max_size=4))
     def make_files(self, pick: int, kinds: list[str]) -> None:
-        linked = [each.file_system_path for each in self.scene.engine.associations() if each.is_linked]
+        linked = [each.file_system_path for each in self.scene.engine.all_associations() if each.is_linked]
         places = [*linked, *linked, *PATHS]
 
         async def make() -> None:
@@ -233,7 +233,7 @@ class Histories(RuleBasedStateMachine):
         for key, told in promised.items():
             assert found[key]["Lifecycle"] == "AVAILABLE" and "FailureDetails" not in found[key]
             assert {name: found[key][name] for name in told} == told
-        for association in self.scene.engine.associations():
+        for association in self.scene.engine.all_associations():
             assert self.scene.links.find(association.assoc_id) is not None
             assert self.scene.repositories.failure(association.assoc_id) is None
         self.table_is_sound()

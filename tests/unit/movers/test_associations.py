@@ -109,8 +109,8 @@ async def test_cause_is_found_told_kept_over_a_restart_and_its_end_noticed_withi
         found = (await scene.described())[made]
         assert (found["Lifecycle"], found["FailureDetails"]["Message"]) == ("MISCONFIGURED", str(cause))
         with pytest.raises(type(cause), match=str(cause)):
-            scene.repositories.to_write(scene.engine.associations()[0].assoc_id)
-        assert scene.engine.associations()[0].import_events == frozenset()
+            scene.repositories.to_write(scene.engine.all_associations()[0].assoc_id)
+        assert scene.engine.all_associations()[0].import_events == frozenset()
         scene.start()
         assert (await scene.described())[made]["Lifecycle"] == "MISCONFIGURED"
         nursery.cancel_scope.cancel()
@@ -120,7 +120,7 @@ async def test_cause_is_found_told_kept_over_a_restart_and_its_end_noticed_withi
         await trio.sleep(60)
         found = (await scene.described())[made]
         assert found["Lifecycle"] == "AVAILABLE" and "FailureDetails" not in found and scene.recovered == 1
-        scene.repositories.to_write(scene.engine.associations()[0].assoc_id)
+        scene.repositories.to_write(scene.engine.all_associations()[0].assoc_id)
         nursery.cancel_scope.cancel()
 
 
@@ -209,7 +209,7 @@ async def test_files_keep_what_they_have_and_lose_what_only_the_bucket_had(scene
     assert record is not None and not (await scene.engine.get(moved.ino)).source_assoc  # it goes to the other bucket from here
 
     # The bucket still has it: an association that imports it makes the file whole again.
-    again = scene.engine.associations()[-1]
+    again = scene.engine.all_associations()[-1]
     seen = ObjectRecord(again.assoc_id, b"two/cold", Ino(0), "etag", 3)
     replaced = await scene.engine.replace_content(cold.ino, seen)
     assert replaced is not None and not replaced.is_left_behind and replaced.flags & InodeFlag.PARTIAL
@@ -218,7 +218,7 @@ async def test_files_keep_what_they_have_and_lose_what_only_the_bucket_had(scene
 async def test_answers_that_come_late_change_nothing_of_a_deleted_association(scene: Scene) -> None:
     made = await scene.create("/work", "s3://bucket/p", S3=EXPORT)
     await scene.work()
-    association = scene.engine.associations()[0]
+    association = scene.engine.all_associations()[0]
     inode = await file(scene, Ino(association.root_ino), b"x")
     await scene.call("DeleteDataRepositoryAssociation", AssociationId=made)
     sent = ObjectRecord(association.assoc_id, b"p/x", inode.ino, "etag", 3)

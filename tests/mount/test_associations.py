@@ -14,7 +14,9 @@ from typing import Any
 
 import boto3
 import pytest
+import trio
 
+from s3lustrefs.control import unmounted
 from s3lustrefs.control.api_credentials import load_or_make
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import WAIT_SECONDS, Site
@@ -379,3 +381,29 @@ def test_other_bucket_is_linked_beside_a_configured_one(make_site: Callable[...,
     assert place.keys() == [] and place.s3.get_object(Bucket=other, Key="moved")["Body"].read() == b"from one to two"
     place.unmount()
     place.cli("fsck", place.state_dir)
+
+
+def test_what_was_asked_for_while_nothing_was_mounted_is_done_by_the_next_mount(scene: Scene) -> None:
+    place = scene.place
+    place.expected_log += ["association cannot be made"]
+    place.put("p/x", b"there")
+    kept = scene.made("/kept", "kept")
+    scene.fsx.close()
+    place.unmount()
+    request = {"FileSystemId": scene.file_system_id, "BatchImportMetaDataOnCreate": True}
+    for path, bucket in (("/work", place.bucket), ("/nowhere", "t-there-is-no-such-bucket")):
+        request |= {"FileSystemPath": path, "DataRepositoryPath": f"s3://{bucket}/p"}
+        answer = trio.run(unmounted.change, place.state_dir, "CreateDataRepositoryAssociation", request)
+        assert answer["Association"]["Lifecycle"] == "CREATING"
+    trio.run(unmounted.change, place.state_dir, "DeleteDataRepositoryAssociation", {"AssociationId": kept})
+    scene.mount()
+    scene.wait_gone(kept)
+    found = {each["FileSystemPath"]: each for each in scene.fsx.describe_data_repository_associations()["Associations"]}
+    assert found.keys() == {"/work", "/nowhere"}
+    scene.wait(found["/work"]["AssociationId"], "AVAILABLE")
+    failed = scene.wait(found["/nowhere"]["AssociationId"], "FAILED")
+    assert "t-there-is-no-such-bucket" in failed["FailureDetails"]["Message"]
+    until(lambda: (place.root / "work/x").exists())
+    assert (place.root / "work/x").read_bytes() == b"there"
+    scene.delete(failed["AssociationId"])
+    scene.end()

@@ -26,7 +26,8 @@ The flows, in file order:
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
-  signer, never a client.
+  signer, never a client. Associations are made and deleted by `movers/association_requests`, which `movers/links` connects at run
+  time, and looked after by `movers/association_watch`.
 
 Deliberately no imports here: the listing process and the daemon load only the rooms they need.
 """

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import trio
 
 from s3lustrefs.control import unmounted
 from s3lustrefs.control.api_credentials import load_or_make
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import WAIT_SECONDS, Site
 from tests.servers import free_ports
@@ -406,4 +408,23 @@ def test_what_was_asked_for_while_nothing_was_mounted_is_done_by_the_next_mount(
     until(lambda: (place.root / "work/x").exists())
     assert (place.root / "work/x").read_bytes() == b"there"
     scene.delete(failed["AssociationId"])
+    scene.end()
+
+
+def test_deletion_does_not_wait_for_a_listing_that_hangs(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    (port,) = free_ports(1)
+    scene = Scene(make_site("", endpoint_url=proxy.endpoint_url), port)
+    scene.mount()
+    scene.place.put("p/x", b"never listed")
+    proxy.add("hold", method="GET", path="list-type=2", skip=1, times=1000)  # the first is the look at the bucket
+    made = str(scene.create("/work", "p", BatchImportMetaDataOnCreate=True)["AssociationId"])
+    scene.wait(made, "AVAILABLE")
+    with ThreadPoolExecutor(1) as pool:
+        listed = pool.submit(os.listdir, scene.place.root / "work")
+        time.sleep(0.5)
+        assert not listed.done()
+        began = time.monotonic()
+        scene.delete(made)
+        assert listed.result(WAIT_SECONDS) == [] and time.monotonic() - began < WAIT_SECONDS
+    proxy.clear_faults()
     scene.end()

@@ -45,6 +45,7 @@ class Repositories:
     def __init__(self) -> None:
         self._stores: dict[AssocId, ObjectStore] = {}
         self._failures: dict[AssocId, errors.RepositoryError] = {}
+        self._gone: set[AssocId] = set()
         self.troubles = Troubles()
 
     def connect(self, assoc: AssocId, store: ObjectStore) -> None:
@@ -52,6 +53,8 @@ class Repositories:
         self._failures.pop(assoc, None)
 
     def disconnect(self, assoc: AssocId) -> None:
+        """For good: nobody has to wait for it any more."""
+        self._gone.add(assoc)
         self._stores.pop(assoc, None)
         self._failures.pop(assoc, None)
 
@@ -68,8 +71,10 @@ class Repositories:
         return self._failures.get(assoc)
 
     def of(self, assoc: AssocId) -> ObjectStore:
-        """Raises: RepositoryUnavailable when the association is gone."""
+        """Raises: AssociationGone once it was disconnected, RepositoryUnavailable while it is not connected yet."""
         store = self._stores.get(assoc)
+        if assoc in self._gone:
+            raise errors.AssociationGone(f"association {assoc} was deleted")
         if store is None:
             raise errors.RepositoryUnavailable(f"association {assoc} is not connected to its bucket")
         return store

@@ -229,4 +229,6 @@ async def test_answers_that_come_late_change_nothing_of_a_deleted_association(sc
         await scene.engine.update_association(association)
     await scene.work()
     assert await scene.engine.find_object(association.assoc_id, b"p/x") is None
+    with pytest.raises(errors.AssociationGone):  # who still has its number does not wait for it
+        scene.repositories.of(association.assoc_id)
     assert await scene.engine.move_association(association.assoc_id, "AVAILABLE") is None

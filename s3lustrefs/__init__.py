@@ -24,6 +24,8 @@ The flows, in file order:
 - Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
   → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper` (listed again)
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
+- Tasks: `control/fsx_tasks` → `movers/tasks`, the queue → `movers/task_import`, `task_export` or `task_release`, which feed the
+  sweeper, the exporter (by orders in the journal) and the releaser → `movers/task_report`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
   signer, never a client.

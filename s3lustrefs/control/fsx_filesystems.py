@@ -1,8 +1,8 @@
 """FSx's operations on the file system itself, of which there is one: this mount.
 
-What has no meaning on one host (throughput, maintenance and backup windows, compression, log level) is kept and shown as it was
-set. What would have one, but cannot be had here or not through the API (capacity, root squash, backups), is refused: an
-answer that shows it would be a promise.
+What has no meaning on one host (throughput, maintenance and backup windows, compression) is kept and shown as it was set; the log
+level is what `movers/event_log` goes by. What would have a meaning, but cannot be had here or not through the API (capacity, root
+squash, backups), is refused: an answer that shows it would be a promise.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def test_a_cancelled_restore_fetches_no_more(here: Site, lfs: Lfs, proxy: Backgr
         proxy.wait_held()
         lfs.ok("cancel", "huge")
     eventually(lambda: lfs.action("huge") == "NOOP")
-    assert lfs.state("huge") == RELEASED and here.status()["hydration"]["bytes"] <= 200 * MIB
+    assert lfs.state("huge") == RELEASED and here.status()["hydration"]["bytes"] <= 256 * MIB  # what was on its way
 
 
 def test_a_failed_restore_leaves_the_file_released(here: Site, lfs: Lfs) -> None:

@@ -24,6 +24,8 @@ The flows, in file order:
 - Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
   → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper` (listed again)
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
+- HSM: `cli/hsm_client` → an attribute read on the file, through the kernel → `fs/hsm_door` → `movers/hsm_requests` → the export
+  journal (archive, remove), `movers/releaser`, `movers/hsm_restores` → `movers/hydrator`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
   signer, never a client.

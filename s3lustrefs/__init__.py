@@ -26,6 +26,8 @@ The flows, in file order:
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
 - Tasks: `control/fsx_tasks` → `movers/tasks`, the queue → `movers/task_import`, `task_export` or `task_release`, which feed the
   sweeper, the exporter (by orders in the journal) and the releaser → `movers/task_report`.
+- HSM: `cli/hsm_client` → an attribute read on the file, through the kernel → `fs/hsm_door` → `movers/hsm_requests` → the export
+  journal (archive, remove), `movers/releaser`, `movers/hsm_restores` → `movers/hydrator`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
   signer, never a client.

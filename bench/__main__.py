@@ -18,6 +18,7 @@ from bench import (
     cold_small,
     create_small,
     export_rate,
+    export_task,
     find_entries,
     import_listing,
     rename_rate,
@@ -43,6 +44,7 @@ PROGRAMS: dict[str, Program] = {
     "events": bucket_events.rate,
     "lag": bucket_events.lag,
     "export-rate": export_rate.run,
+    "export-task": export_task.run,
     "rename-rate": rename_rate.run,
 }
 

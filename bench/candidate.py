@@ -57,7 +57,7 @@ class Mounted:
 
     def drain(self) -> None:
         """Wait until everything written is in the bucket."""
-        subprocess.run([_S3LUSTREFS, "drain", "--mount", self.path], check=True, env=self.environment, stdout=subprocess.DEVNULL)
+        subprocess.run([S3LUSTREFS, "drain", "--mount", self.path], check=True, env=self.environment, stdout=subprocess.DEVNULL)
 
 
 class Candidate(Protocol):
@@ -72,7 +72,7 @@ class Candidate(Protocol):
         ...
 
 
-_S3LUSTREFS = Path(sys.executable).with_name("s3lustrefs")
+S3LUSTREFS = Path(sys.executable).with_name("s3lustrefs")
 
 
 class S3LustreFS:
@@ -94,7 +94,7 @@ class S3LustreFS:
             source = str(base / "local.toml")
             Path(source).write_text("")
         words = ",".join(f"{key}={value}" for key, value in options.items())
-        command: list[str | Path] = [_S3LUSTREFS, "mount", source, mount_point, "-o", words, "--foreground"]
+        command: list[str | Path] = [S3LUSTREFS, "mount", source, mount_point, "-o", words, "--foreground"]
         with (base / "output").open("wb") as log, _unmounting(mount_point):
             # In the foreground the daemon is our child, so that it can be ended by its pid.
             with child(command, UNMOUNT_SECONDS, env=environment, stdout=log, stderr=log) as process:

@@ -138,6 +138,7 @@ class Daemon:
             self._build_links()
             await self._link_all()
             await self._build().resume()
+            await self._tasks.recover()
             await self._serve(ready)
         finally:
             self._state_dir.stopping()
@@ -267,7 +268,7 @@ class Daemon:
         self._operations = Operations(fs, Xattrs(engine, status, door, str(control_path)))
         parts = Parts(
             engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._links,
-            self._archive, status, self._operations.requests, self._mount_point,
+            self._archive, self._hsm_restores, status, self._operations.requests, self._mount_point,
             str(config.state_dir),
             lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told,
         )  # fmt: skip

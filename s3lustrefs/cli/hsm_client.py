@@ -13,8 +13,10 @@ import sys
 
 TYPE_CHECKING = False  # not from typing, which takes longer to load than all of this
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import TextIO
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TextIO, TypeVar
+
+    Answer = TypeVar("Answer")
 
 DOOR = "system.s3lustrefs.hsm"
 ARCHIVE_ID = 1
@@ -22,6 +24,7 @@ ARCHIVE_ID = 1
 
 FLAGS = {"exists": 0x01, "dirty": 0x02, "archived": 0x08, "norelease": 0x10, "noarchive": 0x20, "lost": 0x40}
 
+_MANY, _AT_ONCE = 64, 16
 _FOREIGN = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -69,28 +72,29 @@ def ask(path: str, name: str = "") -> str:
         raise Refusal(number, "not in a file system mounted by s3lustrefs" if number in _FOREIGN else "") from exc
 
 
-def _order(path: str, name: str) -> None:
-    """Raises: Refusal."""
+def _order(path: str, name: str) -> str:
+    """Nothing is to be said about an order that was accepted. Raises: Refusal."""
     answer = ask(path, name)
     if answer:
         number, _, reason = answer.partition(" ")
         raise Refusal(int(number), reason)
+    return ""
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
 
 
-def state(command: str, paths: Iterable[str]) -> int:
+def state(command: str, paths: Sequence[str]) -> int:
     """`PATH: (0x0000000d) released exists archived, archive_id:1` for each file."""
-    return _each(command, paths, lambda report, path: report.line(path, ask(path)))
+    return _each(Report(command), paths, ask)
 
 
-def action(command: str, paths: Iterable[str]) -> int:
+def action(command: str, paths: Sequence[str]) -> int:
     """`PATH: NOOP`, or what is being done with the file."""
-    return _each(command, paths, lambda report, path: report.line(path, ask(path, ".action")))
+    return _each(Report(command), paths, lambda path: ask(path, ".action"))
 
 
-def change_flags(command: str, paths: Iterable[str], order: str, flags: Iterable[str], archive_id: int | None = None) -> int:
+def change_flags(command: str, paths: Sequence[str], order: str, flags: Iterable[str], archive_id: int | None = None) -> int:
     """`order` is `set` or `clear`."""
     report = Report(command)
     bits = 0
@@ -103,18 +107,36 @@ def change_flags(command: str, paths: Iterable[str], order: str, flags: Iterable
         if archive_id is None:
             report.failed("", Refusal(errno.EINVAL, "no flag is given"))
         return report.status
-    return _each(command, paths, lambda _, path: _order(path, f".{order}.{bits:08x}"))
+    return _each(report, paths, lambda path: _order(path, f".{order}.{bits:08x}"))
 
 
-def _each(command: str, paths: Iterable[str], deed: Callable[[Report, str], None]) -> int:
-    report = Report(command)
-    for path in paths:
-        try:
-            deed(report, path)
-        except Refusal as refusal:
-            report.failed(path, refusal)
+def _each(report: Report, paths: Sequence[str], deed: Callable[[str], str]) -> int:
+    for path, answer in zip(paths, _answers(paths, deed), strict=True):
+        if isinstance(answer, Refusal):
+            report.failed(path, answer)
+        elif answer:
+            report.line(path, answer)
     sys.stdout.flush()
     return report.status
+
+
+def _answers(paths: Sequence[str], deed: Callable[[str], Answer]) -> Iterator[Answer | Refusal]:
+    """What the deed returns for each path, in their order. Of many paths several are asked about at a time: one after another each
+    would wait for the daemon, and perhaps the bucket, by itself."""
+
+    def answer(path: str) -> Answer | Refusal:
+        try:
+            return deed(path)
+        except Refusal as refusal:
+            return refusal
+
+    if len(paths) < _MANY:
+        yield from map(answer, paths)
+        return
+    from multiprocessing.pool import ThreadPool
+
+    with ThreadPool(_AT_ONCE) as pool:
+        yield from pool.imap(answer, paths, chunksize=16)
 
 
 def request(
@@ -139,14 +161,14 @@ def request(
         return report.status
     if not wanted:
         report.failed("", Refusal(errno.EINVAL, "no file is given"))
-    for path in wanted:
-        try:
-            device = _check(path, device)
-        except Refusal as refusal:
-            report.failed(path, refusal)
-    if report.status:
-        return report.status
-    return _each(command, wanted, lambda _, path: _order(path, f".{verb}"))
+    for path, found in zip(wanted, _answers(wanted, _check), strict=True):
+        if isinstance(found, Refusal):
+            report.failed(path, found)
+        elif device not in (None, found):
+            report.failed(path, Refusal(errno.EXDEV, "all files must be in one file system"))
+        else:
+            device = found
+    return report.status or _each(report, wanted, lambda path: _order(path, f".{verb}"))
 
 
 def _listed(filelist: str) -> list[str]:
@@ -167,7 +189,7 @@ def _device(mount_point: str) -> int:
         raise Refusal(exc.errno or errno.EIO) from exc
 
 
-def _check(path: str, device: int | None) -> int:
+def _check(path: str) -> int:
     """The device of a file that requests can be about. Raises: Refusal."""
     try:
         found = os.lstat(path)
@@ -175,6 +197,4 @@ def _check(path: str, device: int | None) -> int:
         raise Refusal(exc.errno or errno.EIO) from exc
     if not stat.S_ISREG(found.st_mode):
         raise Refusal(errno.EINVAL, "not a regular file")
-    if device not in (None, found.st_dev):
-        raise Refusal(errno.EXDEV, "all files must be in one file system")
     return found.st_dev

@@ -165,6 +165,7 @@ def _work_lines(answer: dict[str, Any]) -> list[str]:
         f"           {export['exported_objects']:,} objects, {size_text(export['exported_bytes'])} exported, "
         f"{export['records_per_second']:,.0f} changes/s, {size_text(export['bytes_per_second'])}/s{to_go}",
         f"hydration  {hydration['in_flight']:,} in flight, {hydration['waiting_readers']:,} readers waiting, "
+        f"{hydration['restores_waiting']:,} restores waiting, "
         f"{size_text(hydration['bytes'])} fetched, {size_text(hydration['bytes_per_second'])}/s",
         *([f"restoring  {answer['restoring']:,} archived objects"] if answer.get("restoring") else []),
         f"cache      {size_text(cache['used_bytes'])}{capacity} in use",

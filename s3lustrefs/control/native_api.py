@@ -22,6 +22,7 @@ from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.hsm_restores import HsmRestores
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.lost_found import LostFound
@@ -47,6 +48,7 @@ class Parts:
     repositories: Repositories
     links: Links
     archive: Archive
+    hsm_restores: HsmRestores
     status: InodeStatus
     requests: Counter[str]
     mount_point: str
@@ -109,6 +111,7 @@ class NativeApi:
             "hydration": {
                 "in_flight": hydration.in_flight,
                 "waiting_readers": hydration.waiting_readers,
+                "restores_waiting": p.hsm_restores.waiting,
                 "bytes": hydration.fetched_bytes,
                 "bytes_per_second": self._hydration_rate.sample(hydration.fetched_bytes),
             },

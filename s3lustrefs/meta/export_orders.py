@@ -41,7 +41,7 @@ class Ordered(NamedTuple):
 
 
 def order_page(txn: Txn, locations: LocationMap, directory: Ino, after: bytes, limit: int, now_ns: int) -> list[Ordered]:
-    """Order up to `limit` names of a directory that sort after `after`. Raises: StaleInode, NotADirectory."""
+    """Order up to `limit` names of a directory that sort after `after`; none where there is no directory."""
     children = namespace.readdir(txn, directory, after, limit)
     return _order(txn, locations, directory, children, now_ns)
 

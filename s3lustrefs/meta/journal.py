@@ -151,7 +151,7 @@ def settle_object(
     writes.forget(txn, exported.assoc, exported.key)
     if inode is not None and inode.is_file and not moved_on:
         if content:
-            inode.flags &= ~InodeFlag.DAMAGED  # cut to what was left of it, and the bucket has that now
+            inode.flags &= ~(InodeFlag.DAMAGED | InodeFlag.WRITTEN_OFF)  # cut to what was left of it, and the bucket has that now
         _settle_source(txn, inode, exported, content=content)
     held = holder(txn, locations, exported.assoc, exported.key)
     if held != ino:

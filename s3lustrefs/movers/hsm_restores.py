@@ -1,14 +1,15 @@
 """HsmRestores: whole files that are to be brought back from the bucket before anybody reads them, in the background.
 
-Two queues for each association, so that a bucket that hangs holds up no other: what was ordered by name (`lfs hsm_restore`) goes
-before what is preloaded. Both go behind readers. A queue is in memory only: after a restart the file is as released as it was,
-and asking again does no harm.
+Each association has two queues of its own, so that a bucket that hangs holds up no other, and so that what was ordered by name
+(`lfs hsm_restore`) never waits for the end of a file that is preloaded. Both go behind readers. A queue is in memory only: after a
+restart the file is as released as it was, and asking again does no harm.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -24,9 +25,10 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_FILES_AT_ONCE = 24
-_RANGES_AT_ONCE = 24
-"""As many as the hydrator has for the background: a reader who wants a range of these never waits for its turn behind others."""
+_FILES_AT_ONCE = 32
+"""Of each queue: files of one range each keep all ranges busy."""
+_RANGES_AT_ONCE = 32
+"""Fewer than the hydrator has for the background: the rest is for the readahead of those who read."""
 _RANGE_BYTES = 8 * BLOCK_BYTES
 _ATTEMPTS = 3
 """Each lasts as long as a reader's patience with a bucket that does not answer."""
@@ -34,32 +36,39 @@ _MOST_WAITING = 1_000_000
 
 
 @dataclass(slots=True)
+class Queue:
+    """What waits, and how many files of it are at work."""
+
+    waiting: OrderedDict[Ino, Restore] = field(default_factory=OrderedDict)
+    running: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """The queues of one association, and the ranges that both of them share."""
+
+    ordered: Queue = field(default_factory=Queue)
+    preloads: Queue = field(default_factory=Queue)
+    ranges: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(_RANGES_AT_ONCE))
+
+
+@dataclass(slots=True)
 class Restore:
     """One file. `size` is what it has to have locally in the end, `resident_before` what it had when it was begun."""
 
     ino: Ino
-    assoc: AssocId
     size: int
-    is_ordered: bool
+    lane: Lane
+    queue: Queue
     is_running: bool = False
     resident_before: int = 0
     error: errors.S3LustreError | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
 
-
-@dataclass(slots=True)
-class Lane:
-    """What waits for one association, and what is at work on it."""
-
-    ordered: OrderedDict[Ino, Restore] = field(default_factory=OrderedDict)
-    preloads: OrderedDict[Ino, Restore] = field(default_factory=OrderedDict)
-    running: int = 0
-    ranges: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(_RANGES_AT_ONCE))
-
-    def take(self) -> Restore | None:
-        queue = self.ordered or self.preloads
-        return queue.popitem(last=False)[1] if queue else None
+    @property
+    def is_ordered(self) -> bool:
+        return self.queue is self.lane.ordered
 
 
 class HsmRestores:
@@ -78,7 +87,10 @@ class HsmRestores:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # of many that wait none is begun any more
 
     # --- asking ----------------------------------------------------------------------------------------------------------
 
@@ -93,17 +105,21 @@ class HsmRestores:
         if restore is None:
             if len(self._restores) >= _MOST_WAITING:
                 raise errors.QueueFull(f"{len(self._restores)} restores are waiting already")
-            restore = Restore(inode.ino, inode.source_assoc, inode.size, ordered)
+            lane = self._lanes[inode.source_assoc]
+            restore = Restore(inode.ino, inode.size, lane, lane.ordered if ordered else lane.preloads)
             self._restores[inode.ino] = restore
-            lane = self._lanes[restore.assoc]
-            (lane.ordered if ordered else lane.preloads)[inode.ino] = restore
-            self._start(lane)
-        elif ordered and not restore.is_ordered:
-            restore.is_ordered = True
-            lane = self._lanes[restore.assoc]
-            if lane.preloads.pop(inode.ino, None) is not None:
-                lane.ordered[inode.ino] = restore
+            restore.queue.waiting[inode.ino] = restore
+            self._start(restore.queue)
+        elif ordered and restore.queue.waiting.pop(inode.ino, None) is not None:
+            restore.queue = restore.lane.ordered
+            restore.queue.waiting[inode.ino] = restore
+            self._start(restore.queue)
         return restore
+
+    @property
+    def waiting(self) -> int:
+        """Files that are to be brought here, and are not yet."""
+        return len(self._restores)
 
     def find(self, ino: Ino) -> Restore | None:
         """The restore of a file that waits or is under way."""
@@ -117,40 +133,39 @@ class HsmRestores:
         if restore.is_running:
             restore.scope.cancel()
         else:
-            lane = self._lanes[restore.assoc]
-            lane.ordered.pop(ino, None)
-            lane.preloads.pop(ino, None)
+            del restore.queue.waiting[ino]
             self._end(restore, errors.InUse("the restore was cancelled"))
         return True
 
     # --- working ---------------------------------------------------------------------------------------------------------
 
-    def _start(self, lane: Lane) -> None:
-        while self._nursery is not None and lane.running < _FILES_AT_ONCE and (restore := lane.take()) is not None:
-            lane.running += 1
+    def _start(self, queue: Queue) -> None:
+        while self._nursery is not None and queue.running < _FILES_AT_ONCE and queue.waiting:
+            _, restore = queue.waiting.popitem(last=False)
+            queue.running += 1
             restore.is_running = True
-            self._nursery.start_soon(self._work, lane, restore, name=f"restore {restore.ino}")
+            self._nursery.start_soon(self._work, restore, name=f"restore {restore.ino}")
 
     def _end(self, restore: Restore, error: errors.S3LustreError | None) -> None:
         restore.error = error
         del self._restores[restore.ino]
         restore.done.set()
 
-    async def _work(self, lane: Lane, restore: Restore) -> None:
+    async def _work(self, restore: Restore) -> None:
         error: errors.S3LustreError | None = errors.InUse("the restore was cancelled")
         try:
             with restore.scope:
-                error = await self._try(lane, restore)
+                error = await self._try(restore)
         finally:
-            lane.running -= 1
+            restore.queue.running -= 1
             self._end(restore, error)
-            self._start(lane)
+            self._start(restore.queue)
 
-    async def _try(self, lane: Lane, restore: Restore) -> errors.S3LustreError | None:
+    async def _try(self, restore: Restore) -> errors.S3LustreError | None:
         """Bring a file here; why it could not be."""
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await self._bring(lane, restore)
+                await self._bring(restore)
                 return None
             except errors.RepositoryUnavailable as exc:
                 if attempt == _ATTEMPTS:
@@ -169,7 +184,7 @@ class HsmRestores:
                 return errors.StorageError("internal error; daemon.log has the traceback")
         return None
 
-    async def _bring(self, lane: Lane, restore: Restore) -> None:
+    async def _bring(self, restore: Restore) -> None:
         inode = await self._engine.get(restore.ino)
         restore.size = inode.size
         restore.resident_before = await self._hydrator.resident_bytes(inode)
@@ -183,21 +198,25 @@ class HsmRestores:
                 first = first or exc
                 nursery.cancel_scope.cancel()
             finally:
-                lane.ranges.release()
+                restore.lane.ranges.release()
 
         async with trio.open_nursery() as nursery:
             for start, end in await self._missing(inode):
-                await lane.ranges.acquire()
+                await restore.lane.ranges.acquire()
                 nursery.start_soon(bring, start, end)
         if first is not None:
             raise first
 
-    async def _missing(self, inode: Inode) -> list[tuple[int, int]]:
+    async def _missing(self, inode: Inode) -> Iterator[tuple[int, int]]:
         """Ranges `[start, end)` of at most 8 MiB."""
         if inode.is_complete or inode.hsm & Hsm.DIRTY:
-            return []
-        found = []
-        for block, limit in (await self._hydrator.content(inode)).residency.missing(0, inode.size):
-            start, end = block * BLOCK_BYTES, min(limit * BLOCK_BYTES, inode.size)
-            found += [(at, min(at + _RANGE_BYTES, end)) for at in range(start, end, _RANGE_BYTES)]
-        return found
+            return iter(())
+        return _ranges((await self._hydrator.content(inode)).residency.missing(0, inode.size), inode.size)
+
+
+def _ranges(blocks: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Of a huge file there are very many: they are made as they are used."""
+    for block, limit in blocks:
+        end = min(limit * BLOCK_BYTES, size)
+        for start in range(block * BLOCK_BYTES, end, _RANGE_BYTES):
+            yield start, min(start + _RANGE_BYTES, end)

@@ -40,7 +40,7 @@ from s3lustrefs.repository.retry import backoff_seconds
 log = logging.getLogger(__name__)
 
 _SLOTS = 64
-_BACKGROUND_SLOTS = 24
+_BACKGROUND_SLOTS = 40
 _RANGE_BLOCKS = 8
 """8 MiB per ranged GET: large enough that a request costs nothing beside its bytes, small enough to spread."""
 _MAX_WINDOW_BLOCKS = 96

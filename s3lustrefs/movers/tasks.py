@@ -71,11 +71,21 @@ class Tasks:
         self._running: dict[str, _Running] = {}
         self._wake = trio.Event()
 
+    async def recover(self) -> None:
+        """To be called before anything is exported: what was being canceled when the last daemon ended is canceled.
+
+        Raises: StorageError.
+        """
+        for record in list(self._records.values()):
+            if record.lifecycle == "CANCELING":
+                progress = Progress(self._engine, record, wall_ns=self._wall_ns)
+                await self._jobs[record.type]().withdraw(progress)
+                await self._end(progress, "")
+            if self._records[record.task_id].is_ended:  # a crash may have come between its end and this
+                await self._forget_failures(record.task_id)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute tasks. Ends by cancellation: the next mount goes on."""
-        for record in self._records.values():
-            if record.is_ended:  # a crash may have come between its end and this
-                await self._forget_failures(record.task_id)
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import boto3
 import pytest
 
 from s3lustrefs.control.api_credentials import load_or_make
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import WAIT_SECONDS, Site
 from tests.servers import free_ports
 
@@ -232,3 +235,180 @@ def test_command_waits_and_its_exit_status_tells(quiet: Mounted) -> None:
     (tagged,) = fsx.boto.describe_data_repository_tasks(TaskIds=[shown[1].split()[0]])["DataRepositoryTasks"]
     fsx.boto.tag_resource(ResourceARN=tagged["ResourceARN"], Tags=[{"Key": "run", "Value": "17"}])
     assert fsx.look(tagged)["Tags"] == [{"Key": "run", "Value": "17"}]
+
+
+# --- as FSx's guide has it, with AWS's own command line --------------------------------------------------------------------------
+
+
+AWS = shutil.which("aws")
+
+
+class Guide:
+    """Runs a command line of the guide; the ids and the bucket are those of the mount."""
+
+    def __init__(self, place: Site, port: int, file_system_id: str) -> None:
+        self._place = place
+        place.environment |= {
+            "AWS_SHARED_CREDENTIALS_FILE": str(place.state_dir / "api-credentials"),
+            "AWS_ENDPOINT_URL_FSX": f"http://127.0.0.1:{port}",
+            "AWS_REGION": REGION,
+        }
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            place.environment.pop(name, None)
+        self._given = {"fs-0123456789abcdef0": file_system_id, "s3://bucketname1/dir1": f"s3://{place.bucket}/p"}
+
+    def __call__(self, line: str) -> Task:
+        for theirs, ours in self._given.items():
+            line = line.replace(theirs, ours)
+        answer: Task = json.loads(self._place.run(*shlex.split(line.replace("aws ", f"{AWS} --output json ", 1))).stdout)
+        return answer
+
+
+@pytest.mark.skipif(AWS is None, reason="needs the AWS command line")
+def test_command_lines_of_the_guide(make_site: Callable[..., Site]) -> None:
+    (port,) = free_ports(1)
+    place = make_site(region=REGION, api_listen=f"127.0.0.1:{port}", auto_export="none", auto_import="none").mount()
+    (place.root / "path2").mkdir()
+    for name in ("path1", "path2/file1", "path3"):
+        (place.root / name).write_text(name)
+    with client(place, port) as fsx:
+        aws = Guide(place, port, fsx.file_system_id)
+        export = aws(
+            "aws fsx create-data-repository-task --file-system-id fs-0123456789abcdef0 --type EXPORT_TO_REPOSITORY "
+            "--paths path1,path2/file1 --report Enabled=true"
+        )["DataRepositoryTask"]
+        assert counts(fsx.ended(export)) == ("SUCCEEDED", 2, 2, 0)
+        assert sorted(place.keys()) == ["p/path1", "p/path2/file1"]  # without Path the report has nowhere to go
+
+        place.put("p/path4/new", b"new")
+        imported = aws(
+            "aws fsx create-data-repository-task --file-system-id fs-0123456789abcdef0 --type IMPORT_METADATA_FROM_REPOSITORY "
+            "--paths s3://bucketname1/dir1/path4 --report Enabled=true,Path=s3://bucketname1/dir1/reports,"
+            'Format="REPORT_CSV_20191124",Scope="FAILED_FILES_ONLY"'
+        )["DataRepositoryTask"]
+        assert counts(fsx.ended(imported)) == ("SUCCEEDED", 1, 1, 0)
+        assert place.body(f"p/reports/{imported['TaskId']}/report.csv") == b""
+        assert (place.root / "path4" / "new").read_bytes() == b"new"
+
+        released = aws(
+            "aws fsx create-data-repository-task --file-system-id fs-0123456789abcdef0 --type RELEASE_DATA_FROM_FILESYSTEM "
+            "--paths path1,path2/file1 --report Enabled=false "
+            """--release-configuration '{"DurationSinceLastAccess":{"Unit":"DAYS","Value":0}}'"""
+        )["DataRepositoryTask"]
+        assert counts(fsx.ended(released)) == ("SUCCEEDED", 2, 2, 0)
+
+        found = aws("aws fsx describe-data-repository-tasks --filters Name=file-system-id,Values=fs-0123456789abcdef0")
+        assert {each["TaskId"] for each in found["DataRepositoryTasks"]} == {
+            each["TaskId"] for each in (export, imported, released)
+        }
+        assert (
+            aws(f"aws fsx describe-data-repository-tasks --task-ids {export['TaskId']}")["DataRepositoryTasks"][0]["Type"] == EXPORT
+        )
+        ended = place.run(str(AWS), "fsx", "cancel-data-repository-task", "--task-id", export["TaskId"], check=False)
+        assert ended.returncode != 0 and "DataRepositoryTaskEnded" in ended.stderr
+
+
+# --- cancel, and what stands in the way -----------------------------------------------------------------------------------------
+
+
+def wait_for(fsx: Fsx, task: Task, lifecycle: str) -> Task:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (found := fsx.look(task))["Lifecycle"] != lifecycle:
+        assert time.monotonic() < deadline and found["Lifecycle"] not in ENDED, found
+        time.sleep(0.02)
+    return found
+
+
+def cancel(fsx: Fsx, task: Task) -> Task:
+    assert fsx.boto.cancel_data_repository_task(TaskId=task["TaskId"])["Lifecycle"] == "CANCELING"
+    return fsx.ended(task)
+
+
+@pytest.fixture
+def behind_proxy(proxy: BackgroundProxy, make_site: Callable[..., Site]) -> Iterator[Mounted]:
+    (port,) = free_ports(1)
+    place = make_site(
+        endpoint_url=proxy.endpoint_url, region=REGION, api_listen=f"127.0.0.1:{port}", auto_export="none", auto_import="none"
+    ).mount()
+    with client(place, port) as fsx:
+        yield place, fsx
+
+
+def test_canceled_export_exports_only_what_is_in_flight(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.expected_log.append("export failed|conditions are not enforced")
+    for number in range(400):
+        (place.root / str(number)).write_text("x")
+    place.drain()
+    proxy.add("slowdown", method="PUT", times=100_000)
+    task = fsx.create(EXPORT)
+    wait_for(fsx, task, "EXECUTING")
+    waiting = fsx.create(EXPORT, "1")
+    assert fsx.look(waiting)["Lifecycle"] == "PENDING"
+    assert cancel(fsx, waiting)["Lifecycle"] == "CANCELED"
+    ended = cancel(fsx, task)
+    assert ended["Lifecycle"] == "CANCELED" and ended["Status"]["FailedCount"] == 0
+    proxy.clear_faults()
+    place.drain()
+    in_flight = len(place.keys())
+    assert in_flight <= 192 and place.status()["export"]["due"] == 0
+    assert counts(fsx.run(EXPORT)) == ("SUCCEEDED", 400, 400, 0) and len(place.keys()) == 400
+
+
+def test_canceled_import_ends_although_the_bucket_hangs(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.put("p/new", b"new")
+    proxy.add("hold", method="GET", path="list-type", times=100_000)
+    task = fsx.create(IMPORT)
+    proxy.wait_held()
+    assert counts(cancel(fsx, task)) == ("CANCELED", 0, 0, 0)
+    proxy.clear_faults()
+    assert counts(fsx.run(IMPORT)) == ("SUCCEEDED", 1, 1, 0)
+
+
+def test_file_that_may_not_be_written_fails_alone_and_is_not_tried_later(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.expected_log += ["export failed", "event=S3ExportAccessDenied"]
+    (place.root / "fine").write_text("x")
+    (place.root / "secret").write_text("x")
+    update = {"LustreConfiguration": {"LogConfiguration": {"Level": "ERROR_ONLY"}}}
+    fsx.boto.update_file_system(FileSystemId=fsx.file_system_id, **update)
+    proxy.add("denied", method="PUT", path="secret", times=100_000)
+    report = {"Enabled": True, "Path": f"s3://{place.bucket}/p"}
+    task = fsx.run(EXPORT, Report=report)
+    assert counts(task) == ("FAILED", 2, 1, 1)
+    assert place.body(f"p/{task['TaskId']}/failures.csv") == b"secret,failed,S3AccessDenied\r\n"
+    assert "event=S3ExportAccessDenied" in place.log()
+    proxy.clear_faults()
+    place.drain()
+    assert "p/secret" not in place.keys()
+    assert fsx.run(EXPORT, "secret")["Lifecycle"] == "SUCCEEDED" and place.body("p/secret") == b"x"
+
+
+def test_events_are_logged_at_the_level_of_the_file_system(quiet: Mounted) -> None:
+    place, fsx = quiet
+    place.expected_log += ["event="]
+    (place.root / "here").write_text("x")
+    outside = {"Enabled": True, "Path": "s3://elsewhere/reports"}
+    assert fsx.run(EXPORT, Report=outside)["Lifecycle"] == "SUCCEEDED"
+    assert "event=" not in place.log()
+    fsx.boto.update_file_system(FileSystemId=fsx.file_system_id, LustreConfiguration={"LogConfiguration": {"Level": "WARN_ERROR"}})
+    assert fsx.run(EXPORT, Report=outside)["Lifecycle"] == "SUCCEEDED"
+    place.put("p/a//b", b"")
+    fsx.run(IMPORT)
+    lines = [line.split(" s3lustrefs.events: ")[1] for line in place.log().splitlines() if " s3lustrefs.events: " in line]
+    assert lines[0].startswith("event=S3CompletionReportValidateFailure task=task-") and "s3://elsewhere/reports" in lines[0]
+    assert lines[1] == 'event=S3ImportObjectPathNotPosixCompliant key=a//b reason="has an empty path component"'
+
+
+def test_command_gives_up_waiting_and_cancels(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    proxy.add("hold", method="GET", path="list-type", times=100_000)
+    late = place.cli("task", "import", "--mount", place.root, "--wait", "--timeout", "0.5", "--json", check=False)
+    assert late.returncode == 2 and "time is up" in late.stderr
+    task = json.loads(late.stdout)["DataRepositoryTask"]
+    again = place.cli("task", "import", "--mount", place.root, check=False)
+    assert again.returncode == 3 and task["TaskId"] in again.stderr
+    assert "CANCELING" in place.cli("task", "cancel", "--mount", place.root, "--task-id", task["TaskId"]).stdout
+    assert fsx.ended(task)["Lifecycle"] == "CANCELED"
+    proxy.clear_faults()

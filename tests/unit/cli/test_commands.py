@@ -67,7 +67,7 @@ STATUS: dict[str, Any] = {
     "conflicts": 3,
     "latest_conflicts": [{"path": "/a", "at": 0.0, "kind": "both-changed", "text": "the bucket's version has the name"}],
     "lost_found": {"files": 2, "bytes": 1 << 20, "oldest_seconds": 90.0},
-    "hydration": {"in_flight": 0, "waiting_readers": 0, "bytes": 0, "bytes_per_second": 0},
+    "hydration": {"in_flight": 0, "waiting_readers": 0, "restores_waiting": 0, "bytes": 0, "bytes_per_second": 0},
     "cache": {"used_bytes": 1 << 20, "capacity_bytes": None, "targets": [{"path": "/nvme0", "free_bytes": 1 << 40}]},
 }
 

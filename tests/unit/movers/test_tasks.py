@@ -1,0 +1,226 @@
+"""The queue of tasks and their lives, with jobs that do nothing but count; time is trio's mock clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from s3lustrefs import errors
+from s3lustrefs.meta import task_records
+from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.store import Store
+from s3lustrefs.model import task as tasks
+from s3lustrefs.model.task import TaskFailure, TaskRecord, TaskType
+from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.task_progress import Progress
+from s3lustrefs.movers.task_report import ReportDelivery
+from s3lustrefs.movers.tasks import Tasks
+
+
+@dataclass
+class Counting:
+    """A job of ten entries, a second each, that settles every one."""
+
+    log: list[str] = field(default_factory=list)
+    fails_at: tuple[int, ...] = ()
+    ends_with: Exception | None = None
+
+    async def run(self, progress: Progress) -> None:
+        begin = int(progress.record.position.get("at", "0"))
+        self.log.append(f"run {progress.record.task_id} from {begin}")
+        for at in range(begin + 1, 11):
+            await trio.sleep(1)
+            progress.met(1)
+            if at in self.fails_at:
+                await progress.fail(TaskFailure(at, f"/{at}", "S3Error"))
+            await progress.settled({"at": str(at)}, progress.total)
+        if self.ends_with is not None:
+            raise self.ends_with
+
+    async def withdraw(self, progress: Progress) -> None:
+        self.log.append(f"withdraw {progress.record.task_id}")
+
+
+@dataclass
+class Office:
+    """A queue on a table that outlives it."""
+
+    engine: LmdbEngine
+    directory: Path
+    job: Counting = field(default_factory=Counting)
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        jobs: dict[TaskType, Callable[[], Counting]] = {
+            kind: lambda: self.job for kind in (tasks.IMPORT, tasks.EXPORT, tasks.RELEASE)
+        }
+        self.queue = Tasks(self.engine, jobs, ReportDelivery(self.engine, Repositories(), self.directory))
+
+    async def create(self, number: int, kind: TaskType = tasks.IMPORT, **more: Any) -> str:
+        record = TaskRecord(f"task-{number:017x}", kind, number, [f"path{number}"], **more)
+        await self.queue.create(record, {}, None)
+        return record.task_id
+
+    def state(self, task_id: str) -> tuple[str, int, int, int]:
+        record = self.queue.find(task_id)
+        assert record is not None
+        return record.lifecycle, record.total, record.succeeded, record.failed
+
+    async def work(self, seconds: float) -> None:
+        """As one daemon does for so long; then it dies."""
+        with trio.move_on_after(seconds):
+            await self.queue.recover()
+            await self.queue.run()
+        self.open()
+
+    async def finish(self) -> None:
+        await self.work(1000)
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    store = Store(tmp_path / "meta", boot_id="boot")
+    yield Office(LmdbEngine(store), tmp_path)
+    await store.close()
+
+
+async def test_task_lives_from_pending_to_its_end(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    task = await office.create(1)
+    assert office.state(task) == ("PENDING", 0, 0, 0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(office.queue.run)
+        await trio.sleep(4.5)
+        assert office.state(task) == ("EXECUTING", 4, 4, 0)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert office.state(task) == ("SUCCEEDED", 10, 10, 0)
+    office.open()
+    assert office.state(task) == ("SUCCEEDED", 10, 10, 0)
+
+
+async def test_one_of_each_type_executes_and_the_others_wait_for_their_turn(
+    autojump_clock: trio.testing.MockClock, office: Office
+) -> None:
+    first, second = await office.create(1), await office.create(2)
+    release = await office.create(3, tasks.RELEASE)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(office.queue.run)
+        await trio.sleep(5)
+        assert [office.state(each)[0] for each in (first, second, release)] == ["EXECUTING", "PENDING", "EXECUTING"]
+        await trio.sleep(10)
+        assert [office.state(each)[0] for each in (first, second, release)] == ["SUCCEEDED", "EXECUTING", "SUCCEEDED"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3.5, 9.5])
+async def test_task_goes_on_after_a_crash_with_figures_that_add_up(
+    autojump_clock: trio.testing.MockClock, office: Office, seconds: float
+) -> None:
+    office.job.fails_at = (2, 3, 8)
+    first, second = await office.create(1), await office.create(2)
+    await office.work(seconds)
+    assert office.state(first)[0] == "EXECUTING"
+    await office.finish()
+    assert office.state(first) == office.state(second) == ("FAILED", 10, 7, 3)
+    begun = [line for line in office.job.log if line.startswith(f"run {first}")]
+    assert len(begun) == 2 and int(begun[1].split()[-1]) >= seconds - 3
+    record = office.queue.find(first)
+    assert record is not None and record.failure == "3 of 10 failed, the first with S3Error: 2"
+    assert await office.engine.task_failures(first, 0, 10) == []  # its report, had there been one, is delivered
+
+
+async def test_failures_are_durable_until_the_task_ends(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    office.job.fails_at = (1, 2)
+    task = await office.create(1)
+    await office.work(2.5)
+    assert [row.path for row in await office.engine.task_failures(task, 0, 10)] == ["/1", "/2"]
+
+
+async def test_cancel_ends_a_task_wherever_it_stands(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    running, waiting = await office.create(1), await office.create(2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(office.queue.run)
+        await trio.sleep(3.5)
+        for task in (waiting, running):
+            assert (await office.queue.cancel(task)).lifecycle == "CANCELING"
+        await trio.sleep(0.5)
+        assert office.state(running) == ("CANCELED", 3, 3, 0) and office.state(waiting) == ("CANCELED", 0, 0, 0)
+        for task in (waiting, running):
+            with pytest.raises(ValueError, match="is CANCELED"):
+                await office.queue.cancel(task)
+        nursery.cancel_scope.cancel()
+    assert set(office.job.log) == {f"run {running} from 0", f"withdraw {waiting}", f"withdraw {running}"}
+
+
+async def test_cancel_outlives_the_daemon_that_heard_it(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    task = await office.create(1)
+    await office.work(3.5)
+    await office.queue.cancel(task)
+    office.open()
+    assert office.state(task)[0] == "CANCELING"
+    await office.finish()
+    assert office.state(task)[0] == "CANCELED" and office.job.log[-1] == f"withdraw {task}"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(errors.TaskFailed("path x does not exist"), "path x does not exist"), (errors.RepositoryDenied("no"), "no"),
+     (ZeroDivisionError("a defect"), "internal error; daemon.log has the traceback")],
+)  # fmt: skip
+async def test_job_that_gives_up_fails_its_task_alone(
+    autojump_clock: trio.testing.MockClock, office: Office, error: Exception, text: str
+) -> None:
+    office.job.ends_with = error
+    task = await office.create(1)
+    await office.finish()
+    record = office.queue.find(task)
+    assert record is not None and (record.lifecycle, record.failure) == ("FAILED", text)
+    assert office.job.log[-1] == f"withdraw {task}"
+    office.job = Counting()
+    after = await office.create(2)
+    await office.finish()
+    assert office.state(after)[0] == "SUCCEEDED"
+
+
+async def test_full_disk_delays_a_task_and_does_not_end_it(
+    autojump_clock: trio.testing.MockClock, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await office.create(1)
+    update, calls = office.engine.update_task, [0]
+
+    async def full(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] in (1, 2):
+            raise errors.OutOfSpace("the log cannot be written")
+        await update(*given)
+
+    monkeypatch.setattr(office.engine, "update_task", full)
+    await office.finish()
+    assert office.state(task)[0] == "SUCCEEDED" and calls[0] > 2
+
+
+async def test_history_is_bounded_and_never_drops_what_has_not_ended(
+    autojump_clock: trio.testing.MockClock, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_records, "MOST_ENDED", 3)
+    oldest = await office.create(1, tasks.EXPORT)
+    for number in range(2, 8):
+        await office.engine.set_tags(await office.create(number), {"n": str(number)})
+        record = office.queue.find(f"task-{number:017x}")
+        assert record is not None
+        await office.engine.update_task(record.step("CANCELING", 1).step("CANCELED", 2))
+        office.open()
+    await office.create(9)
+    kept = sorted(int(record.task_id.removeprefix("task-"), 16) for record in office.queue.all())
+    assert kept == [1, 5, 6, 7, 9] and office.state(oldest)[0] == "PENDING"
+    office.open()
+    assert len(office.queue.all()) == 5
+    assert office.engine.tags(f"task-{2:017x}") == {} and office.engine.tags(f"task-{7:017x}") == {"n": "7"}

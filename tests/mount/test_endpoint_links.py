@@ -86,11 +86,26 @@ def test_linked_file_system_imports_by_its_policy_and_exports_nothing_by_itself(
         while (point / "theirs").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        s3.close()
         host.run(S3LUSTREFS, "unmount", "--no-drain", point)
-        # What was written here is in no bucket.
-        with pytest.raises(fsx.exceptions.BadRequest, match="/ours"):
+        # What was written here is in no bucket, until a task exports it: one that was asked for while nobody was mounted.
+        with pytest.raises(fsx.exceptions.BadRequest, match="1 files .such as /ours. are in no bucket"):
             fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        task = fsx.create_data_repository_task(
+            FileSystemId=made["FileSystemId"], Type="EXPORT_TO_REPOSITORY", Report={"Enabled": False}
+        )["DataRepositoryTask"]
+        with pytest.raises(fsx.exceptions.BadRequest, match=f"{task['TaskId']} of {made['FileSystemId']} is PENDING"):
+            fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        point = host.mount("legacy")
+        while task["Lifecycle"] in ("PENDING", "EXECUTING"):
+            (task,) = fsx.describe_data_repository_tasks(TaskIds=[task["TaskId"]])["DataRepositoryTasks"]
+        assert task["Lifecycle"] == "SUCCEEDED", task
+        assert s3.get_object(Bucket=bucket, Key="in/ours")["Body"].read() == b"ours"
+        s3.close()
+        host.unmount(point)
+        fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        while fsx.describe_file_systems()["FileSystems"]:
+            continue
+    assert [path.name for path in host.state_dir.iterdir()] == ["api"]
 
 
 def test_bucket_that_cannot_be_reached_makes_nothing(host: Endpoint) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -61,7 +61,8 @@ class Owners:
     async def all(self) -> tuple[list[Owner], list[Unanswered]]:
         """Every file system of this host, by id, and those of which not even that could be found out."""
         places = self._places.all(await self._mounts.state_dirs() if self._mounts else ())
-        self._known = {place: owner for place, owner in self._known.items() if place in places}
+        # Its file may have come, gone or changed its name: it is the same file system all the same.
+        self._known = {place: replace(self._known[place], place=place) for place in places if place in self._known}
         fresh = [place for place in places if place not in self._known]
         silent: list[Unanswered] = []
         for place, found in zip(fresh, await gathered([partial(self._identify, p) for p in fresh]), strict=True):

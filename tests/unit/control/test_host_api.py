@@ -156,11 +156,11 @@ async def test_reading_an_unmounted_one_changes_nothing(host: Host) -> None:
 
 
 async def test_daemon_that_hangs_holds_up_nobody_else_and_is_shown_with_the_reason(tmp_path: Path) -> None:
-    async with serving(Host(tmp_path, patience_seconds=0.5)) as host:
+    async with serving(Host(tmp_path, patience_seconds=3.0)) as host:
         async with host.mounted("good") as engine:
             await link(engine, 1)
             made = await host.created(Tags=[{"Key": "Name", "Value": "hung"}])
-            with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(15):
+            with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(60):
                 silent.bind(str(host.state_dir("hung") / "control.sock"))
                 silent.listen(1)
                 good = (await ids_of(host))["good"]
@@ -254,3 +254,13 @@ async def test_tasks_of_all_are_listed_found_and_queued_also_where_nobody_is_mou
     async with host.mounted("b") as engine:
         (record,) = engine.tasks()
         assert record.lifecycle == "CANCELING" and engine.tags(record.task_id) == {"k": record.task_id}
+
+
+async def test_file_that_comes_or_is_renamed_is_of_the_same_file_system(host: Host) -> None:
+    made = await host.created(Tags=[{"Key": "Name", "Value": "first"}])
+    path = host.places.config_dir / "first.toml"
+    for name in ("second", "third"):
+        path = path.rename(path.with_stem(name))
+        with StateDir(host.state_dir("first")), trio.fail_after(5):  # nobody answers, but nobody has to
+            ((owner,), silent) = await host.owners.all()
+        assert (owner.resource_id, owner.place.name, silent) == (made["FileSystemId"], name, [])

@@ -31,6 +31,8 @@ The flows, in file order:
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
   signer, never a client.
+- The host: `cli/host` → `host` → `control/host_api` finds out whose a request is → that daemon's control socket, or, for a file
+  system nobody has mounted, `control/unmounted`: the same operations on its table. `control/host_lives` makes and removes them.
 
 Deliberately no imports here: the listing process and the daemon load only the rooms they need.
 """

@@ -124,6 +124,8 @@ class EventListener:
                     for member in self._members.values():
                         await member.importer.wait_for_end()
                     await self._listen(self._queue)
+                    failures, self._oldest_sent = 0, 0.0
+                    continue  # nobody wants to know any more, or others do
                 except errors.S3LustreError as exc:
                     failure = str(exc)
                     if failure != self._error:
@@ -137,7 +139,7 @@ class EventListener:
                 await trio.sleep(backoff_seconds(failures))
 
     def _is_wanted(self) -> bool:
-        return any(member.observer.association().auto_import for member in self._members.values())
+        return any(member.observer.association().import_events for member in self._members.values())
 
     async def _listen(self, queue: EventQueue) -> None:
         calls, refusals = 1, 0
@@ -192,7 +194,7 @@ class EventListener:
         for assoc, member in self._members.items():
             association = member.observer.association()
             if association.bucket == event.bucket and event.key.startswith(association.prefix.encode()):
-                return assoc if association.auto_import else None
+                return assoc if association.import_events else None
         return None
 
     async def _observe(self, assoc: AssocId, events: list[BucketEvent]) -> frozenset[bytes]:

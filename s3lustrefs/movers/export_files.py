@@ -125,7 +125,7 @@ class FileExport:
         inode = view.inode
         check_key(target.key)
         await self._order.before_write(view, target)
-        store = self._repositories.of(target.association.assoc_id)
+        store = self._repositories.to_write(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
         if inode.is_dir or inode.is_symlink:
             await self._put_small(store, inode, target)
@@ -225,7 +225,7 @@ class FileExport:
             if view.inode.hsm & Hsm.NOARCHIVE:
                 return
             check_key(target.key)
-            store = self._repositories.of(place[0])
+            store = self._repositories.to_write(place[0])
             try:
                 await self._order.before_write(view, target)
                 await self._sent.drop_uploads(store, *place)

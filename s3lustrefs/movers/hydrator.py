@@ -315,6 +315,10 @@ class Hydrator:
             )
         source = await self._engine.source_of(inode)
         if source is None:
+            if (left := await self._engine.get(inode.ino)).is_left_behind:
+                raise errors.AssociationGone(
+                    f"only {left.source_key.decode(errors='replace')} has its bytes; its association is gone"
+                )
             raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._room.ensure(max(0, end - start))

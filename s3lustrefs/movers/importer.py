@@ -188,6 +188,14 @@ class Importer:
                 request.error = batch.error
                 request.done.set()
 
+    def end(self) -> None:
+        """There is nothing more to import, nor to wait for: the association is being taken away. Its tasks have ended."""
+        self._is_listed = self.is_done = True
+        for event in (self._done, self._ended, self._ready):
+            event.set()
+        for request in self._asking.values():
+            request.done.set()
+
     # --- for those who cannot wait for the whole import --------------------------------------------------------------------
 
     async def ensure_directory(self, relative: bytes) -> None:

@@ -59,8 +59,10 @@ class Repositories:
         """The association cannot be used until somebody changes something; it keeps its store for when that happens."""
         self._failures[assoc] = reason
 
-    def recover(self, assoc: AssocId) -> None:
-        self._failures.pop(assoc, None)
+    def recover(self, assoc: AssocId, reason: errors.RepositoryError | None = None) -> None:
+        """It can be used again. `reason`: if that was why it could not."""
+        if reason is None or self._failures.get(assoc) is reason:
+            self._failures.pop(assoc, None)
 
     def failure(self, assoc: AssocId) -> errors.RepositoryError | None:
         return self._failures.get(assoc)
@@ -71,6 +73,13 @@ class Repositories:
         if store is None:
             raise errors.RepositoryUnavailable(f"association {assoc} is not connected to its bucket")
         return store
+
+    def to_write(self, assoc: AssocId) -> ObjectStore:
+        """The store to export to. Raises: RepositoryError while the association cannot be used, with the reason."""
+        reason = self._failures.get(assoc)
+        if reason is not None:
+            raise type(reason)(str(reason), bucket=reason.bucket)
+        return self.of(assoc)
 
     def same_endpoint(self, a: Association, b: Association) -> bool:
         """Whether a server-side copy between the two buckets is possible."""

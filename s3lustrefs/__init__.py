@@ -30,7 +30,8 @@ The flows, in file order:
   journal (archive, remove), `movers/releaser`, `movers/hsm_restores` → `movers/hydrator`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
-  signer, never a client.
+  signer, never a client. Associations are made and deleted by `movers/association_requests`, which `movers/links` connects at run
+  time, and looked after by `movers/association_watch`.
 - The host: `cli/host` → `host` → `control/host_api` finds out whose a request is → that daemon's control socket, or, for a file
   system nobody has mounted, `control/unmounted`: the same operations on its table. `control/host_lives` makes and removes them.
 

@@ -65,6 +65,7 @@ class AssociationWatch:
         while True:
             await trio.sleep(_PERIOD_WHILE_FAILED_SECONDS)
             await self._look_for_denied()
+            await self._note_queues()
             everyone = trio.current_time() >= until
             if everyone:
                 until = trio.current_time() + _PERIOD_SECONDS
@@ -138,15 +139,17 @@ class AssociationWatch:
             raise errors.RepositoryRejected(
                 f"changes in the bucket wait in queue {told.queue} for more than 14 days: some were lost; update the association"
             )
-        if not event_plan.has_own_queue(association):
-            return
         if association.has_event_queue:
             await event_plan.check_own_queue(association, link.credentials)
-        elif told.state == "LISTENING":
-            await self._engine.update_association(replace(self._current(association), has_event_queue=True))
 
-    def _current(self, association: Association) -> Association:
-        return self._engine.association(association.assoc_id) or association
+    async def _note_queues(self) -> None:
+        """Who listens to a queue made here has been sent there by the bucket."""
+        for association in self._engine.associations():
+            listener = self._links.listener_of(association.assoc_id)
+            if listener is None or association.has_event_queue or not event_plan.has_own_queue(association):
+                continue
+            if listener.statistics().state == "LISTENING":
+                await self._engine.update_association(replace(association, has_event_queue=True))
 
     async def _look_for_denied(self) -> None:
         """Exports that were refused for want of a permission, a few thousand records at a time."""

@@ -152,10 +152,10 @@ class Links:
             return
         with trio.CancelScope(shield=True):
             self._shared.repositories.disconnect(assoc)
+            link.importer.end()
             link.scope.cancel()
             if self._nursery is not None:
                 await link.ended.wait()
-            link.importer.end()
             await self._leave_queue(link)
             await link.store.aclose()
 
@@ -214,8 +214,8 @@ class Links:
             with link.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_credentials, link)
-                    nursery.start_soon(link.importer.run)
-                    nursery.start_soon(link.sweeper.run)
+                    nursery.start_soon(_until_gone, link.importer.run)
+                    nursery.start_soon(_until_gone, link.sweeper.run)
         finally:
             link.ended.set()
 
@@ -237,6 +237,14 @@ class Links:
                 self._shared.repositories.fail(link.assoc, exc)
                 log.error("association has no credentials association=%d error=%s", link.assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+async def _until_gone(run: Callable[[], Awaitable[None]]) -> None:
+    """An association is gone from the moment its deletion is asked for; what runs for it is ended some time later."""
+    try:
+        await run()
+    except errors.NotInRepository as exc:
+        log.info("link ends reason=%s", exc)
 
 
 class _Recovered(trio.TaskStatus[None]):

@@ -73,7 +73,10 @@ class Sweeper:
         self.error = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Sweep at once if the import was complete before this mount, then every `import_interval`. Ends by cancellation."""
+        """Sweep at once if the import was complete before this mount, then every `import_interval`. Ends by cancellation.
+
+        Raises: NotInRepository when the association is deleted.
+        """
         task_status.started()
         await self._importer.wait_for_end()
         failures = 0
@@ -88,6 +91,8 @@ class Sweeper:
             try:
                 await self.sweep(b"", events, new_since_ns=association.new_since_ns)
                 failures = 0
+            except errors.NotInRepository:
+                raise
             except errors.S3LustreError as exc:
                 failures += 1
                 self._is_due = True

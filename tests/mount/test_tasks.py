@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import pytest
 
 from s3lustrefs.control.api_credentials import load_or_make
 from tests.mount.background_proxy import BackgroundProxy
+from tests.mount.endpoint import AWS
 from tests.mount.site import WAIT_SECONDS, Site
 from tests.servers import free_ports
 
@@ -239,9 +239,6 @@ def test_command_waits_and_its_exit_status_tells(quiet: Mounted) -> None:
 
 
 # --- as FSx's guide has it, with AWS's own command line --------------------------------------------------------------------------
-
-
-AWS = shutil.which("aws")
 
 
 class Guide:

@@ -183,7 +183,7 @@ async def test_seconds_come_by_our_own_door_only(api: Api) -> None:
 async def test_read_only_mount_refuses_export_tasks_alone(api: Api) -> None:
     await switch_export_off(api)
     fsx = FsxApi(
-        api.engine, api.repositories, api.tasks, capacity_bytes=lambda: 5 << 30, probe_export=api._probe, read_only=True
+        api.engine, api.repositories, api.tasks, capacity_bytes=lambda: 5 << 30, linking=api.linking, read_only=True
     )  # fmt: skip
     with pytest.raises(ControlFault, match="this mount is read-only") as caught:
         await fsx.call("CreateDataRepositoryTask", request(api, EXPORT))

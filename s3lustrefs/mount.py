@@ -284,7 +284,8 @@ class Daemon:
             EXPORT: lambda: ExportJob(engine, Roots(engine, self._links), self._exporter.wake),
             RELEASE: lambda: ReleaseJob(engine, Roots(engine, self._links), self._releaser.release),
         }
-        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir))
+        reports = ReportDelivery(engine, self._repositories, self._config.state_dir)
+        return Tasks(engine, jobs, reports, resting={EXPORT} if self._config.read_only else ())
 
     async def _sync_content(self) -> None:
         if self._losses is not None:

@@ -21,7 +21,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
@@ -77,6 +77,10 @@ class FileExport:
     @property
     def exported_objects(self) -> int:
         return self._outcome.settled_objects
+
+    def sent_bytes(self, ino: Ino) -> int:
+        """Of a file that is being uploaded, what is in the bucket already."""
+        return self._multipart.sent_bytes.get(ino, 0)
 
     async def export(self, record: JournalRecord, hold: HoldKey) -> LeftBehind | None:
         """The object it was copied from, if it was. Raises: NotYet, RepositoryError, StorageError."""

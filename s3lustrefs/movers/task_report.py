@@ -25,6 +25,7 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
+_NAME = "report-"
 _PAGE = 500
 _ATTEMPTS = 5
 
@@ -37,6 +38,11 @@ class ReportDelivery:
         self._repositories = repositories
         self._scratch = scratch
 
+    def clear(self) -> None:
+        """Remove what a daemon that died was writing."""
+        for path in self._scratch.glob(f"{_NAME}*"):
+            path.unlink(missing_ok=True)
+
     async def deliver(self, task: TaskRecord) -> None:
         """Returns once the report is in the bucket, or the event log says why it is not. Repeating it replaces the report."""
         if task.report is None:
@@ -46,7 +52,7 @@ class ReportDelivery:
             event_log.note(LogEvent.REPORT_INVALID, task=task.task_id, reason=place)
             log.info("no report task=%s reason=%s", task.task_id, place)
             return
-        path = self._scratch / f"report-{task.task_id}"
+        path = self._scratch / f"{_NAME}{task.task_id}"
         try:
             await self._write(path, task)
             await self._send(path, task, *place)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class _Running:
 
 
 class Tasks:
-    """`jobs` makes what does a task, by its type."""
+    """`jobs` makes what does a task, by its type. Those of a type that is `resting` wait for another mount."""
 
     def __init__(
         self,
@@ -61,28 +61,31 @@ class Tasks:
         jobs: Mapping[TaskType, Callable[[], Job]],
         reports: ReportDelivery,
         *,
+        resting: Container[TaskType] = (),
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
         self._jobs = jobs
         self._reports = reports
+        self._resting = resting
         self._wall_ns = wall_ns
         self._records = {record.task_id: record for record in engine.tasks()}
         self._running: dict[str, _Running] = {}
         self._wake = trio.Event()
 
     async def recover(self) -> None:
-        """To be called before anything is exported: what was being canceled when the last daemon ended is canceled.
-
-        Raises: StorageError.
-        """
+        """To be called before anything is exported: what was being canceled when the last daemon ended is canceled."""
+        self._reports.clear()
         for record in list(self._records.values()):
-            if record.lifecycle == "CANCELING":
-                progress = Progress(self._engine, record, wall_ns=self._wall_ns)
-                await self._jobs[record.type]().withdraw(progress)
-                await self._end(progress, "")
-            if self._records[record.task_id].is_ended:  # a crash may have come between its end and this
-                await self._forget_failures(record.task_id)
+            try:
+                if record.lifecycle == "CANCELING":
+                    progress = Progress(self._engine, record, wall_ns=self._wall_ns)
+                    await self._jobs[record.type]().withdraw(progress)
+                    await self._end(progress, "")
+                if self._records[record.task_id].is_ended:  # a crash may have come between its end and this
+                    await self._forget_failures(record.task_id)
+            except errors.StorageError as exc:  # `run` tries it again, and no full disk keeps a mount from coming up
+                log.error("task not canceled yet task=%s error=%s", record.task_id, exc)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Execute tasks. Ends by cancellation: the next mount goes on."""
@@ -102,7 +105,7 @@ class Tasks:
         busy = {each.progress.record.type for each in self._running.values()}
         chosen = []
         for each in waiting:
-            if each.lifecycle == "CANCELING" or each.type not in busy:
+            if each.lifecycle == "CANCELING" or not (each.type in busy or each.type in self._resting):
                 chosen.append(each)
                 busy.add(each.type)
         return chosen

@@ -54,8 +54,8 @@ class Api:
         self.engine = LmdbEngine(self.store)
         self.repositories = Repositories()
         self.tasks = Tasks(self.engine, {}, ReportDelivery(self.engine, self.repositories, self.directory))
-        linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
-        self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=linking)
+        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
+        self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=self.linking)
         return self.fsx
 
     async def link(self) -> None:

@@ -58,11 +58,11 @@ class Office:
     def __post_init__(self) -> None:
         self.open()
 
-    def open(self) -> None:
+    def open(self, **more: Any) -> None:
         jobs: dict[TaskType, Callable[[], Counting]] = {
             kind: lambda: self.job for kind in (tasks.IMPORT, tasks.EXPORT, tasks.RELEASE)
         }
-        self.queue = Tasks(self.engine, jobs, ReportDelivery(self.engine, Repositories(), self.directory))
+        self.queue = Tasks(self.engine, jobs, ReportDelivery(self.engine, Repositories(), self.directory), **more)
 
     async def create(self, number: int, kind: TaskType = tasks.IMPORT, **more: Any) -> str:
         record = TaskRecord(f"task-{number:017x}", kind, number, [f"path{number}"], **more)
@@ -135,6 +135,16 @@ async def test_task_goes_on_after_a_crash_with_figures_that_add_up(
     record = office.queue.find(first)
     assert record is not None and record.failure == "3 of 10 failed, the first with S3Error: 2"
     assert await office.engine.task_failures(first, 0, 10) == []  # its report, had there been one, is delivered
+
+
+async def test_type_that_rests_waits_for_another_mount(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    export, canceled, release = await office.create(1, tasks.EXPORT), await office.create(2, tasks.EXPORT), await office.create(3)
+    office.open(resting={tasks.EXPORT})
+    await office.queue.cancel(canceled)
+    await office.finish()
+    assert [office.state(each)[0] for each in (export, canceled, release)] == ["PENDING", "CANCELED", "SUCCEEDED"]
+    await office.finish()
+    assert office.state(export)[0] == "SUCCEEDED"
 
 
 async def test_failures_are_durable_until_the_task_ends(autojump_clock: trio.testing.MockClock, office: Office) -> None:

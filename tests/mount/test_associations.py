@@ -191,6 +191,7 @@ def test_walk_through_of_the_documentation_with_the_aws_cli(scene: Scene) -> Non
     assert updated["Association"]["Lifecycle"] == "UPDATING"
     scene.wait(linked, "AVAILABLE")
     (place.root / "ns1/path1/local").write_text("not exported by this policy")
+    place.drain()
     with (place.root / "ns1/path1/f2").open("rb") as held:
         answer = scene.aws("delete-data-repository-association", "--association-id", linked, "--delete-data-in-file-system")
         assert answer == {"AssociationId": linked, "Lifecycle": "DELETING", "DeleteDataInFileSystem": True}

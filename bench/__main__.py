@@ -17,6 +17,7 @@ from bench import (
     cold_sequential,
     cold_small,
     create_small,
+    describe,
     export_rate,
     export_task,
     find_entries,
@@ -34,6 +35,7 @@ Program = Callable[[Candidate, Workplace], list[Figure]]
 
 PROGRAMS: dict[str, Program] = {
     "import": import_listing.run,
+    "describe": describe.run,
     "sweep": sweep_listing.run,
     "find": find_entries.run,
     "stat": stat_again.run,

@@ -24,9 +24,16 @@ The flows, in file order:
 - Import: `repository` (listing, in a process of its own) → `movers/importer` → `meta/engine` (commit first) → channel
   → `fuse/invalidator` → kernel. Later changes in the bucket come the same way, through `movers/sweeper` (listed again)
   and `movers/event_listener` (told by a queue); both end in `movers/observer`.
+- Tasks: `control/fsx_tasks` → `movers/tasks`, the queue → `movers/task_import`, `task_export` or `task_release`, which feed the
+  sweeper, the exporter (by orders in the journal) and the releaser → `movers/task_report`.
+- HSM: `cli/hsm_client` → an attribute read on the file, through the kernel → `fs/hsm_door` → `movers/hsm_requests` → the export
+  journal (archive, remove), `movers/releaser`, `movers/hsm_restores` → `movers/hydrator`.
 - Control: `cli/admin` → `control/server` → `meta/engine` and the movers. AWS's own clients come in by `control/api_server`, which
   verifies their signatures; both doors lead to `control/fsx_api`. Of botocore, `control` uses the description of FSx and the
-  signer, never a client.
+  signer, never a client. Associations are made and deleted by `movers/association_requests`, which `movers/links` connects at run
+  time, and looked after by `movers/association_watch`.
+- The host: `cli/host` → `host` → `control/host_api` finds out whose a request is → that daemon's control socket, or, for a file
+  system nobody has mounted, `control/unmounted`: the same operations on its table. `control/host_lives` makes and removes them.
 
 Deliberately no imports here: the listing process and the daemon load only the rooms they need.
 """

@@ -14,7 +14,8 @@ import pwd
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from s3lustrefs.errors import ConfigError
@@ -47,6 +48,8 @@ class Config:
     kernel_options: tuple[str, ...] = ()
     """Standard mount options handed to the kernel as they are: dev, suid, noexec, ..."""
     dras: tuple[AssociationSettings, ...] = ()
+    defaults: AssociationSettings = field(default_factory=partial(AssociationSettings, "", "", ""))
+    """What an association that the API makes gets beside what its request says: a request names neither endpoint nor profile."""
 
 
 def _path(value: object) -> Path:
@@ -240,7 +243,6 @@ def _dra(given_keys: Mapping[str, object], where: str) -> AssociationSettings:
         raise ConfigError(where + split)
     endpoint = Endpoint(**{key: given_keys[key] for key in _ENDPOINT_KEYS if key in given_keys})  # type: ignore[arg-type]
     rest = {_FIELD_NAMES.get(key, key): given_keys[key] for key in _DRA_KEYS if key in given_keys}
-    owner = {"uid": os.geteuid(), "gid": os.getegid()}
     return AssociationSettings(
         rules.normalise_file_system_path(given),
         split[0],
@@ -248,8 +250,21 @@ def _dra(given_keys: Mapping[str, object], where: str) -> AssociationSettings:
         given,
         url,
         endpoint,
-        **(owner | rest),  # type: ignore[arg-type]
+        **(_owner() | rest),  # type: ignore[arg-type]
     )
+
+
+def _owner() -> dict[str, int]:
+    return {"uid": os.geteuid(), "gid": os.getegid()}
+
+
+def _defaults(given_keys: Mapping[str, object]) -> AssociationSettings:
+    """What stands at the top and on the command line, save what FSx's own requests say, with FSx's defaults for that."""
+    endpoint = Endpoint(**{key: given_keys[key] for key in _ENDPOINT_KEYS if key in given_keys})  # type: ignore[arg-type]
+    keys = _DRA_KEYS.keys() - {"auto_import", "auto_export", "imported_file_chunk_size"}
+    rest = {_FIELD_NAMES.get(key, key): given_keys[key] for key in keys if key in given_keys}
+    off: dict[str, frozenset[str]] = {"auto_import": frozenset(), "auto_export": frozenset()}
+    return AssociationSettings("", "", "", endpoint=endpoint, **(_owner() | off | rest))  # type: ignore[arg-type]
 
 
 def _associations(tables: Sequence[Mapping[str, object]], where: str) -> list[AssociationSettings]:
@@ -333,4 +348,7 @@ def load(source: str, options: Mapping[str, object] | str, *, mountpoint: str, c
     state_dir = mount.pop("state_dir", None) or default_state_dir(identity, os.path.realpath(mountpoint))
     assert isinstance(state_dir, Path)
     mount.setdefault("cache_dirs", (state_dir / "data",))
-    return Config(source, state_dir, kernel_options=kernel, dras=tuple(dras), **mount)  # type: ignore[arg-type]
+    return Config(
+        source, state_dir, kernel_options=kernel, dras=tuple(dras), defaults=_defaults({**top, **ours}),
+        **mount,  # type: ignore[arg-type]
+    )  # fmt: skip

@@ -207,6 +207,13 @@ class ObjectNotFound(RepositoryError):
     code = "S3ObjectNotFound"
 
 
+class AssociationGone(RepositoryError):
+    """The association that led to a file's bytes was deleted before they came here."""
+
+    terminal = True
+    code = "AssociationDeleted"
+
+
 class ObjectChanged(RepositoryError):
     """A condition failed: the object is no longer the one we last saw."""
 

@@ -10,11 +10,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from functools import partial
 
 import trio
@@ -23,6 +20,7 @@ from s3lustrefs import errors
 from s3lustrefs.config import Config
 from s3lustrefs.control import api_server
 from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_associations import Linking
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.fsx_tasks import OlderThan
 from s3lustrefs.control.hsm_api import HsmApi
@@ -49,12 +47,14 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.task import EXPORT, IMPORT, RELEASE, TaskType
 from s3lustrefs.movers import event_log, recovery
 from s3lustrefs.movers.archive import Archive
+from s3lustrefs.movers.association_requests import AssociationRequests, unexported
+from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.capability_watch import CapabilityWatch
+from s3lustrefs.movers.configured_links import ConfiguredLinks
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
@@ -67,7 +67,7 @@ from s3lustrefs.movers.links import Links, Shared
 from s3lustrefs.movers.losses import Losses
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.multipart import Multipart
-from s3lustrefs.movers.preflights import look_at, ready_to_export
+from s3lustrefs.movers.preflights import look_at
 from s3lustrefs.movers.preloads import Preloads
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
@@ -80,9 +80,11 @@ from s3lustrefs.movers.task_release import ReleaseJob
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.task_roots import Roots
 from s3lustrefs.movers.tasks import Job, Tasks
+from s3lustrefs.movers.unlinker import Unlinker
 from s3lustrefs.movers.versions import Versions
-from s3lustrefs.repository.credentials import DEFAULT_REGION, resolve_region
+from s3lustrefs.repository.credentials import resolve_region
 from s3lustrefs.repository.object_store import Capabilities
+from s3lustrefs.repository.probe import reachable
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +136,8 @@ class Daemon:
                 self._store.content_is_cut()
             self._refresher = Refresher(self._engine, self._chunks, self._repositories, self._invalidator.notify)
             self._headers = HeaderFetcher(self._engine, self._repositories, self._refresher.refresh)
-            await self._open_doors()
             self._build_links()
+            await self._open_doors()
             await self._link_all()
             await self._build().resume()
             await self._tasks.recover()
@@ -167,32 +169,9 @@ class Daemon:
     # --- associations ------------------------------------------------------------------------------------------------------
 
     async def _link_all(self) -> None:
-        """Bring the stored associations in line with the configuration and connect them."""
-        stored = {a.file_system_path: a for a in self._engine.associations()}
-        for dra in self._config.dras:
-            old = stored.get(dra.file_system_path)
-            if old is None:
-                await self._link_new(dra)
-            elif (old.bucket, old.prefix) != (dra.bucket, dra.prefix):
-                raise errors.ConfigError(
-                    f"{dra.file_system_path} is linked to {old.data_repository_path} in state directory {self._config.state_dir}, "
-                    f"the configuration says s3://{dra.bucket}/{dra.prefix}: a link cannot change, use another state_dir"
-                )
-            else:
-                linked = old.with_settings(dra)
-                await self._engine.update_association(linked if self._config.read_only else await ready_to_export(linked))
-        for association in self._engine.associations():
-            self._links.connect(association)
-
-    async def _link_new(self, dra: AssociationSettings) -> None:
-        association = Association(
-            dra.file_system_path, dra.bucket, dra.prefix,
-            association_id=f"dra-{secrets.token_hex(9)[:17]}", created_ns=time.time_ns(),
-        ).with_settings(dra)  # fmt: skip
-        defect = association_rules.addition_defect(association, self._engine.associations())
-        if defect is not None:
-            raise errors.ConfigError(f"{defect} (state directory {self._config.state_dir})")
-        await self._engine.link_association(replace(association, capabilities=asdict(await self._probe(dra))))
+        where, read_only = str(self._config.state_dir), self._config.read_only
+        configured = ConfiguredLinks(self._engine, self._links, self._requests, self._probe, where, read_only=read_only)
+        await configured.link_all(self._config.dras, self._config.defaults)
 
     async def _probe(self, dra: AssociationSettings) -> Capabilities:
         return await look_at(dra, writable=bool(dra.auto_export) and not self._config.read_only)
@@ -204,16 +183,23 @@ class Daemon:
             store.capabilities = await look_at(association, writable=True)
         return store.capabilities
 
+    async def _reach(self, association: Association, writable: bool) -> None:
+        store = self._links.of(association.assoc_id).store
+        await reachable(store, association.prefix, writable=writable and not self._config.read_only)
+
     async def _open_doors(self) -> None:
         """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""
+        linking = Linking(
+            self._config.defaults, self._probe, self._probe_export, partial(unexported, self._engine), self._requests.wake
+        )  # fmt: skip
         self._tasks = self._build_tasks()
         self._fsx = FsxApi(
             self._engine, self._repositories, self._tasks, read_only=self._config.read_only,
-            capacity_bytes=lambda: self._chunks.space().capacity_bytes, probe_export=self._probe_export,
+            capacity_bytes=lambda: self._chunks.space().capacity_bytes, linking=linking,
         )  # fmt: skip
         event_log.follow(self._engine.file_system)
-        dras = self._config.dras
-        record = await self._fsx.file_systems.establish(resolve_region(dras[0].endpoint) if dras else DEFAULT_REGION)
+        first = next(iter(self._config.dras), self._config.defaults)
+        record = await self._fsx.file_systems.establish(resolve_region(first.endpoint))
         self._api = api_server.open_(self._config, record.region, self._fsx.call)
 
     # --- components --------------------------------------------------------------------------------------------------------
@@ -228,6 +214,11 @@ class Daemon:
                 self._handles.note_nameless, notify, read_only=self._config.read_only,
             )
         )  # fmt: skip
+        self._watch = AssociationWatch(
+            engine, repositories, self._links, self._reach, lambda: self._exporter.urge(again=True)
+        )  # fmt: skip
+        unlinker = Unlinker(engine, chunks, self._hydrator, self._handles.note_nameless, notify)
+        self._requests = AssociationRequests(engine, self._links, unlinker, self._watch, self._probe)
 
     def _build(self) -> Losses:
         engine, chunks, repositories, room = self._engine, self._chunks, self._repositories, self._room
@@ -270,7 +261,7 @@ class Daemon:
             engine, chunks, self._hydrator, self._exporter, self._headers, self._lost_found, repositories, self._links,
             self._archive, self._hsm_restores, status, self._operations.requests, self._mount_point,
             str(config.state_dir),
-            lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told,
+            lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told, self._watch.look_again,
         )  # fmt: skip
         versions = Versions(
             engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
@@ -293,9 +284,8 @@ class Daemon:
             EXPORT: lambda: ExportJob(engine, Roots(engine, self._links), self._exporter.wake),
             RELEASE: lambda: ReleaseJob(engine, Roots(engine, self._links), self._releaser.release),
         }
-        # Without an exporter nothing would ever become of what an export task orders.
-        resting = [EXPORT] if self._config.read_only else []
-        return Tasks(engine, jobs, ReportDelivery(engine, self._repositories, self._config.state_dir), resting=resting)
+        reports = ReportDelivery(engine, self._repositories, self._config.state_dir)
+        return Tasks(engine, jobs, reports, resting={EXPORT} if self._config.read_only else ())
 
     async def _sync_content(self) -> None:
         if self._losses is not None:
@@ -318,6 +308,8 @@ class Daemon:
                     await nursery.start(self._open_exports.run)
                     await nursery.start(self._lost_found.run)
                 await nursery.start(self._links.run)
+                await nursery.start(self._requests.run)
+                await nursery.start(self._watch.run)
                 await nursery.start(self._tasks.run)
                 await nursery.start(self._control.run)
                 if self._api is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from s3lustrefs.cli import draining, fsx, offline, reports, tasks
+from s3lustrefs.cli import associations, draining, fsx, offline, reports, tasks
 from s3lustrefs.cli.completion import completion
 from s3lustrefs.cli.file_systems import fs
 from s3lustrefs.cli.host import api
@@ -170,7 +170,7 @@ cli.add_command(hsm)
 cli.add_command(hydrate)
 cli.add_command(versions)
 cli.add_command(restore)
-cli.add_command(fsx.dra)
+cli.add_command(associations.dra)
 cli.add_command(fs)
 cli.add_command(fsx.tag)
 cli.add_command(api)

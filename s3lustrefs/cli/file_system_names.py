@@ -11,10 +11,8 @@ import re
 from pathlib import Path
 
 from s3lustrefs import errors
-from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.config import configured_state_dir, named_files
-from s3lustrefs.control.fsx_filesystems import MOUNT_NAME
-from s3lustrefs.meta.unmounted_store import reading
+from s3lustrefs.model.file_system import MOUNT_NAME
 
 _SOURCE = re.compile(r"((?:fs|fc)-[0-9a-f]{8,})(\.[A-Za-z0-9.-]+)?(?:@tcp\d*)?(?::/([A-Za-z0-9_-]{1,8}))?")
 
@@ -41,6 +39,8 @@ def file_of(source: str) -> Path | None:
 
 def _id_of(state_dir: Path) -> str:
     """Empty: there is none yet, or nobody can say."""
+    from s3lustrefs.meta.unmounted_store import reading  # a mount by name has no use for what this loads
+
     try:
         with reading(state_dir) as engine:
             record = engine.file_system()
@@ -52,6 +52,8 @@ def _id_of(state_dir: Path) -> str:
 
 
 def _id_of_mounted(state_dir: Path) -> str:
+    from s3lustrefs.cli.control_client import ControlClient
+
     client = ControlClient(str(state_dir / "control.sock"), prefix="AWSSimbaAPIService_v20180301", timeout=5)
     try:
         answer = client.call("DescribeFileSystems")

@@ -1,9 +1,8 @@
-"""Commands that speak the FSx API over the control socket, with AWS's option names: dra, tag; and what all such commands share."""
+"""Commands that speak the FSx API over the control socket, with AWS's option names: tag; and what all such commands share."""
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,125 +37,12 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-# --- associations ------------------------------------------------------------------------------------------------------------
-
-
-@click.group()
-def dra() -> None:
-    """Data repository associations: what is linked with which bucket, and what flows between them.
-
-    \b
-    Example:  s3lustrefs dra list
-              s3lustrefs dra update --association-id dra-0123456789abcdef0 --s3 'AutoExportPolicy={Events=[NEW]}'
-    """
-
-
-@dra.command("list")
-@mount_option
-@json_option
-def list_associations(mount: str | None, as_json: bool) -> None:
-    """List the associations of a mount.
-
-    \b
-    Example:  s3lustrefs dra list
-    """
-    _show_associations(call(mount, "DescribeDataRepositoryAssociations"), as_json)
-
-
-@dra.command("describe")
-@click.option("--association-ids", multiple=True, metavar="ID", help="Only these; may be repeated.")
-@click.option(
-    "--filters", multiple=True, metavar="FILTER", help="Only what meets it: Name=data-repository-type,Values=S3; may be repeated."
-)
-@click.option("--max-results", type=int, metavar="N", help="At most N in one answer.")
-@click.option("--next-token", metavar="TOKEN", help="Go on after the answer that showed it.")
-@mount_option
-@json_option
-def describe_associations(
-    association_ids: tuple[str, ...],
-    filters: tuple[str, ...],
-    max_results: int | None,
-    next_token: str | None,
-    mount: str | None,
-    as_json: bool,
-) -> None:
-    """Describe associations: paths, policies, state.
-
-    \b
-    Example:  s3lustrefs dra describe --association-ids dra-0123456789abcdef0 --json
-    """
-    answer = call(
-        mount, "DescribeDataRepositoryAssociations",
-        AssociationIds=list(association_ids) or None,
-        Filters=[filter_of(text) for text in filters] or None,
-        MaxResults=max_results, NextToken=next_token,
-    )  # fmt: skip
-    _show_associations(answer, as_json)
-
-
 def filter_of(text: str) -> object:
     """A filter as the AWS command line takes it; one value needs no list."""
     parsed = shorthand.parse(text)
     if isinstance(parsed, dict) and isinstance(parsed.get("Values"), str):
         return {**parsed, "Values": [parsed["Values"]]}
     return parsed
-
-
-@dra.command("update")
-@click.option("--association-id", required=True, metavar="ID")
-@click.option("--imported-file-chunk-size", type=int, metavar="MIB", help="Of files imported from now on.")
-@click.option("--s3", metavar="POLICIES", help="AutoImportPolicy={Events=[...]},AutoExportPolicy={Events=[...]}, or JSON.")
-@click.option("--client-request-token", metavar="TOKEN", help="Repeating it repeats nothing.")
-@mount_option
-@json_option
-def update_association(
-    association_id: str,
-    imported_file_chunk_size: int | None,
-    s3: str | None,
-    client_request_token: str | None,
-    mount: str | None,
-    as_json: bool,
-) -> None:
-    """Change the policies of an association, at once. What is not given stays as it is; an empty list is off.
-
-    \b
-    Example:  s3lustrefs dra update --association-id dra-0123456789abcdef0 \\
-                  --s3 'AutoImportPolicy={Events=[NEW,CHANGED,DELETED]},AutoExportPolicy={Events=[]}'
-    """
-    answer = call(
-        mount, "UpdateDataRepositoryAssociation",
-        AssociationId=association_id, ImportedFileChunkSize=imported_file_chunk_size,
-        S3=None if s3 is None else shorthand.parse(s3), ClientRequestToken=client_request_token or str(uuid.uuid4()),
-    )  # fmt: skip
-    if as_json:
-        click.echo(json.dumps(answer))
-    else:
-        _show_associations({"Associations": [answer["Association"]]}, as_json=False)
-
-
-def _show_associations(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    heads = ("ASSOCIATION", "LIFECYCLE", "DIRECTORY", "REPOSITORY", "IMPORT", "EXPORT", "CHUNK")
-    print_table(heads, [_row(each) for each in answer["Associations"]])
-    for each in answer["Associations"]:
-        if "FailureDetails" in each:
-            click.echo(f"{each['AssociationId']}: {each['FailureDetails']['Message']}", err=True)
-    if "NextToken" in answer:
-        click.echo(f"there are more: --next-token {answer['NextToken']}", err=True)
-
-
-def _row(association: dict[str, Any]) -> tuple[str, ...]:
-    policies = association["S3"]
-    return (
-        association["AssociationId"], association["Lifecycle"], association["FileSystemPath"], association["DataRepositoryPath"],
-        _events(policies["AutoImportPolicy"]), _events(policies["AutoExportPolicy"]), f"{association['ImportedFileChunkSize']} MiB",
-    )  # fmt: skip
-
-
-def _events(policy: dict[str, list[str]]) -> str:
-    return "+".join(event.lower() for event in policy["Events"]) or "off"
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from s3lustrefs.control.faults import fault_of
-from s3lustrefs.control.fsx_associations import Associations, ProbeExport
+from s3lustrefs.control.fsx_associations import Associations, Linking
 from s3lustrefs.control.fsx_caches import FileCaches
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_model import FsxModel
@@ -25,11 +25,8 @@ from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.tasks import Tasks
 
-_ASSOCIATION = "associations are made from the configuration when the file system is mounted"
 _FILE_SYSTEM = "this is the endpoint of one mount; ask that of the host, `s3lustrefs api`"
 _NOT_YET: Mapping[str, str] = {
-    "CreateDataRepositoryAssociation": _ASSOCIATION,
-    "DeleteDataRepositoryAssociation": _ASSOCIATION,
     "CreateFileSystem": _FILE_SYSTEM,
     "DeleteFileSystem": _FILE_SYSTEM,
     "CreateFileCache": _FILE_SYSTEM,
@@ -51,14 +48,14 @@ class FsxApi:
 
     def __init__(
         self, engine: MetadataEngine, repositories: Repositories, queue: Tasks, *, capacity_bytes: Callable[[], int],
-        probe_export: ProbeExport, read_only: bool = False,
+        linking: Linking, read_only: bool = False,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
         self.file_systems = FileSystems(engine, capacity_bytes, repositories)
         caches = FileCaches(engine)
-        associations = Associations(engine, self.file_systems, repositories, probe_export)
+        associations = Associations(engine, self.file_systems, repositories, linking)
         tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)
         tags = Tags(engine, self.file_systems, associations, queue)
         self._queries: Mapping[str, Callable[[Json], Awaitable[Json]]] = {
@@ -69,6 +66,8 @@ class FsxApi:
             "ListTagsForResource": tags.list_,
         }
         self._changes = {
+            "CreateDataRepositoryAssociation": Change(associations.create, associations.created),
+            "DeleteDataRepositoryAssociation": Change(associations.delete, associations.deleted),
             "UpdateDataRepositoryAssociation": Change(associations.update, associations.updated),
             "CreateDataRepositoryTask": Change(tasks.create, tasks.created),
             "CancelDataRepositoryTask": Change(lambda request, _: tasks.cancel(request), tasks.cancel),

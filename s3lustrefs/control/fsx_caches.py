@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from s3lustrefs.control.fsx_filesystems import MOUNT_NAME, dns_name
+from s3lustrefs.control.fsx_filesystems import dns_name
 from s3lustrefs.control.fsx_request import ACCOUNT, MESSAGE_CHARACTERS, Json, file_system_arn, page, refused
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.model.file_system import MOUNT_NAME, Asked, FileSystemRecord
 
 _MOST_SHOWN = 50
 _MOST_LINKS = 8

@@ -1,8 +1,8 @@
 """FSx's operations on the file system itself, of which there is one: this mount.
 
-What has no meaning on one host (throughput, maintenance and backup windows, compression, log level) is kept and shown as it was
-set. What would have one, but cannot be had here or not through the API (capacity, root squash, backups), is refused: an
-answer that shows it would be a promise.
+What has no meaning on one host (throughput, maintenance and backup windows, compression) is kept and shown as it was set; the log
+level is what `movers/event_log` goes by. What would have a meaning, but cannot be had here or not through the API (capacity, root
+squash, backups), is refused: an answer that shows it would be a promise.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from s3lustrefs.control.fsx_request import ACCOUNT, MESSAGE_CHARACTERS, Json, fi
 from s3lustrefs.control.fsx_settings import OTHER_KINDS, checked_settings, throughputs_of
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import policies_of
-from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.model.file_system import MOUNT_NAME, Asked, FileSystemRecord
 from s3lustrefs.movers.repositories import Repositories
 
 _MOST_SHOWN = 50
 VERSIONS = ("2.10", "2.12", "2.15")
 _VERSION = VERSIONS[-1]
-MOUNT_NAME = "fsx"
 _DEFAULTS: Mapping[str, Any] = {
     "WeeklyMaintenanceStartTime": "7:00:00",
     "AutomaticBackupRetentionDays": 0,

@@ -18,6 +18,7 @@ ACCOUNT = "000000000000"
 """There are no accounts here; FSx's formats want twelve digits."""
 TOKEN = "ClientRequestToken"
 MESSAGE_CHARACTERS = 256
+_RESERVED_TAGS = "aws:"
 _ALWAYS_POSSIBLE = frozenset({"UnsupportedOperation", "InternalServerError"})
 """Faults that every operation may answer, whether or not FSx's description lists them for it."""
 
@@ -37,6 +38,17 @@ def fingerprints(request: Mapping[str, Any]) -> dict[str, str]:
         for name, value in request.items()
         if name != TOKEN
     }
+
+
+def wanted_tags(given: Sequence[Json]) -> dict[str, str]:
+    """The `Tags` of a request. Raises: ControlFault."""
+    tags = {tag["Key"]: tag["Value"] for tag in given}
+    if len(tags) != len(given):
+        raise refused("BadRequest", "Tags: a key is given more than once")
+    for key in tags:
+        if key.lower().startswith(_RESERVED_TAGS):
+            raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED_TAGS} are reserved")
+    return tags
 
 
 def without_nulls(value: Any) -> Any:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from s3lustrefs.control.fsx_associations import Associations
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, task_arn
+from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, task_arn, wanted_tags
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.tasks import Tasks
 
 _MOST = 50
-_RESERVED = "aws:"
-
-
-def wanted_tags(given: Sequence[Json]) -> dict[str, str]:
-    """The `Tags` of a request. Raises: ControlFault."""
-    tags = {tag["Key"]: tag["Value"] for tag in given}
-    if len(tags) != len(given):
-        raise refused("BadRequest", "Tags: a key is given more than once")
-    for key in tags:
-        if key.lower().startswith(_RESERVED):
-            raise refused("BadRequest", f"Tags: keys that begin with {_RESERVED} are reserved")
-    return tags
 
 
 class Tags:

@@ -15,8 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import TOKEN, Json, page, refused, task_arn
-from s3lustrefs.control.fsx_tags import wanted_tags
+from s3lustrefs.control.fsx_request import TOKEN, Json, page, refused, task_arn, wanted_tags
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model import task as tasks
 from s3lustrefs.model.association import Association

@@ -191,8 +191,8 @@ class HostApi:
             failure = {"Message": str(answer)[:MESSAGE_CHARACTERS]}
             return [{**owner.about, "Lifecycle": "MISCONFIGURED_UNAVAILABLE", "FailureDetails": failure}], False
         if isinstance(answer, ControlFault):
-            # What one does not have another may have.
-            if answer.fault.endswith("NotFound") and any(isinstance(each, dict) for each in answers):
+            # What one does not have another may have; and one may have been removed meanwhile.
+            if answer.fault.endswith("NotFound") and (not owner.place.exists() or any(isinstance(each, dict) for each in answers)):
                 return [], False
             raise answer
         found: list[Json] = answer[listing.members]

@@ -20,8 +20,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.control import fsx_caches, fsx_creation, fsx_legacy, host_births, unmounted
 from s3lustrefs.control.fsx_filesystems import described
-from s3lustrefs.control.fsx_request import Json, refuse_another_request, refused
-from s3lustrefs.control.fsx_tags import wanted_tags
+from s3lustrefs.control.fsx_request import Json, refuse_another_request, refused, wanted_tags
 from s3lustrefs.control.host_config import config_text, settings_in
 from s3lustrefs.control.host_owners import Owner, Owners
 from s3lustrefs.control.host_places import OWN, Places

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.control import daemon_client, unmounted
-from s3lustrefs.control.fsx_request import TOKEN, Json
+from s3lustrefs.control.fsx_request import TOKEN, Json, refused
 from s3lustrefs.control.host_mounts import Mounts
 from s3lustrefs.control.host_places import Place, Places
 from s3lustrefs.errors import ControlFault
@@ -61,15 +61,17 @@ class Owners:
     async def all(self) -> tuple[list[Owner], list[Unanswered]]:
         """Every file system of this host, by id, and those of which not even that could be found out."""
         places = self._places.all(await self._mounts.state_dirs() if self._mounts else ())
-        self._known = {place: owner for place, owner in self._known.items() if place in places}
+        # Its file may have come, gone or changed its name: it is the same file system all the same.
+        self._known = {place: replace(self._known[place], place=place) for place in places if place in self._known}
         fresh = [place for place in places if place not in self._known]
         silent: list[Unanswered] = []
         for place, found in zip(fresh, await gathered([partial(self._identify, p) for p in fresh]), strict=True):
-            if isinstance(found, Unanswered):
-                if place.exists():  # else: it was removed meanwhile
-                    silent.append(found)
-            elif isinstance(found, ControlFault):
-                raise found
+            if isinstance(found, ControlFault):
+                if not place.exists():
+                    continue  # it was removed meanwhile
+                if not isinstance(found, Unanswered):
+                    raise found
+                silent.append(found)
             elif found is not None:
                 self._known[place] = found
         return sorted(self._known.values(), key=lambda owner: owner.resource_id), silent
@@ -135,6 +137,8 @@ class Owners:
                         raise Unanswered(f"{place.name}: {exc}") from exc
                     reason = exc
                 except (errors.StateDirError, errors.StorageError) as exc:
+                    if not place.exists():
+                        raise refused("FileSystemNotFound", f"{place.name} was removed meanwhile") from exc
                     raise Unanswered(f"{place.name}: {exc}") from exc
                 log.debug("file system asked again name=%s reason=%s", place.name, reason)
                 await trio.sleep(_RETRY_SECONDS)

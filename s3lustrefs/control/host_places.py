@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from s3lustrefs.config import configured_state_dir
@@ -28,7 +28,7 @@ class Place:
     state_dir: Path
     table: int
     """Inode number of the table."""
-    config_path: Path | None = None
+    config_path: Path | None = field(default=None, compare=False)
 
     @property
     def control_path(self) -> Path:

@@ -58,6 +58,8 @@ class Parts:
     read_only: bool
     wait_told: Callable[[], Awaitable[None]]
     """Returns once the kernel knows of what changed so far."""
+    look_again: Callable[[], Awaitable[None]]
+    """Returns once it is known whether associations that could not be used can be again."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class NativeApi:
             "read_only": p.read_only,
             "inodes": p.engine.inode_count,
             **await self._conflicts(),
-            "associations": [await self._association(a) for a in p.engine.associations()],
+            "associations": [await self._association(a) for a in p.engine.all_associations()],
             "export": export,
             "metrics": {
                 "AgeOfOldestQueuedMessage": {"AutoImport": self._oldest_event(), "AutoExport": export["oldest_due_seconds"]}
@@ -141,8 +143,8 @@ class NativeApi:
             "association_id": a.association_id,
             "file_system_path": a.file_system_path,
             "data_repository_path": a.data_repository_path,
-            "lifecycle": "MISCONFIGURED" if failure else "AVAILABLE",
-            "failure": str(failure) if failure else None,
+            "lifecycle": "MISCONFIGURED" if failure and a.lifecycle == "AVAILABLE" else a.lifecycle,
+            "failure": a.failure or (str(failure) if failure else None),
             "import": {
                 "state": progress.state if progress else a.import_state,
                 "objects": progress.objects if progress else 0,
@@ -217,6 +219,8 @@ class NativeApi:
         paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
         for path in paths:
             await self._p.engine.resolve(path)
+        if request.get("again"):
+            await self._p.look_again()
         if request.get("urgent"):
             self._p.exporter.urge(again=bool(request.get("again")))
         idle = self._p.exporter.idle

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_associations import Linking
 from s3lustrefs.control.fsx_request import Json
 from s3lustrefs.meta import redo_log
 from s3lustrefs.meta.engine import MetadataEngine
@@ -25,7 +27,8 @@ from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.unmounted_store import reading
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import Association, AssociationSettings
+from s3lustrefs.movers.association_requests import unexported
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.tasks import Tasks
@@ -89,10 +92,19 @@ def _has_log(state_dir: Path) -> bool:
 
 def _api(engine: MetadataEngine, state_dir: Path) -> FsxApi:
     repositories = Repositories()
+    # The next mount looks at buckets, with the endpoint and credentials of its configuration, and does what is asked for.
+    linking = Linking(
+        AssociationSettings("", "", ""), _looked_at_by_the_mount, _probed_at_the_mount, partial(unexported, engine), lambda: None
+    )
     return FsxApi(
         engine, repositories, Tasks(engine, {}, ReportDelivery(engine, repositories, state_dir)),
-        capacity_bytes=lambda: shutil.disk_usage(state_dir).total, probe_export=_probed_at_the_mount,
+        capacity_bytes=lambda: shutil.disk_usage(state_dir).total, linking=linking,
     )  # fmt: skip
+
+
+async def _looked_at_by_the_mount(settings: AssociationSettings) -> Capabilities | None:
+    await trio.lowlevel.checkpoint()
+    return None
 
 
 async def _probed_at_the_mount(association: Association) -> Capabilities:

@@ -26,6 +26,8 @@ _REMEDIES = {
     "S3FileDeleted": "the object changed in the bucket meanwhile; it is looked at again by itself",
     "S3ObjectInUnsupportedTier": "`s3lustrefs restore PATH` has the bucket make its object readable; "
     "it can be read then, and what waits to be exported goes on by itself",
+    "AssociationDeleted": "link the directory with the bucket again and import it (`s3lustrefs dra create`), fetch the object with "
+    "another tool, or delete the file",
     "PathSizeTooLong": "shorten the path, or rename it: a key is at most 1,024 bytes of UTF-8",
     "FileSizeTooLarge": "split the file: an object has at most 5 TiB",
     "ContentLost": _LOST,
@@ -156,6 +158,8 @@ def _advice(inode: Inode, record: JournalRecord | None, failure: errors.S3Lustre
         return remedy(record.error_code)
     if inode.flags & InodeFlag.DAMAGED:
         return _LOST
+    if inode.is_left_behind:
+        return remedy(errors.AssociationGone.code)
     if inode.hsm & Hsm.LOST:
         return "the object is gone from the bucket and was not wholly local: restore it in the bucket, or delete the file"
     return remedy(failure.code) if isinstance(failure, errors.RepositoryError) else None
@@ -170,6 +174,11 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         yield f"conflict at {at}: {conflict['path']} {conflict['text']}"
     if status["association"] is None:
         yield "not inside any association: local only, never exported"
+        if inode.is_left_behind:
+            yield (
+                f"{status['resident_bytes']} of {inode.size} bytes are local; the others are in {_url(inode)} alone, and the "
+                "association that led there was deleted: reading them fails"
+            )
         yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
@@ -204,6 +213,10 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         changes = ", ".join(export["changes"]).lower()
         yield f"{wait} since {export['age_seconds']:.0f} s ({changes}), {export['attempts']} failed attempts"
     yield from _troubles(status)
+
+
+def _url(inode: Inode) -> str:
+    return inode.source_key.decode(errors="replace")
 
 
 def _archive_text(state: dict[str, Any]) -> str:

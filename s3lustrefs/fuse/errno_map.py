@@ -43,6 +43,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.RepositoryDenied: (errno.EACCES, logging.WARNING),
     errors.BucketNotFound: (errno.EIO, logging.WARNING),
     errors.ObjectNotFound: (errno.EIO, logging.WARNING),
+    errors.AssociationGone: (errno.ENODATA, logging.INFO),
     errors.ObjectChanged: (errno.ESTALE, logging.WARNING),
     errors.ObjectArchived: (errno.ENODATA, logging.INFO),
     errors.KeyNotExportable: (errno.EINVAL, logging.WARNING),

@@ -15,6 +15,8 @@ from s3lustrefs.model.association import Association, Endpoint, Policies
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
 
+_DELETED = b"fsx/deleted/"
+
 
 def load(txn: Txn) -> list[Association]:
     return [decode(raw) for _, raw in txn.scan(Table.ASSOCIATIONS, b"")]
@@ -45,6 +47,22 @@ def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> 
     linked = replace(association, root_ino=ino)
     store(txn, linked)
     return linked
+
+
+def note_deletion(txn: Txn, association: Association) -> None:
+    """One that the configuration asked for does not come back until the configuration says something else about it."""
+    if association.configured_as:
+        txn.put(Table.SUPER, _DELETED + association.file_system_path.encode(), association.configured_as.encode())
+
+
+def forget_deletion(txn: Txn, file_system_path: str) -> None:
+    if deleted_as(txn, file_system_path):
+        txn.delete(Table.SUPER, _DELETED + file_system_path.encode())
+
+
+def deleted_as(txn: Txn, file_system_path: str) -> str:
+    """Fingerprint of the configuration's entry for an association that was deleted; empty: none was."""
+    return (txn.get(Table.SUPER, _DELETED + file_system_path.encode()) or b"").decode()
 
 
 def make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:

@@ -156,6 +156,8 @@ def put_residency(txn: Txn, ino: Ino, version: ContentVersion, extents: bytes, *
     if complete:
         inode.flags &= ~InodeFlag.PARTIAL
         inode.hsm &= ~Hsm.LOST  # every byte is here: whoever said that there is no object was wrong
+        if not inode.source_assoc:
+            inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY)
         txn.delete(Table.RESIDENCY, key)
         records.put_inode(txn, inode)
     else:

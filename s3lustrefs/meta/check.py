@@ -319,7 +319,10 @@ class _Check:
                 if defect:
                     yield _finding(Table.ASSOCIATIONS, key, defect)
             self._associations[association.assoc_id] = association
-            self._roots.add(Ino(association.root_ino))
+            if not association.is_linked:
+                continue
+            if association.lifecycle != "CREATING":  # then what was in its directory before is not all excluded yet
+                self._roots.add(Ino(association.root_ino))
             if self._walk(association.file_system_path) != association.root_ino:
                 yield _finding(
                     Table.ASSOCIATIONS, key, f"{association.file_system_path} is not its directory {association.root_ino}"

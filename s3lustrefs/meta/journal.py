@@ -141,6 +141,8 @@ def settle_object(
 
     The file may have lost this name while its upload ran: then the new object is noted as lost at once.
     """
+    if locations.association(exported.assoc) is None:
+        return True  # deleted meanwhile: the object is the bucket's
     before = records.find_object(txn, exported.assoc, exported.key)
     if before is not None and before.ino not in (NO_INO, ino):
         detach_source(txn, before.ino, exported.assoc, exported.key, now_ns)
@@ -166,14 +168,16 @@ def observe_object(txn: Txn, locations: LocationMap, seen: ObjectRecord, now_ns:
 
     It is nobody's content, only what the next request under this key has to be conditional on.
     """
+    association = locations.association(seen.assoc)
+    if association is None:
+        return
     before = records.find_object(txn, seen.assoc, seen.key)
     if before is not None and before.ino:
         detach_source(txn, before.ino, seen.assoc, seen.key, now_ns)
     seen.ino = NO_INO
     records.put_object(txn, seen)
     writes.forget(txn, seen.assoc, seen.key)
-    association = locations.association(seen.assoc)
-    if association is not None and holder(txn, locations, seen.assoc, seen.key) is None:
+    if holder(txn, locations, seen.assoc, seen.key) is None:
         mark_key_lost(txn, association, seen.key, now_ns)
 
 

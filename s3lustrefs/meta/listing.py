@@ -102,5 +102,7 @@ class Sweep:
     """Of events: what is put is noted as touched for sweeps under way, whose listing may be older than the event."""
     is_certain: bool = False
     """The answer to a HEAD by the exporter, who has no request under way to that key."""
+    new_since_ns: int = 0
+    """Objects that nobody knew are new only if they are younger."""
     overtaken: set[bytes] = field(default_factory=set)
     """Filled in: objects (by table key) that were left alone because they are among the touched."""

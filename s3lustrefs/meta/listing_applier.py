@@ -59,6 +59,7 @@ class ListingApplier:
         self._in_use = in_use
         self._sweep = sweep
         self._touched = touched if sweep is None else sweep.touched
+        self._new_since_ns = sweep.new_since_ns - attributes.TIME_MARGIN_NS if sweep is not None and sweep.new_since_ns else 0
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
         self._conflicts = ListingConflicts(txn, association, now_ns)
@@ -125,6 +126,8 @@ class ListingApplier:
         if seen is not None and _same_version(seen, listed):
             if seen[8:] != listed:
                 self._look_closer(object_key, seen, listed)
+            return True
+        if seen is None and schema.tail_mtime_ns(listed) < self._new_since_ns:
             return True
         if object_key not in self._touched:
             return False

@@ -19,6 +19,7 @@ from s3lustrefs.meta import (
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.lmdb_control import ControlVerbs
 from s3lustrefs.meta.lmdb_hsm import HsmVerbs
+from s3lustrefs.meta.lmdb_linking import LinkingVerbs
 from s3lustrefs.meta.lmdb_repository import RepositoryVerbs
 from s3lustrefs.meta.lmdb_tasks import TaskVerbs
 from s3lustrefs.meta.location import Location
@@ -30,7 +31,7 @@ from s3lustrefs.model.ids import ROOT_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
 
-class LmdbEngine(RepositoryVerbs, ControlVerbs, HsmVerbs, TaskVerbs):
+class LmdbEngine(RepositoryVerbs, LinkingVerbs, ControlVerbs, HsmVerbs, TaskVerbs):
     """See `engine.MetadataEngine` for the contract."""
 
     # --- look-up ------------------------------------------------------------------------------------------------------

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import trio
 
 from s3lustrefs.meta import (
-    associations,
     attributes,
     conflict_log,
-    control_records,
     export_targets,
     journal,
     lost_found,
@@ -36,7 +33,6 @@ from s3lustrefs.meta.schema import (
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
-from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 
@@ -155,11 +151,11 @@ class RepositoryVerbs(EngineCore):
         return applier.applied
 
     @contextmanager
-    def sweep(self, events: frozenset[str], *, is_told: bool = False) -> Iterator[Sweep]:
+    def sweep(self, events: frozenset[str], *, is_told: bool = False, new_since_ns: int = 0) -> Iterator[Sweep]:
         touched: set[bytes] = set()
         self._store.object_watchers.append(touched)
         try:
-            yield Sweep(events, touched, is_told)
+            yield Sweep(events, touched, is_told, new_since_ns=new_since_ns)
         finally:
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
@@ -176,6 +172,8 @@ class RepositoryVerbs(EngineCore):
         return removed
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
+        if self._locations.association(seen.assoc) is None:
+            return None
         with self._store.begin() as txn:
             return attributes.replace_content(txn, ino, seen, self._now())
 
@@ -184,6 +182,8 @@ class RepositoryVerbs(EngineCore):
             return attributes.doubt_headers(txn, assoc, key, told_ns, margin_ns)
 
     async def resolve_conflict(self, association: Association, dispute: Dispute) -> Resolved | None:
+        if self._locations.association(association.assoc_id) is None:
+            return None
         first = self._next_ino
         with self._store.begin() as txn:
             resolver = Resolver(txn, self._locations, association, dispute, self._now(), lambda: self._allocate_in(txn))
@@ -251,29 +251,3 @@ class RepositoryVerbs(EngineCore):
         is_file = inode.parent and not inode.is_dir
         location = self._locations.of_name(self._txn(), inode.parent, inode.name) if is_file else None
         return skipped.hidden_below(self._txn(), location.association, location.relative) if location else []
-
-    # --- associations ------------------------------------------------------------------------------------------------------
-
-    def associations(self) -> list[Association]:
-        return self._locations.associations()
-
-    def association(self, assoc: AssocId) -> Association | None:
-        return self._locations.association(assoc)
-
-    async def link_association(self, association: Association) -> Association:
-        """Store a new association (its `assoc_id` is given here) and make its directory. Raises: ConfigError."""
-        first = self._next_ino
-        with self._store.begin() as txn:
-            numbered = replace(association, assoc_id=associations.allocate(txn))
-            linked = associations.link(txn, numbered, self._now(), lambda: self._allocate_in(txn))
-            self._save_next_ino(txn)
-        self._inodes += self._next_ino - first
-        self._locations.set_associations([*self._locations.associations(), linked])
-        return linked
-
-    async def update_association(self, association: Association, asked: Asked | None = None) -> None:
-        with self._store.begin() as txn:
-            associations.store(txn, association)
-            control_records.remember(txn, asked)
-        others = [a for a in self._locations.associations() if a.assoc_id != association.assoc_id]
-        self._locations.set_associations(sorted([*others, association], key=lambda a: a.assoc_id))

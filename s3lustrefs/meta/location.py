@@ -46,13 +46,16 @@ class LocationMap:
 
     def set_associations(self, associations: Iterable[Association]) -> None:
         self._by_id = {a.assoc_id: a for a in associations}
-        self._by_root = {Ino(a.root_ino): a for a in self._by_id.values() if a.root_ino}
+        self._by_root = {Ino(a.root_ino): a for a in self._by_id.values() if a.is_linked}
         self._known.clear()
 
     def association(self, assoc: AssocId) -> Association | None:
-        return self._by_id.get(assoc)
+        """None also while it is being made or deleted: nothing has a key in it then."""
+        found = self._by_id.get(assoc)
+        return found if found is not None and found.is_linked else None
 
     def associations(self) -> list[Association]:
+        """All of them, whatever state they are in."""
         return list(self._by_id.values())
 
     def is_root(self, ino: Ino) -> bool:

@@ -116,7 +116,7 @@ class TableRepair:
 
     def _restore_roots(self, inodes: dict[Ino, Inode], dentries: dict[tuple[Ino, bytes], Ino]) -> None:
         """The directory of an association that lost its name gets it back: everything below belongs there."""
-        for association in self._associations.values():
+        for association in filter(lambda each: each.is_linked, self._associations.values()):
             parts = [part for part in association.file_system_path.encode().split(b"/") if part]
             parent = ROOT_INO
             for part in parts[:-1]:
@@ -271,7 +271,7 @@ class TableRepair:
 
     def _relink(self, txn: Txn) -> None:
         """An association's directory is where its path leads."""
-        for association in self._associations.values():
+        for association in [each for each in self._associations.values() if each.is_linked]:
             try:
                 linked = associations.link(txn, association, self._now_ns, self._allocate)
             except errors.ConfigError as exc:

@@ -7,6 +7,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 |--------------|-----------------------------|---------------------------------------------------------|--------------------|
 | SUPER        | name                        | format version, next ino, log position, boot id, flags  | store, engine      |
 | SUPER        | `fsx/`, kind, name          | JSON: what the FSx API alone knows                      | control_, task_records |
+| SUPER        | `fsx/deleted/`, path        | fingerprint of the configured link that the API deleted | associations       |
 | INODES       | ino u64                     | parent u64, fixed part, name, source key, target        | namespace, listing |
 | DENTRIES     | parent u64, name            | ino u64                                                 | namespace, listing |
 | LINKS        | ino u64, parent u64, name   | empty; every name of a file beside its primary one      | namespace          |
@@ -150,6 +151,14 @@ def inode_flags(raw: bytes) -> int:
     return raw[_FLAGS_OFFSET] << 8 | raw[_FLAGS_OFFSET + 1]
 
 
+_SOURCE_OFFSET = struct.calcsize(">QIIIIQqqqQHHIQ")
+
+
+def inode_source_assoc(raw: bytes) -> AssocId:
+    """Only the association of the source, for scans over the whole table."""
+    return AssocId(_U16.unpack_from(raw, _SOURCE_OFFSET)[0])
+
+
 # --- dentries, links, xattrs --------------------------------------------------------------------------------------------
 
 
@@ -213,6 +222,11 @@ def object_tail(
     """An object value without its leading ino: what a listing process can prepare."""
     cls = b"" if storage_class == STANDARD else storage_class
     return _OBJECT.pack(size, mtime_ns, len(etag), len(version_id), len(cls), len(full_key)) + etag + version_id + cls + full_key
+
+
+def tail_mtime_ns(tail: bytes) -> int:
+    mtime_ns: int = _OBJECT.unpack_from(tail)[1]
+    return mtime_ns
 
 
 def encode_object(o: ObjectRecord) -> bytes:

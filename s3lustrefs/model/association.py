@@ -15,6 +15,8 @@ MAX_NAME_BYTES = 255
 PosixMetadata = Literal["lazy", "eager", "off"]
 OnConflict = Literal["keep-both", "bucket-wins", "file-wins"]
 ImportState = Literal["PENDING", "RUNNING", "DONE"]
+Lifecycle = Literal["CREATING", "AVAILABLE", "UPDATING", "DELETING", "MISCONFIGURED", "FAILED"]
+"""FSx's words; which follows which is in `model.association_lifecycle`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,26 @@ class Association(AssociationSettings):
     """0: made before this was recorded."""
     configured: Policies | None = None
     """What the configuration said at the last mount; None: the same as what holds now."""
+    configured_as: str = ""
+    """Fingerprint of the configuration's entry for it at the last mount; empty: made by the API."""
+    lifecycle: Lifecycle = "AVAILABLE"
+    failure: str = ""
+    """Why it is MISCONFIGURED or FAILED."""
+    asked_ns: int = 0
+    """When what it is CREATING, UPDATING or DELETING for was asked for: its place in the queue."""
+    delete_data: bool = False
+    """Of a deletion: the local tree goes too."""
+    new_since_ns: int = 0
+    """Made without an initial import: sweeps take as new only what is younger. 0: everything was, or is being, imported."""
+    has_event_queue: bool = False
+    """The bucket has been seen to send its events to a queue made here: from then on it is a fault when it does not."""
+
+    def with_defaults(self, defaults: AssociationSettings) -> Association:
+        """One that the API made, with what its request could not say as the configuration says it now."""
+        asked = ("file_system_path", "bucket", "prefix", "file_system_path_given", "data_repository_path_given")
+        own = {*asked, *(each.name for each in fields(Policies))}
+        taken = {each.name: getattr(defaults, each.name) for each in fields(AssociationSettings) if each.name not in own}
+        return replace(self, **taken)
 
     def with_settings(self, settings: AssociationSettings) -> Association:
         """The same association as configured now.
@@ -104,6 +126,16 @@ class Association(AssociationSettings):
             configured=self.configured or policies_of(self),
             **{each.name: getattr(policies, each.name) for each in fields(Policies)},
         )
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether its directory belongs to the bucket: names in it are keys there."""
+        return bool(self.root_ino) and self.lifecycle not in ("DELETING", "FAILED")
+
+    @property
+    def import_events(self) -> frozenset[str]:
+        """What of the bucket shows here at present: nothing while it is MISCONFIGURED."""
+        return self.auto_import if self.lifecycle != "MISCONFIGURED" else frozenset()
 
     @property
     def data_repository_path(self) -> str:

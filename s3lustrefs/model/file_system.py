@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MOUNT_NAME = "fsx"
+"""Of every file system: what FSx's mount commands have after the colon."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileSystemRecord:

@@ -83,7 +83,12 @@ class Inode:
     @property
     def is_dirty(self) -> bool:
         """Local content is newer than any archived copy (or there is no archived copy)."""
-        return bool(self.hsm & Hsm.DIRTY) or not self.source_assoc
+        return bool(self.hsm & Hsm.DIRTY) or not (self.source_assoc or self.is_left_behind)
+
+    @property
+    def is_left_behind(self) -> bool:
+        """The bytes it lacks are in a bucket that no association leads to any more; `source_key` is then the object's URL."""
+        return bool(self.flags & InodeFlag.PARTIAL and self.hsm & Hsm.LOST and not self.source_assoc)
 
     @property
     def is_complete(self) -> bool:

@@ -50,6 +50,8 @@ class CapabilityWatch:
             return
         found = await self._probe(association)
         store.capabilities = found
-        current = self._engine.association(association.assoc_id) or association
+        current = self._engine.association(association.assoc_id)
+        if current is None:
+            return
         await self._engine.update_association(replace(current, capabilities=asdict(found)))
         log.info("versioning changed, probed again bucket=%s before=%s now=%s", store.bucket, before, now)

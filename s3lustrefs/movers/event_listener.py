@@ -69,6 +69,14 @@ class Member:
     importer: Importer
     connect: Callable[[], Awaitable[EventQueue]]
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its policy wants to know; no, once its deletion was asked for."""
+        try:
+            return bool(self.observer.association().import_events)
+        except errors.NotInRepository:
+            return False
+
 
 class EventListener:
     """Of one queue; associations `join` and `leave` while it listens."""
@@ -124,6 +132,8 @@ class EventListener:
                     for member in self._members.values():
                         await member.importer.wait_for_end()
                     await self._listen(self._queue)
+                    failures, self._oldest_sent = 0, 0.0
+                    continue  # nobody wants to know any more, or others do
                 except errors.S3LustreError as exc:
                     failure = str(exc)
                     if failure != self._error:
@@ -137,7 +147,7 @@ class EventListener:
                 await trio.sleep(backoff_seconds(failures))
 
     def _is_wanted(self) -> bool:
-        return any(member.observer.association().auto_import for member in self._members.values())
+        return any(member.is_wanted for member in self._members.values())
 
     async def _listen(self, queue: EventQueue) -> None:
         calls, refusals = 1, 0
@@ -182,7 +192,8 @@ class EventListener:
                     told[assoc].append(event)
         failed = {assoc: await self._observe(assoc, events) for assoc, events in told.items()}
         for member in self._members.values():
-            await member.observer.settle_directories()
+            if member.is_wanted:
+                await member.observer.settle_directories()
         if messages:
             failpoint("event.applied")
         self._finish(messages, failed)
@@ -190,9 +201,11 @@ class EventListener:
 
     def _place(self, event: BucketEvent) -> AssocId | None:
         for assoc, member in self._members.items():
+            if not member.is_wanted:
+                continue
             association = member.observer.association()
             if association.bucket == event.bucket and event.key.startswith(association.prefix.encode()):
-                return assoc if association.auto_import else None
+                return assoc
         return None
 
     async def _observe(self, assoc: AssocId, events: list[BucketEvent]) -> frozenset[bytes]:

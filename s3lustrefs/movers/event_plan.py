@@ -18,7 +18,7 @@ from s3lustrefs.model.option_values import EVENT_QUEUE_WORDS
 from s3lustrefs.repository.address import is_amazon
 from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.event_queue import EventQueue
-from s3lustrefs.repository.event_setup import EventSource, given_queue, look, make_queue
+from s3lustrefs.repository.event_setup import EventSource, check_queue, given_queue, look, make_queue, remove_queue
 from s3lustrefs.repository.probe import Finding
 
 
@@ -60,22 +60,40 @@ def queue_of(association: Association, *, read_only: bool) -> str:
     """What names the queue of an association's events: those with the same name share one listener. Empty: nobody listens."""
     if no_events(association, read_only=read_only):
         return ""
-    choice = association.event_queue_url or "auto"
-    return association.association_id if choice in EVENT_QUEUE_WORDS else choice
+    return association.association_id if has_own_queue(association) else association.event_queue_url or ""
 
 
-def connector(association: Association, credentials: Credentials) -> Callable[[], Awaitable[EventQueue]]:
-    """Finds or makes the queue of an association."""
-    choice = association.event_queue_url or "auto"
-    if choice in EVENT_QUEUE_WORDS:
-        return partial(_made, association, credentials)
-    return partial(_given, association, credentials, choice)
+def has_own_queue(association: Association) -> bool:
+    """Whether its queue is one that is made for it."""
+    return (association.event_queue_url or "auto") in EVENT_QUEUE_WORDS
 
 
-async def _made(association: Association, credentials: Credentials) -> EventQueue:
-    source = _source(association, f"s3lustrefs-{association.association_id}")
-    return EventQueue(await make_queue(source, credentials), credentials)
+def connector(current: Callable[[], Association], credentials: Credentials) -> Callable[[], Awaitable[EventQueue]]:
+    """Finds or makes the queue of an association, as that is at the time. A configuration of the bucket that was seen and is gone
+    is not made again: somebody has removed it.
+    """
+
+    async def connect() -> EventQueue:
+        association = current()
+        if not has_own_queue(association):
+            url = association.event_queue_url or ""
+            return EventQueue(given_queue(url, resolve_region(association.endpoint)), credentials)
+        if association.has_event_queue:
+            await check_own_queue(association, credentials)
+        return EventQueue(await make_queue(_own(association), credentials), credentials)
+
+    return connect
 
 
-async def _given(association: Association, credentials: Credentials, url: str) -> EventQueue:
-    return EventQueue(given_queue(url, resolve_region(association.endpoint)), credentials)
+async def check_own_queue(association: Association, credentials: Credentials) -> None:
+    """Raises: RepositoryRejected when the bucket does not send its events there any more; other RepositoryError."""
+    await check_queue(_own(association), credentials)
+
+
+async def remove_own_queue(association: Association) -> None:
+    """For an association that is deleted. Raises: RepositoryError."""
+    await remove_queue(_own(association), Credentials(association.endpoint))
+
+
+def _own(association: Association) -> EventSource:
+    return _source(association, f"s3lustrefs-{association.association_id}")

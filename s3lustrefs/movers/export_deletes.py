@@ -75,7 +75,7 @@ class DeleteExport:
                 return
             try:
                 await self._order.before_delete(known)
-                if not await self._delete(self._repositories.of(assoc), known, left.looked_at):
+                if not await self._delete(self._repositories.to_write(assoc), known, left.looked_at):
                     return
             except (NotYet, errors.S3LustreError) as reason:
                 log.debug("delete left to its own record key=%r reason=%s", key, reason)
@@ -88,7 +88,7 @@ class DeleteExport:
 
     async def _clear(self, assoc: AssocId, key: bytes) -> None:
         """Nothing of ours stays under the key: neither the object the table knows nor what an unanswered request left."""
-        store = self._repositories.of(assoc)
+        store = self._repositories.to_write(assoc)
         await self._sent.drop_uploads(store, assoc, key)
         known = await self._engine.find_object(assoc, key)
         if known is not None and key.endswith(b"/") and known.size:

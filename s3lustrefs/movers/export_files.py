@@ -21,7 +21,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
@@ -78,6 +78,10 @@ class FileExport:
     def exported_objects(self) -> int:
         return self._outcome.settled_objects
 
+    def sent_bytes(self, ino: Ino) -> int:
+        """Of a file that is being uploaded, what is in the bucket already."""
+        return self._multipart.sent_bytes.get(ino, 0)
+
     async def export(self, record: JournalRecord, hold: HoldKey) -> LeftBehind | None:
         """The object it was copied from, if it was. Raises: NotYet, RepositoryError, StorageError."""
         view = await self._engine.export_view(record.ino)
@@ -121,7 +125,7 @@ class FileExport:
         inode = view.inode
         check_key(target.key)
         await self._order.before_write(view, target)
-        store = self._repositories.of(target.association.assoc_id)
+        store = self._repositories.to_write(target.association.assoc_id)
         await self._sent.drop_uploads(store, target.association.assoc_id, target.key)
         if inode.is_dir or inode.is_symlink:
             await self._put_small(store, inode, target)
@@ -221,7 +225,7 @@ class FileExport:
             if view.inode.hsm & Hsm.NOARCHIVE:
                 return
             check_key(target.key)
-            store = self._repositories.of(place[0])
+            store = self._repositories.to_write(place[0])
             try:
                 await self._order.before_write(view, target)
                 await self._sent.drop_uploads(store, *place)

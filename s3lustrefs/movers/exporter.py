@@ -358,6 +358,10 @@ class Exporter:
     def is_uploading(self, ino: Ino) -> bool:
         return ino in self._by_ino
 
+    def sent_bytes(self, ino: Ino) -> int:
+        """Of a file that is being uploaded, what is in the bucket already."""
+        return self._files.sent_bytes(ino)
+
     def cancel(self, ino: Ino) -> None:
         """Stop reading this inode's bytes as soon as possible; what was being done stays due."""
         claim = self._by_ino.get(ino)

@@ -81,7 +81,7 @@ class HsmRequests:
             return Action(Request.RESTORE, max(0, await self._hydrator.resident_bytes(inode) - before))
         record = await self._engine.find_journal(ino)
         if record is not None and not record.terminal:
-            return Action(Request.ARCHIVE, 0 if self._exporter.is_uploading(ino) else None)
+            return Action(Request.ARCHIVE, self._exporter.sent_bytes(ino) if self._exporter.is_uploading(ino) else None)
         return Action(Request.REMOVE) if await self._is_removed(inode) else None
 
     async def _is_removed(self, inode: Inode) -> bool:

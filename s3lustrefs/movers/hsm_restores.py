@@ -110,7 +110,7 @@ class HsmRestores:
             self._restores[inode.ino] = restore
             restore.queue.waiting[inode.ino] = restore
             self._start(restore.queue)
-        elif ordered and restore.queue.waiting.pop(inode.ino, None) is not None:
+        elif ordered and not restore.is_ordered and restore.queue.waiting.pop(inode.ino, None) is not None:
             restore.queue = restore.lane.ordered
             restore.queue.waiting[inode.ino] = restore
             self._start(restore.queue)
@@ -126,8 +126,8 @@ class HsmRestores:
         return self._restores.get(ino)
 
     def cancel(self, ino: Ino) -> bool:
-        """Give up a restore; what is here of the file stays. Whether there was one."""
-        restore = self._restores.get(ino)
+        """Give up a restore; what is here of the file stays. Whether there was one. Whoever asks from now on gets a new one."""
+        restore = self._restores.pop(ino, None)
         if restore is None:
             return False
         if restore.is_running:
@@ -148,7 +148,8 @@ class HsmRestores:
 
     def _end(self, restore: Restore, error: errors.S3LustreError | None) -> None:
         restore.error = error
-        del self._restores[restore.ino]
+        if self._restores.get(restore.ino) is restore:
+            del self._restores[restore.ino]
         restore.done.set()
 
     async def _work(self, restore: Restore) -> None:

@@ -31,7 +31,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers import event_log
-from s3lustrefs.movers.object_versions import version_of
+from s3lustrefs.movers.object_versions import no_source, version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.slots import Slots
@@ -315,7 +315,7 @@ class Hydrator:
             )
         source = await self._engine.source_of(inode)
         if source is None:
-            raise errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")
+            raise no_source(await self._engine.get(inode.ino))
         start, end = first * BLOCK_BYTES, min(stop * BLOCK_BYTES, source.size)
         await self._room.ensure(max(0, end - start))
         patience = self._room.patience()

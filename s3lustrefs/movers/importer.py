@@ -94,13 +94,15 @@ class Importer:
         self.is_done = association.import_state == "DONE"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Import until everything is there, however often it takes; then return."""
+        """Import until everything is there, however often it takes; then return. Raises: NotInRepository when it is deleted."""
         task_status.started()
         failures = 0
         while not self.is_done:
             self._ended = trio.Event()
             try:
                 await self._import()
+            except errors.NotInRepository:
+                raise
             except errors.S3LustreError as exc:
                 self._error = str(exc)
                 self._ended.set()
@@ -198,6 +200,14 @@ class Importer:
             if request is not None:
                 request.error = batch.error
                 request.done.set()
+
+    def end(self) -> None:
+        """There is nothing more to import, nor to wait for: the association is being taken away. To be cancelled then."""
+        self._is_listed = self.is_done = True
+        for event in (self._done, self._ended, self._ready):
+            event.set()
+        for request in self._asking.values():
+            request.done.set()
 
     # --- for those who cannot wait for the whole import --------------------------------------------------------------------
 

@@ -101,6 +101,10 @@ class Links:
             raise errors.NotInRepository(f"association {assoc} is not connected to its bucket")
         return link
 
+    def has_own_queue(self, association: Association) -> bool:
+        """Whether a queue is made for its events."""
+        return event_plan.queue_of(association, read_only=self._shared.read_only) == association.association_id
+
     def listener_of(self, assoc: AssocId) -> EventListener | None:
         link = self._links.get(assoc)
         listening = self._listening.get(link.queue) if link is not None else None
@@ -128,10 +132,18 @@ class Links:
         link = self._build(association)
         self._links[link.assoc] = link
         self._shared.repositories.connect(link.assoc, link.store)
-        self._join_queue(link, association)
+        if association.lifecycle == "MISCONFIGURED":
+            self._shared.repositories.fail(link.assoc, errors.RepositoryRejected(association.failure, bucket=association.bucket))
+        self._join_queue(link)
         if self._nursery is not None:
             self._start(link)
         return link
+
+    def listen_again(self, assoc: AssocId) -> None:
+        """Have its queue looked for, or made, again."""
+        link = self._links.get(assoc)
+        if link is not None:
+            self._join_queue(link)
 
     async def disconnect(self, assoc: AssocId) -> None:
         """Return once nothing runs for an association any more, and nobody finds its store. One that is not connected is fine."""
@@ -140,6 +152,7 @@ class Links:
             return
         with trio.CancelScope(shield=True):
             self._shared.repositories.disconnect(assoc)
+            link.importer.end()
             link.scope.cancel()
             if self._nursery is not None:
                 await link.ended.wait()
@@ -165,10 +178,10 @@ class Links:
         queue = event_plan.queue_of(association, read_only=shared.read_only)
         return Link(assoc, store, credentials, importer, sweeper, told, queue)
 
-    def _join_queue(self, link: Link, association: Association) -> None:
+    def _join_queue(self, link: Link) -> None:
         if not link.queue:
             return
-        member = Member(link.observer, link.importer, event_plan.connector(association, link.credentials))
+        member = Member(link.observer, link.importer, event_plan.connector(link.observer.association, link.credentials))
         listening = self._listening.get(link.queue)
         if listening is not None:
             listening.listener.join(link.assoc, member)
@@ -201,8 +214,8 @@ class Links:
             with link.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep_credentials, link)
-                    nursery.start_soon(link.importer.run)
-                    nursery.start_soon(link.sweeper.run)
+                    nursery.start_soon(_until_gone, link.importer.run)
+                    nursery.start_soon(_until_gone, link.sweeper.run)
         finally:
             link.ended.set()
 
@@ -215,13 +228,23 @@ class Links:
 
     async def _keep_credentials(self, link: Link) -> None:
         """Without keys the association waits; everything local goes on."""
+        recovered = _Recovered(self._shared.repositories, link.assoc)
         while True:
             try:
-                await link.credentials.run(task_status=_Recovered(self._shared.repositories, link.assoc))
+                await link.credentials.run(task_status=recovered)
             except errors.RepositoryError as exc:
+                recovered.reason = exc
                 self._shared.repositories.fail(link.assoc, exc)
                 log.error("association has no credentials association=%d error=%s", link.assoc, exc)
                 await trio.sleep(_CREDENTIALS_RETRY_SECONDS)
+
+
+async def _until_gone(run: Callable[[], Awaitable[None]]) -> None:
+    """An association is gone from the moment its deletion is asked for; what runs for it is ended some time later."""
+    try:
+        await run()
+    except errors.NotInRepository as exc:
+        log.info("link ends reason=%s", exc)
 
 
 class _Recovered(trio.TaskStatus[None]):
@@ -230,6 +253,9 @@ class _Recovered(trio.TaskStatus[None]):
     def __init__(self, repositories: Repositories, assoc: AssocId) -> None:
         self._repositories = repositories
         self._assoc = assoc
+        self.reason: errors.RepositoryError | None = None
+        """Why there were none before."""
 
     def started(self, value: None = None) -> None:
-        self._repositories.recover(self._assoc)
+        if self.reason is not None:
+            self._repositories.recover(self._assoc, self.reason)

@@ -15,6 +15,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
+from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectStore, ObjectVersion, PutHeaders, UploadedPart
 
@@ -32,6 +33,8 @@ class Multipart:
 
     def __init__(self, chunks: ChunkStore) -> None:
         self._chunks = chunks
+        self.sent_bytes: dict[Ino, int] = {}
+        """Of uploads under way."""
 
     async def upload(
         self, store: ObjectStore, inode: Inode, key: bytes, headers: PutHeaders, condition: Condition | None
@@ -40,9 +43,14 @@ class Multipart:
         part_bytes = part_size(inode.size, _PART_BYTES)
 
         async def part(upload_id: str, number: int, start: int, end: int) -> UploadedPart:
-            return await store.upload_part(key, upload_id, number, await self.body(inode, start, end))
+            uploaded = await store.upload_part(key, upload_id, number, await self.body(inode, start, end))
+            self.sent_bytes[inode.ino] = self.sent_bytes.get(inode.ino, 0) + end - start
+            return uploaded
 
-        return await self._in_parts(store, key, headers, condition, inode.size, part_bytes, part)
+        try:
+            return await self._in_parts(store, key, headers, condition, inode.size, part_bytes, part)
+        finally:
+            self.sent_bytes.pop(inode.ino, None)
 
     async def copy(
         self, store: ObjectStore, key: bytes, bucket: str, source_key: bytes, source: ObjectVersion, headers: PutHeaders,

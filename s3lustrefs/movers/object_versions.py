@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from s3lustrefs import errors
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository.object_store import ObjectVersion
 
 
@@ -16,3 +18,10 @@ def record_of(assoc: AssocId, key: bytes, version: ObjectVersion, ino: Ino = NO_
 def version_of(record: ObjectRecord) -> ObjectVersion:
     """A recorded version, as requests name it."""
     return ObjectVersion(record.etag, record.size, record.mtime_ns, record.version_id, record.storage_class)
+
+
+def no_source(inode: Inode) -> errors.S3LustreError:
+    """Why there is nothing to fetch the missing bytes of a file from."""
+    if inode.is_left_behind:
+        return errors.AssociationGone(f"only {inode.source_key.decode(errors='replace')} has its bytes; its association is gone")
+    return errors.StaleInode(f"inode {inode.ino} no longer has an archived copy")

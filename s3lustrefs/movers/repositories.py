@@ -45,6 +45,7 @@ class Repositories:
     def __init__(self) -> None:
         self._stores: dict[AssocId, ObjectStore] = {}
         self._failures: dict[AssocId, errors.RepositoryError] = {}
+        self._gone: set[AssocId] = set()
         self.troubles = Troubles()
 
     def connect(self, assoc: AssocId, store: ObjectStore) -> None:
@@ -52,6 +53,8 @@ class Repositories:
         self._failures.pop(assoc, None)
 
     def disconnect(self, assoc: AssocId) -> None:
+        """For good: nobody has to wait for it any more."""
+        self._gone.add(assoc)
         self._stores.pop(assoc, None)
         self._failures.pop(assoc, None)
 
@@ -59,18 +62,29 @@ class Repositories:
         """The association cannot be used until somebody changes something; it keeps its store for when that happens."""
         self._failures[assoc] = reason
 
-    def recover(self, assoc: AssocId) -> None:
-        self._failures.pop(assoc, None)
+    def recover(self, assoc: AssocId, reason: errors.RepositoryError | None = None) -> None:
+        """It can be used again. `reason`: if that was why it could not."""
+        if reason is None or self._failures.get(assoc) is reason:
+            self._failures.pop(assoc, None)
 
     def failure(self, assoc: AssocId) -> errors.RepositoryError | None:
         return self._failures.get(assoc)
 
     def of(self, assoc: AssocId) -> ObjectStore:
-        """Raises: RepositoryUnavailable when the association is gone."""
+        """Raises: AssociationGone once it was disconnected, RepositoryUnavailable while it is not connected yet."""
         store = self._stores.get(assoc)
+        if assoc in self._gone:
+            raise errors.AssociationGone(f"association {assoc} was deleted")
         if store is None:
             raise errors.RepositoryUnavailable(f"association {assoc} is not connected to its bucket")
         return store
+
+    def to_write(self, assoc: AssocId) -> ObjectStore:
+        """The store to export to. Raises: RepositoryError while the association cannot be used, with the reason."""
+        reason = self._failures.get(assoc)
+        if reason is not None:
+            raise type(reason)(str(reason), bucket=reason.bucket)
+        return self.of(assoc)
 
     def same_endpoint(self, a: Association, b: Association) -> bool:
         """Whether a server-side copy between the two buckets is possible."""

@@ -73,7 +73,10 @@ class Sweeper:
         self.error = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Sweep at once if the import was complete before this mount, then every `import_interval`. Ends by cancellation."""
+        """Sweep at once if the import was complete before this mount, then every `import_interval`. Ends by cancellation.
+
+        Raises: NotInRepository when the association is deleted.
+        """
         task_status.started()
         await self._importer.wait_for_end()
         failures = 0
@@ -81,12 +84,15 @@ class Sweeper:
             if not self._is_due:
                 await self._wait()
             self._is_due = False
-            events = self._observer.association().auto_import
+            association = self._observer.association()
+            events = association.import_events
             if not events:
                 continue
             try:
-                await self.sweep(b"", events)
+                await self.sweep(b"", events, new_since_ns=association.new_since_ns)
                 failures = 0
+            except errors.NotInRepository:
+                raise
             except errors.S3LustreError as exc:
                 failures += 1
                 self._is_due = True
@@ -102,9 +108,11 @@ class Sweeper:
         await trio.sleep(seconds)
 
     async def sweep(
-        self, directory: bytes, events: frozenset[str] = frozenset(EVENTS), result: SweepResult | None = None
-    ) -> SweepResult:
-        """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket.
+        self, directory: bytes, events: frozenset[str] = frozenset(EVENTS), result: SweepResult | None = None,
+        *, new_since_ns: int = 0,
+    ) -> SweepResult:  # fmt: skip
+        """Bring everything below a directory (relative to the prefix; empty: all) into line with the bucket; unknown objects that
+        are older than `new_since_ns` stay unknown.
 
         `result` is filled in while it goes on, for those who watch.
         Raises: RepositoryError, also of the first import; StorageError: what was found until then is in the table.
@@ -113,7 +121,7 @@ class Sweeper:
         async with self._one_at_a_time:
             started, result = time.monotonic(), result or SweepResult()
             try:
-                with self._engine.sweep(events) as sweep:
+                with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
                     await self._list(directory, sweep, result)
             except errors.S3LustreError as exc:
                 self.error = str(exc)

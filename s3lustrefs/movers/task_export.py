@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -37,6 +38,8 @@ log = logging.getLogger(__name__)
 _MOST_ORDERED = 4096
 """Orders under way: enough for every worker of the exporter, and few enough to be looked at several times a second."""
 _LOOK_SECONDS = 0.2
+_SEEN_AT_ONCE = 1024
+"""Of the orders under way, so that looking costs the thread that exports a twentieth of its time."""
 _SLICE = 200
 _MOST_ATTEMPTS = 8
 """After which a file that could work later has failed all the same: two to four minutes of outage."""
@@ -70,6 +73,8 @@ class ExportJob:
         self._roots = roots
         self._wake = wake
         self._orders: dict[Ino, _Order] = {}
+        self._unseen: deque[Ino] = deque()
+        """Orders to be looked at before those looked at last."""
         self._looked_at = -1.0
 
     async def run(self, progress: Progress) -> None:
@@ -135,9 +140,13 @@ class ExportJob:
             await trio.sleep(_LOOK_SECONDS)
 
     async def _look_once(self, progress: Progress) -> None:
-        for count, (ino, order) in enumerate(list(self._orders.items())):
+        if not self._unseen:
+            self._unseen = deque(self._orders)
+        for count in range(min(_SEEN_AT_ONCE, len(self._unseen))):
             if count % _SLICE == 0:
                 await trio.lowlevel.checkpoint()
+            ino = self._unseen.popleft()
+            order = self._orders[ino]
             outcome = await self._outcome(ino, order)
             if outcome is None:
                 continue

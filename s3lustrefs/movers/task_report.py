@@ -25,6 +25,7 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
+_NAME = "report-"
 _PAGE = 500
 _ATTEMPTS = 5
 
@@ -36,6 +37,11 @@ class ReportDelivery:
         self._engine = engine
         self._repositories = repositories
         self._scratch = scratch
+
+    def clear(self) -> None:
+        """Remove what a daemon that died was writing."""
+        for path in self._scratch.glob(f"{_NAME}*"):
+            _remove(path)
 
     async def deliver(self, task: TaskRecord) -> None:
         """Returns once the report is in the bucket, or the event log says why it is not. Repeating it replaces the report."""
@@ -57,15 +63,12 @@ class ReportDelivery:
             log.exception("report not delivered task=%s", task.task_id)
 
     async def _deliver(self, task: TaskRecord, association: Association, key: bytes) -> None:
-        path = self._scratch / f"report-{task.task_id}"
+        path = self._scratch / f"{_NAME}{task.task_id}"
         try:
             await self._write(path, task)
             await self._send(path, task, association, key)
         finally:
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as exc:
-                log.warning("draft of a report is left path=%s error=%s", path, exc)
+            _remove(path)
 
     async def _write(self, path: Path, task: TaskRecord) -> None:
         after = 0
@@ -90,6 +93,13 @@ class ReportDelivery:
         headers = PutHeaders(metadata, {"content-type": "text/csv"})
         await _patiently(lambda: _put(store, key, body, headers))
         log.info("report delivered task=%s bucket=%s key=%r bytes=%d", task.task_id, store.bucket, key, size)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        log.warning("draft of a report is left path=%s error=%s", path, exc)
 
 
 async def _put(store: ObjectStore, key: bytes, body: FileSlice | bytes, headers: PutHeaders) -> None:

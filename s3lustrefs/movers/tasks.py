@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -55,7 +55,7 @@ class _Running:
 
 
 class Tasks:
-    """`jobs` makes what does a task, by its type. Tasks of the `resting` types wait for a mount that can do them."""
+    """`jobs` makes what does a task, by its type. Those of a type that is `resting` wait for another mount."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Tasks:
         jobs: Mapping[TaskType, Callable[[], Job]],
         reports: ReportDelivery,
         *,
-        resting: Collection[TaskType] = (),
+        resting: Container[TaskType] = (),
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._engine = engine
@@ -80,8 +80,9 @@ class Tasks:
     async def recover(self) -> None:
         """To be called before anything is exported: what was being canceled when the last daemon ended is canceled.
 
-        What the state directory does not take now is left to `run`.
+        What the state directory does not take now is left to `run`, so that no full disk keeps a mount from coming up.
         """
+        self._reports.clear()
         for record in list(self._records.values()):
             if record.lifecycle == "CANCELING":
                 progress = Progress(self._engine, record, wall_ns=self._wall_ns)
@@ -102,7 +103,7 @@ class Tasks:
             nursery.start_soon(self._tidy)
             for record in self.unfinished():
                 if record.type in self._resting:
-                    log.warning("task waits for another mount task=%s type=%s", record.task_id, record.type)
+                    log.info("task waits for another mount task=%s type=%s", record.task_id, record.type)
             while True:
                 for record in self._next():
                     running = self._running[record.task_id] = _Running(Progress(self._engine, record, wall_ns=self._wall_ns))
@@ -119,10 +120,10 @@ class Tasks:
         """Tasks to take up now: what was begun before what waits."""
         waiting = [each for each in self.unfinished() if each.task_id not in self._running and each.task_id not in self._stuck]
         waiting.sort(key=lambda each: (each.lifecycle == "PENDING", each.created_ns))
-        busy = {*self._resting, *(each.progress.record.type for each in self._running.values())}
+        busy = {each.progress.record.type for each in self._running.values()}
         chosen = []
         for each in waiting:
-            if each.lifecycle == "CANCELING" or each.type not in busy:
+            if each.lifecycle == "CANCELING" or not (each.type in busy or each.type in self._resting):
                 chosen.append(each)
                 busy.add(each.type)
         return chosen

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 _REST_SECONDS = 5.0
 """How long the quick way is not tried after it found no server: each try costs a connection."""
 
+_ONCE = frozenset({"CreateMultipartUpload"})
+"""Never repeated here: an answer that was lost leaves an upload, and only who asked for it knows when it is safe to drop that."""
+
 Headers = list[tuple[str, str]]
 
 Meaning = Mapping[str, type[errors.RepositoryError]]
@@ -113,8 +116,12 @@ class BucketClient:
         raise self._error(failure, operation, key, meaning) from failure
 
     async def _exchange(self, request: Request, sink: ResponseSink | None) -> Response:
-        """Small requests the quick way; everything else, and what failed so, through the CRT, which has the retries."""
-        if curl.can_send(request) and trio.current_time() >= self._quick_again_at:
+        """Small requests the quick way; everything else, and what failed so, through the CRT, which has the retries.
+
+        Those of `_ONCE` go through the CRT only where libcurl cannot send them.
+        """
+        is_once = request.operation in _ONCE
+        if curl.can_send(request) and (is_once or trio.current_time() >= self._quick_again_at):
             try:
                 response = await curl.client().exchange(
                     request,
@@ -129,7 +136,7 @@ class BucketClient:
                 raise
             except TransferFailed as failure:
                 answer = failure.response
-                if sink is None and (answer.status in curl.FINAL or _may_be_expired(request.method, answer)):
+                if sink is None and (is_once or answer.status in curl.FINAL or _may_be_expired(request.method, answer)):
                     raise
                 log.debug("quick request failed, using the CRT host=%s reason=%s", request.host, failure.reason)
                 if not answer.status:

@@ -48,7 +48,9 @@ _NEVER = float("inf")
 
 _PLAIN_VALUE = re.compile(r"[!-~]+(?: [!-~]+)*")
 """Header values that every signer reads alike: neither empty, nor with bytes beyond ASCII, nor with blanks that may be folded."""
-_OPERATIONS = frozenset({"GetObject", "HeadObject", "PutObject", "CopyObject", "DeleteObject", "DeleteObjects"})
+_OPERATIONS = frozenset(
+    {"GetObject", "HeadObject", "PutObject", "CopyObject", "DeleteObject", "DeleteObjects", "CreateMultipartUpload"}
+)
 
 
 @dataclass(slots=True, eq=False)

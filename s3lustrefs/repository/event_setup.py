@@ -1,8 +1,8 @@
 """Finding or making the queue that a bucket's events arrive in, and the bucket's notification configuration that fills it.
 
 FSx calls its configuration `FSx`, and so does this. What others configured in the bucket stays: the configuration is read,
-one entry added, and written back. Nothing is ever removed: a queue outlives the mount, so that events of the time between two
-mounts are found, for the 14 days that SQS keeps them.
+one entry added, and written back. A queue outlives the mount, so that events of the time between two mounts are found, for the
+14 days that SQS keeps them; it goes, and the entry with it, when the association is deleted.
 """
 
 from __future__ import annotations
@@ -65,6 +65,21 @@ async def make_queue(source: EventSource, credentials: Credentials) -> QueueAddr
     return await trio.to_thread.run_sync(_in_words, source, keys, _make, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
+async def check_queue(source: EventSource, credentials: Credentials) -> None:
+    """Make sure that the bucket still sends its events to the queue that `make_queue` made.
+
+    Raises: RepositoryRejected when it does not; other RepositoryError when nobody knows.
+    """
+    keys = await credentials.snapshot()
+    await trio.to_thread.run_sync(_in_words, source, keys, _check, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
+async def remove_queue(source: EventSource, credentials: Credentials) -> None:
+    """Take back what `make_queue` made; what others configured stays. Raises: RepositoryError."""
+    keys = await credentials.snapshot()
+    await trio.to_thread.run_sync(_in_words, source, keys, _remove, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
 def look(source: EventSource, keys: CredentialSnapshot) -> str:
     """What a mount would find, in one line, without making anything. Blocks. Raises: RepositoryError."""
     return str(_in_words(source, keys, _look))
@@ -105,6 +120,17 @@ def _look(source: EventSource, sqs: Any, s3: Any) -> str:
     return "a mount can make its queue and have the bucket fill it, if its credentials may"
 
 
+def _check(source: EventSource, sqs: Any, s3: Any) -> None:
+    found = s3.get_bucket_notification_configuration(Bucket=source.bucket).get("QueueConfigurations", ())
+    ours = [each for each in found if each["QueueArn"].rpartition(":")[2] == source.queue_name and _prefix(each) == source.prefix]
+    if not any(set(_FSX_EVENTS) <= set(each["Events"]) for each in ours):
+        raise errors.RepositoryRejected(
+            f"the event notification configuration of bucket {source.bucket} for queue {source.queue_name} was "
+            f"{'changed' if ours else 'deleted'}: update the association to have it made again",
+            bucket=source.bucket,
+        )
+
+
 def _make(source: EventSource, sqs: Any, s3: Any) -> QueueAddress:
     try:
         url = sqs.get_queue_url(QueueName=source.queue_name)["QueueUrl"]
@@ -119,6 +145,26 @@ def _make(source: EventSource, sqs: Any, s3: Any) -> QueueAddress:
         sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy)})
     _configure_bucket(source, s3, arn)
     return QueueAddress(url, source.region)
+
+
+def _remove(source: EventSource, sqs: Any, s3: Any) -> None:
+    try:
+        url = sqs.get_queue_url(QueueName=source.queue_name)["QueueUrl"]
+    except sqs.exceptions.QueueDoesNotExist:
+        return
+    try:
+        found = s3.get_bucket_notification_configuration(Bucket=source.bucket)
+        present = {part: found[part] for part in _PARTS if part in found}
+        queues = present.get("QueueConfigurations", [])
+        others = [each for each in queues if each["QueueArn"].rpartition(":")[2] != source.queue_name]
+        if len(others) < len(queues):
+            kept = {**present, "QueueConfigurations": others}
+            s3.put_bucket_notification_configuration(Bucket=source.bucket, NotificationConfiguration=kept)
+    except botocore.exceptions.ClientError as exc:
+        if exc.response.get("Error", {}).get("Code") != "NoSuchBucket":
+            raise
+    sqs.delete_queue(QueueUrl=url)
+    log.info("event queue removed queue=%s bucket=%s", source.queue_name, source.bucket)
 
 
 def _policy(arn: str, bucket: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -75,6 +75,22 @@ async def preflight(store: ProbedStore, prefix: str, *, writable: bool, answer_s
     return await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
+async def reachable(store: ProbedStore, prefix: str, *, writable: bool, answer_seconds: float = ANSWER_SECONDS) -> None:
+    """Make sure that the bucket can still be used: listed, read, and written if `writable`. No object of anybody's is looked at.
+
+    Raises: as `preflight`.
+    """
+    snapshot = await store.credentials.snapshot()
+    survey = Survey(store.bucket, prefix, store.endpoint, store.region, snapshot, writable, answer_seconds)
+
+    def run() -> None:
+        for finding in survey.access():
+            if finding.error is not None:
+                raise finding.error
+
+    await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
 def check(
     bucket: str, prefix: str, endpoint: Endpoint, *, writable: bool = True, answer_seconds: float = ANSWER_SECONDS
 ) -> list[Finding]:
@@ -116,7 +132,14 @@ class Survey:
 
     def findings(self) -> Iterator[Finding]:
         """Look at one thing after the other. Stops after a finding that makes the rest pointless."""
-        for step in (self._reach, self._read, self._write, self._versioning, self._encryption, self._conditions):
+        return self._take(self._reach, self._read, self._write, self._versioning, self._encryption, self._conditions)
+
+    def access(self) -> Iterator[Finding]:
+        """Whether the bucket is there and may be used. One object that cannot be opened says nothing about that."""
+        return self._take(self._reach, self._read_nothing, self._write)
+
+    def _take(self, *steps: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+        for step in steps:
             try:
                 found = list(step())
             except botocore.exceptions.ClientError as error:
@@ -182,6 +205,10 @@ class Survey:
                 )
                 return
         yield Finding("read", "ok", "objects can be read")
+
+    def _read_nothing(self) -> Iterator[Finding]:
+        self._some_key = ""
+        yield from self._read()
 
     def _write(self) -> Iterator[Finding]:
         if not self._writable:

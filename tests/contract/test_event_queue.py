@@ -12,7 +12,7 @@ from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.credentials import StaticCredentials
 from s3lustrefs.repository.event_messages import EventKind
 from s3lustrefs.repository.event_queue import EventQueue
-from s3lustrefs.repository.event_setup import EventSource, given_queue, make_queue
+from s3lustrefs.repository.event_setup import EventSource, check_queue, given_queue, make_queue, remove_queue
 from tests.mount.conftest import fresh_bucket
 from tests.servers import REGION, S3Server
 
@@ -80,6 +80,30 @@ async def test_configurations_of_others_stay(moto_server: S3Server) -> None:
     assert after["TopicConfigurations"] == before["TopicConfigurations"]
     assert after["QueueConfigurations"][0] == before["QueueConfigurations"][0]
     assert [each["Id"] for each in after["QueueConfigurations"]] == ["logs", f"FSx-s3lustrefs-{bucket}"]
+
+
+async def test_queue_and_its_configuration_are_looked_after_and_taken_back(moto_server: S3Server) -> None:
+    bucket, client = fresh_bucket(moto_server), moto_server.client()
+    there, credentials = source(moto_server, bucket), keys(moto_server)
+    first = source(moto_server, bucket, "q/", f"other-{bucket}")
+    await make_queue(first, credentials)
+    others = configured(moto_server, bucket)
+    with pytest.raises(errors.RepositoryRejected, match=r"was deleted: update the association"):
+        await check_queue(there, credentials)
+    await make_queue(there, credentials)
+    await check_queue(there, credentials)
+    made = configured(moto_server, bucket)
+    made["QueueConfigurations"][1]["Events"] = ["s3:ObjectTagging:*"]
+    client.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration=made)
+    with pytest.raises(errors.RepositoryRejected, match="was changed"):
+        await check_queue(there, credentials)
+    await remove_queue(there, credentials)
+    assert configured(moto_server, bucket) == others
+    sqs = moto_server.client("sqs")
+    with pytest.raises(sqs.exceptions.QueueDoesNotExist):
+        sqs.get_queue_url(QueueName=there.queue_name)
+    await remove_queue(there, credentials)
+    await check_queue(first, credentials)
 
 
 async def test_a_bucket_that_tells_another_queue_is_left_alone(moto_server: S3Server) -> None:

@@ -45,6 +45,7 @@ class Chooser:
             (self._open, 14), (self._close, 7), (self._write, 14), (self._read, 6), (self._resize_open, 3), (self._sync, 2),
             (self._map, 4), (self._copy_range, 2), (self._mkdir, 5), (self._symlink, 2), (self._fifo, 1), (self._link, 4),
             (self._remove, 7), (self._rename, 14), (self._attributes, 8), (self._xattr, 4), (self._look, 8),
+            (self._hsm, 5),
         ]  # fmt: skip
 
     def next(self) -> Operation:
@@ -195,6 +196,9 @@ class Chooser:
         if choice == 1:
             return ["getxattr", path, name]
         return ["setxattr", path, name, self._seed(), self._rng.choice([0, 5, 200]), self._rng.choice([0, 0, 1, 2])]
+
+    def _hsm(self) -> Operation:
+        return ["hsm", self._file(), self._rng.choice(["release", "release", "release", "restore", "archive", "cancel"])]
 
     def _look(self) -> Operation:
         verb = self._rng.choice(["stat", "stat", "readdir", "readlink", "read_file", "read_file", "fstat"])

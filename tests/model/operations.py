@@ -162,6 +162,11 @@ class Doer:
     def _removexattr(self, path: str, name: str) -> None:
         os.removexattr(self._path(path), name)
 
+    def _hsm(self, path: str, order: str) -> None:
+        """What is refused depends on the exports under way; whatever becomes of the order, nothing may show of it."""
+        with contextlib.suppress(OSError):
+            os.getxattr(self._path(path), f"system.s3lustrefs.hsm.{order}", follow_symlinks=False)
+
     # --- looking ---------------------------------------------------------------------------------------------------------
 
     def _stat(self, path: str) -> dict[str, Any]:

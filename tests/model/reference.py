@@ -343,6 +343,9 @@ class Reference:
             raise Refused("ENODATA")
         return value
 
+    def _hsm(self, path: str, order: str) -> None:
+        """Where bytes are is nothing that a file shows."""
+
     def _read_file(self, path: str) -> bytes:
         inode = self._find(path, follow=True).existing()
         if inode.is_dir:

@@ -128,6 +128,14 @@ RIGHT: dict[str, list[dict[str, Any]]] = {
         {"FileSystemId": each, "LustreConfiguration": {"DataCompressionType": "LZ4"}} for each in ("OURS", "OTHER")
     ],
     "DescribeDataRepositoryAssociations": [{"Filters": [{"Name": "file-system-id", "Values": ["OURS", "OTHER"]}]}],
+    "CreateDataRepositoryAssociation": [
+        {"FileSystemId": each, "FileSystemPath": f"/{each}", "DataRepositoryPath": f"s3://BUCKET/{each}"}
+        for each in ("OURS", "OTHER")
+    ],
+    "CreateDataRepositoryTask": [
+        {"FileSystemId": "OURS", "Type": kind, "Report": {"Enabled": False}}
+        for kind in ("IMPORT_METADATA_FROM_REPOSITORY", "RELEASE_DATA_FROM_FILESYSTEM")
+    ],
     "UpdateDataRepositoryAssociation": [{"AssociationId": "DRA", "ImportedFileChunkSize": 5}],
     "TagResource": [{"ResourceARN": "ARN", "Tags": [{"Key": "k", "Value": "v"}]}],
 }  # fmt: skip
@@ -165,7 +173,12 @@ def test_flood_of_requests_finds_no_defect(doors: dict[str, Door], which: str) -
 
     flood()
     assert done[200] > 5 and done[400] > 5, done
-    for operation in ("DescribeFileSystems", "DescribeFileCaches", "DescribeDataRepositoryAssociations"):
+    for operation in (
+        "DescribeFileSystems",
+        "DescribeFileCaches",
+        "DescribeDataRepositoryAssociations",
+        "DescribeDataRepositoryTasks",
+    ):
         request: dict[str, Any] = {"MaxResults": 2}
         while True:  # whatever was kept is shown as it must be
             status, answer = door.ask(operation, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.mount.conftest import fresh_bucket
-from tests.mount.endpoint import Endpoint, endpoint
+from tests.mount.endpoint import AWS, Endpoint, endpoint
 from tests.mount.site import S3LUSTREFS, WAIT_SECONDS
 from tests.servers import S3Server
+
+needs_aws = pytest.mark.skipif(AWS is None, reason="needs the AWS command line: pip install awscli")
 
 SUBNETS = ["subnet-0123456789abcdef0"]
 CACHE: dict[str, Any] = {
@@ -86,11 +89,26 @@ def test_linked_file_system_imports_by_its_policy_and_exports_nothing_by_itself(
         while (point / "theirs").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        s3.close()
         host.run(S3LUSTREFS, "unmount", "--no-drain", point)
-        # What was written here is in no bucket.
-        with pytest.raises(fsx.exceptions.BadRequest, match="/ours"):
+        # What was written here is in no bucket, until a task exports it: one that was asked for while nobody was mounted.
+        with pytest.raises(fsx.exceptions.BadRequest, match="1 files .such as /ours. are in no bucket"):
             fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        task = fsx.create_data_repository_task(
+            FileSystemId=made["FileSystemId"], Type="EXPORT_TO_REPOSITORY", Report={"Enabled": False}
+        )["DataRepositoryTask"]
+        with pytest.raises(fsx.exceptions.BadRequest, match=f"{task['TaskId']} of {made['FileSystemId']} is PENDING"):
+            fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        point = host.mount("legacy")
+        while task["Lifecycle"] in ("PENDING", "EXECUTING"):
+            (task,) = fsx.describe_data_repository_tasks(TaskIds=[task["TaskId"]])["DataRepositoryTasks"]
+        assert task["Lifecycle"] == "SUCCEEDED", task
+        assert s3.get_object(Bucket=bucket, Key="in/ours")["Body"].read() == b"ours"
+        s3.close()
+        host.unmount(point)
+        fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        while fsx.describe_file_systems()["FileSystems"]:
+            continue
+    assert [path.name for path in host.state_dir.iterdir()] == ["api"]
 
 
 def test_bucket_that_cannot_be_reached_makes_nothing(host: Endpoint) -> None:
@@ -145,3 +163,75 @@ def test_cache_of_an_nfs_server_is_refused_clearly(host: Endpoint) -> None:
     with host.boto() as fsx, pytest.raises(fsx.exceptions.BadRequest, match="NFS repositories are not available here"):
         links = [{"FileCachePath": "/a", "DataRepositoryPath": "nfs://filer/export", "NFS": {"Version": "NFS3"}}]
         fsx.create_file_cache(**CACHE, DataRepositoryAssociations=links)
+
+
+@needs_aws
+def test_association_asked_for_while_nothing_is_mounted_is_made_by_the_next_mount(host: Endpoint, bucket: str) -> None:
+    made = json.loads(
+        host.aws(
+            "create-file-system", "--file-system-type", "LUSTRE", "--storage-capacity", "1200", "--subnet-ids", *SUBNETS,
+            "--file-system-type-version", "2.15", "--lustre-configuration", "DeploymentType=SCRATCH_2",
+            "--tags", "Key=Name,Value=later",
+        ).stdout
+    )["FileSystem"]  # fmt: skip
+    for directory, prefix in (("/one", "in"), ("/two", "other/")):
+        # At once: it waits until the file system is there.
+        asked = json.loads(
+            host.aws(
+                "create-data-repository-association", "--file-system-id", made["FileSystemId"], "--file-system-path", directory,
+                "--data-repository-path", f"s3://{bucket}/{prefix}", "--batch-import-meta-data-on-create",
+                "--s3", "AutoImportPolicy={Events=[NEW]},AutoExportPolicy={Events=[NEW]}",
+            ).stdout
+        )["Association"]  # fmt: skip
+        assert asked["Lifecycle"] == "CREATING"
+    assert host.stop() == 0
+    host.start()
+
+    def lifecycles() -> dict[str, str]:
+        found = json.loads(host.aws("describe-data-repository-associations").stdout)["Associations"]
+        return {each["FileSystemPath"]: each["Lifecycle"] for each in found}
+
+    assert lifecycles() == {"/one": "CREATING", "/two": "CREATING"}
+    point = host.mount("later")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while lifecycles() != {"/one": "AVAILABLE", "/two": "AVAILABLE"}:
+        assert time.monotonic() < deadline, lifecycles()
+    until(point / "one" / "d" / "b", b"in/d/b")
+    until(point / "two" / "c", b"other/c")
+    host.unmount(point)
+
+    (gone,) = [
+        each["AssociationId"]
+        for each in json.loads(host.aws("describe-data-repository-associations").stdout)["Associations"]
+        if each["FileSystemPath"] == "/two"
+    ]
+    host.aws("delete-data-repository-association", "--association-id", gone, "--delete-data-in-file-system")
+    assert lifecycles() == {"/one": "AVAILABLE", "/two": "DELETING"}
+    point = host.mount("later")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while lifecycles() != {"/one": "AVAILABLE"}:
+        assert time.monotonic() < deadline, lifecycles()
+    assert not (point / "two" / "c").exists() and (point / "one" / "a").read_bytes() == b"in/a"
+    host.unmount(point)
+
+
+def test_what_was_settled_at_the_creation_takes_no_other_association(host: Endpoint, bucket: str) -> None:
+    links = [{"FileCachePath": "/one", "DataRepositoryPath": f"s3://{bucket}/in"}]
+    with host.boto() as fsx:
+        cache = fsx.create_file_cache(**CACHE, DataRepositoryAssociations=links)["FileCache"]
+        legacy = fsx.create_file_system(
+            FileSystemType="LUSTRE", SubnetIds=SUBNETS, StorageCapacity=1200,
+            LustreConfiguration={"ImportPath": f"s3://{bucket}/in", "ExportPath": f"s3://{bucket}"},
+        )["FileSystem"]  # fmt: skip
+        with pytest.raises(fsx.exceptions.BadRequest, match="linked by its ImportPath"):
+            fsx.create_data_repository_association(
+                FileSystemId=legacy["FileSystemId"], FileSystemPath="/x", DataRepositoryPath=f"s3://{bucket}/other"
+            )
+        found = fsx.describe_data_repository_associations()["Associations"]
+        (mine,) = found
+        assert (mine["FileCacheId"], mine["FileCachePath"]) == (cache["FileCacheId"], "/one") and "FileSystemId" not in mine
+        by_id = fsx.describe_data_repository_associations(Filters=[{"Name": "file-cache-id", "Values": [cache["FileCacheId"]]}])
+        assert by_id["Associations"] == found
+        for change in (fsx.update_data_repository_association, fsx.delete_data_repository_association):
+            with pytest.raises(fsx.exceptions.BadRequest, match="cannot be changed"):
+                change(AssociationId=mine["AssociationId"])

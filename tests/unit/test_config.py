@@ -283,3 +283,12 @@ def test_content_is_kept_below_the_state_directory_unless_told() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="the place differs for others")
 def test_state_directory_of_root_is_in_var_lib() -> None:
     assert str(default_state_dir("s3://bucket/a/b", "/mnt/x")).startswith("/var/lib/s3lustrefs/bucket-a-b-")
+
+
+def test_what_the_api_makes_gets_the_endpoint_of_the_mount_and_the_policies_of_fsx(tmp_path: Path) -> None:
+    text = 'region = "top"\nposix_metadata = "off"\nauto_export = ["new"]\nimported_file_chunk_size = 7\nimport_interval = 5\n'
+    defaults = from_toml(tmp_path, text).defaults
+    assert (defaults.endpoint.region, defaults.posix_metadata, defaults.import_interval_seconds) == ("top", "off", 5.0)
+    assert (defaults.auto_import, defaults.auto_export, defaults.imported_file_chunk_size_mib) == (frozenset(), frozenset(), 1024)
+    options = load("s3://bucket", "endpoint_url=http://127.0.0.1:9000,profile=lab", mountpoint="/mnt").defaults
+    assert (options.endpoint.endpoint_url, options.endpoint.profile) == ("http://127.0.0.1:9000", "lab")

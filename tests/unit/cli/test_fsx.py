@@ -12,7 +12,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from s3lustrefs.cli import admin, fsx, shorthand
+from s3lustrefs.cli import admin, associations, fsx, shorthand
 from s3lustrefs.cli.control_client import ControlClient
 from s3lustrefs.cli.file_systems import fs
 from s3lustrefs.cli.target import Target
@@ -109,7 +109,9 @@ def test_file_system_and_its_tags(api: Api) -> None:
     assert answer("tag", "list", "--resource-arn", arn) == {"Tags": [{"Key": "team", "Value": "genomics"}]}
 
 
-@pytest.mark.parametrize("command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (fsx.dra, fs, fsx.tag) for c in g.commands]])
+@pytest.mark.parametrize(
+    "command", [["dra"], ["fs"], ["tag"], *[[g.name, c] for g in (associations.dra, fs, fsx.tag) for c in g.commands]]
+)
 def test_help_has_an_example(command: list[str]) -> None:
     assert "Example:  s3lustrefs " in run(*command, "--help").stdout
 

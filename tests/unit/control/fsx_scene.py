@@ -18,9 +18,10 @@ from s3lustrefs import errors
 from s3lustrefs.control import fsx_model
 from s3lustrefs.control.api_credentials import KeyPair
 from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_associations import Linking
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.tasks import Tasks
@@ -46,13 +47,15 @@ class Api:
 
     directory: Path
     probe: Capabilities | errors.RepositoryError = field(default_factory=Capabilities)
+    unexported: int = 0
 
     def start(self) -> FsxApi:
         self.store = Store(self.directory / "meta", boot_id="boot")
         self.engine = LmdbEngine(self.store)
         self.repositories = Repositories()
         self.tasks = Tasks(self.engine, {}, ReportDelivery(self.engine, self.repositories, self.directory))
-        self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, probe_export=self._probe)
+        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
+        self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=self.linking)
         return self.fsx
 
     async def link(self) -> None:
@@ -69,7 +72,15 @@ class Api:
         await self.store.close()
         self.start()
 
-    async def _probe(self, association: Association) -> Capabilities:
+    async def work(self, association_id: str) -> None:
+        """What is asked for is done elsewhere: this is its end."""
+        await self.engine.move_association(self.association(association_id).assoc_id, "AVAILABLE")
+
+    async def _unexported(self, association: Association) -> tuple[int, bool]:
+        await trio.lowlevel.checkpoint()
+        return self.unexported, False
+
+    async def _probe(self, association: AssociationSettings) -> Capabilities:
         await trio.lowlevel.checkpoint()
         if isinstance(self.probe, errors.RepositoryError):
             raise self.probe
@@ -85,7 +96,7 @@ class Api:
         return f"arn:aws:fsx:{REGION}:000000000000:file-system/{record.file_system_id}"
 
     def association(self, association_id: str) -> Association:
-        return next(a for a in self.engine.associations() if a.association_id == association_id)
+        return next(a for a in self.engine.all_associations() if a.association_id == association_id)
 
     def connect(self, url: str) -> None:
         self.url = url

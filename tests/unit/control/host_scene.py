@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from botocore.exceptions import ClientError
 from s3lustrefs.control import fsx_model
 from s3lustrefs.control.api_server import ApiServer, listen
 from s3lustrefs.control.fsx_api import FsxApi
+from s3lustrefs.control.fsx_associations import Linking
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
 from s3lustrefs.control.host_api import HostApi
 from s3lustrefs.control.host_lives import Lives
@@ -28,7 +30,8 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.redo_log import current_boot_id
 from s3lustrefs.meta.state_dir import StateDir
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import Association, AssociationSettings
+from s3lustrefs.movers.association_requests import unexported
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.tasks import Tasks
@@ -108,7 +111,8 @@ class Host:
             engine = LmdbEngine(store)
             repositories = Repositories()
             tasks = Tasks(engine, {}, ReportDelivery(engine, repositories, held.path))
-            fsx = FsxApi(engine, repositories, tasks, capacity_bytes=lambda: 5 << 30, probe_export=_probe)
+            linking = Linking(AssociationSettings("", "", ""), _probe, _probe, partial(unexported, engine), lambda: None)
+            fsx = FsxApi(engine, repositories, tasks, capacity_bytes=lambda: 5 << 30, linking=linking)
             await fsx.file_systems.establish(REGION)
             try:
                 async with trio.open_nursery() as nursery:
@@ -128,7 +132,7 @@ async def link(engine: LmdbEngine, count: int, *, first: int = 0) -> None:
         await engine.link_association(made)
 
 
-async def _probe(association: Association) -> Capabilities:
+async def _probe(association: AssociationSettings) -> Capabilities:
     await trio.lowlevel.checkpoint()
     return Capabilities()
 

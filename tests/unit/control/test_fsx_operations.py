@@ -319,10 +319,69 @@ async def test_resource_of_others_is_not_found_and_named(api: Api) -> None:
     assert (await api.refusal("list_tags_for_resource", ResourceARN="arn:aws:s3:::bucket"))["Code"] == "BadRequest"
 
 
+# --- create and delete ----------------------------------------------------------------------------------------------------------
+
+
+async def made(api: Api, path: str, url: str, **more: Any) -> dict[str, Any]:
+    file_system = api.arn.rpartition("/")[2]
+    request = {"FileSystemId": file_system, "FileSystemPath": path, "DataRepositoryPath": url, **more}
+    answer = await api.call("create_data_repository_association", **request)
+    return answer["Association"]  # type: ignore[no-any-return]
+
+
+async def test_association_is_made_with_the_defaults_of_fsx(api: Api) -> None:
+    found = await made(api, "/three/", "s3://other/x", Tags=[{"Key": "team", "Value": "a"}])
+    assert found["Lifecycle"] == "CREATING" and not found["BatchImportMetaDataOnCreate"] and found["ImportedFileChunkSize"] == 1024
+    assert found["S3"] == {"AutoImportPolicy": {"Events": []}, "AutoExportPolicy": {"Events": []}}
+    assert (found["FileSystemPath"], found["DataRepositoryPath"]) == ("/three/", "s3://other/x")
+    assert found["Tags"] == [{"Key": "team", "Value": "a"}]
+    tags = await api.call("list_tags_for_resource", ResourceARN=found["ResourceARN"])
+    assert tags["Tags"] == found["Tags"]
+    await api.restart()
+    (again,) = (await api.call("describe_data_repository_associations", AssociationIds=[found["AssociationId"]]))["Associations"]
+    assert again == found
+
+
+async def test_bucket_that_cannot_be_used_refuses_an_association(api: Api) -> None:
+    api.probe = errors.RepositoryDenied("no permission to list the bucket. Allow s3:ListBucket on arn:aws:s3:::other")
+    file_system = api.arn.rpartition("/")[2]
+    request = {"FileSystemId": file_system, "FileSystemPath": "/three", "DataRepositoryPath": "s3://other/x"}
+    refusal = await api.refusal("create_data_repository_association", **request)
+    assert (refusal["Code"], refusal["Status"]) == ("BadRequest", 400)
+    assert (
+        "cannot validate access to the bucket" in refusal["Message"] and "s3:Get*, s3:List* and s3:PutObject" in refusal["Message"]
+    )
+    assert "no permission to list" in refusal["Message"] and len(await ids(api)) == 2
+
+
+async def test_repeated_creation_and_deletion_are_done_once(api: Api) -> None:
+    first = await made(api, "/three", "s3://other/x", ClientRequestToken="a")
+    await api.restart()
+    assert await made(api, "/three", "s3://other/x", ClientRequestToken="a") == first
+    assert len(await ids(api)) == 3
+    delete = {"AssociationId": ONE, "DeleteDataInFileSystem": True, "ClientRequestToken": "b"}
+    answer = await api.call("delete_data_repository_association", **delete)
+    assert answer == {"AssociationId": ONE, "Lifecycle": "DELETING", "DeleteDataInFileSystem": True}
+    association = api.association(ONE)
+    assert association.lifecycle == "DELETING" and association.delete_data
+    assert await api.engine.forget_association(association)
+    assert await api.call("delete_data_repository_association", **delete) == answer
+    refusal = await api.refusal("delete_data_repository_association", AssociationId=ONE)
+    assert refusal["Code"] == "DataRepositoryAssociationNotFound"
+
+
+async def test_deletion_says_how_much_was_not_exported(api: Api) -> None:
+    api.unexported = 7
+    await api.call("delete_data_repository_association", AssociationId=ONE)
+    (shown,) = (await api.call("describe_data_repository_associations", AssociationIds=[ONE]))["Associations"]
+    assert (shown["Lifecycle"], shown["FailureDetails"]["Message"][:27]) == ("DELETING", "7 changes were not exported")
+
+
 # --- what is not there ------------------------------------------------------------------------------------------------------------
 
 IMPLEMENTED = {
     "DescribeDataRepositoryAssociations", "UpdateDataRepositoryAssociation", "DescribeFileSystems", "UpdateFileSystem",
+    "CreateDataRepositoryAssociation", "DeleteDataRepositoryAssociation",
     "TagResource", "UntagResource", "ListTagsForResource", "DescribeFileCaches", "UpdateFileCache",
     "CreateDataRepositoryTask", "DescribeDataRepositoryTasks", "CancelDataRepositoryTask",
 }  # fmt: skip

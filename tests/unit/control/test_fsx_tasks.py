@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from s3lustrefs.control.fsx_api import FsxApi
 from s3lustrefs.control.fsx_tasks import OlderThan
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.model import task_rules
@@ -177,3 +178,14 @@ async def test_seconds_come_by_our_own_door_only(api: Api) -> None:
     week = {"DurationSinceLastAccess": {"Unit": "DAYS", "Value": 7}}
     other = api.tasks.find((await create(api, RELEASE, Paths=["one"], ReleaseConfiguration=week))["TaskId"])
     assert other is not None and other.unused_seconds == 7 * 86400
+
+
+async def test_read_only_mount_refuses_export_tasks_alone(api: Api) -> None:
+    await switch_export_off(api)
+    fsx = FsxApi(
+        api.engine, api.repositories, api.tasks, capacity_bytes=lambda: 5 << 30, linking=api.linking, read_only=True
+    )  # fmt: skip
+    with pytest.raises(ControlFault, match="this mount is read-only") as caught:
+        await fsx.call("CreateDataRepositoryTask", request(api, EXPORT))
+    assert caught.value.fault == "UnsupportedOperation"
+    await fsx.call("CreateDataRepositoryTask", request(api, IMPORT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 
+from s3lustrefs.control import unmounted
 from s3lustrefs.meta.state_dir import StateDir
 from tests.unit.control.fsx_scene import ONE, REGION
 from tests.unit.control.host_scene import CREATE, MODEL, Host, link, serving
@@ -156,11 +158,11 @@ async def test_reading_an_unmounted_one_changes_nothing(host: Host) -> None:
 
 
 async def test_daemon_that_hangs_holds_up_nobody_else_and_is_shown_with_the_reason(tmp_path: Path) -> None:
-    async with serving(Host(tmp_path, patience_seconds=0.5)) as host:
+    async with serving(Host(tmp_path, patience_seconds=3.0)) as host:
         async with host.mounted("good") as engine:
             await link(engine, 1)
             made = await host.created(Tags=[{"Key": "Name", "Value": "hung"}])
-            with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(15):
+            with socket.socket(socket.AF_UNIX) as silent, trio.fail_after(60):
                 silent.bind(str(host.state_dir("hung") / "control.sock"))
                 silent.listen(1)
                 good = (await ids_of(host))["good"]
@@ -254,3 +256,31 @@ async def test_tasks_of_all_are_listed_found_and_queued_also_where_nobody_is_mou
     async with host.mounted("b") as engine:
         (record,) = engine.tasks()
         assert record.lifecycle == "CANCELING" and engine.tags(record.task_id) == {"k": record.task_id}
+
+
+async def test_file_that_comes_or_is_renamed_is_of_the_same_file_system(host: Host) -> None:
+    made = await host.created(Tags=[{"Key": "Name", "Value": "first"}])
+    path = host.places.config_dir / "first.toml"
+    for name in ("second", "third"):
+        path = path.rename(path.with_stem(name))
+        with StateDir(host.state_dir("first")), trio.fail_after(5):  # nobody answers, but nobody has to
+            ((owner,), silent) = await host.owners.all()
+        assert (owner.resource_id, owner.place.name, silent) == (made["FileSystemId"], name, [])
+
+
+async def test_one_that_is_removed_while_others_are_asked_is_just_gone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await host.created(Tags=[{"Key": "Name", "Value": "going"}])
+    async with host.mounted("stays") as engine:
+        await link(engine, 1)
+        await host.call("describe_data_repository_associations")
+        look = unmounted.question
+
+        async def remove_then_look(state_dir: Path, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+            shutil.rmtree(state_dir)
+            return await look(state_dir, operation, request)
+
+        monkeypatch.setattr(unmounted, "question", remove_then_look)
+        assert len((await host.call("describe_data_repository_associations"))["Associations"]) == 1
+    monkeypatch.undo()
+    assert (await host.refusal("update_file_system", FileSystemId=made["FileSystemId"]))["Code"] == "FileSystemNotFound"
+    assert len((await host.call("describe_file_systems"))["FileSystems"]) == 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from s3lustrefs.config import load
-from s3lustrefs.control import host_births
+from s3lustrefs.control import host_births, host_records
 from s3lustrefs.control.host_records import HostRecords, Work
 from s3lustrefs.errors import StateDirError
 from s3lustrefs.failpoints import VARIABLE
@@ -165,7 +165,7 @@ async def test_final_backup_is_refused(host: Host) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from s3lustrefs.control import host_births
+from s3lustrefs.control import host_births, host_records
 from s3lustrefs.control.host_records import HostRecords
 records = HostRecords(Path(sys.argv[1]))
 (work,) = records.works.values()
@@ -266,9 +266,10 @@ def test_records_that_cannot_be_read_are_a_clear_error(tmp_path: Path) -> None:
             HostRecords(path)
 
 
-def test_of_many_requests_the_oldest_are_forgotten(tmp_path: Path) -> None:
+def test_of_many_requests_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_records, "_MOST_ASKED", 10)
     records = HostRecords(tmp_path / "records.json")
     work = new_work(tmp_path)
-    for number in range(1001):
+    for number in range(11):
         records.begin(work, Asked(f"t{number}", "CreateFileSystem", {}, number))
-    assert records.find_done("t0") is None and records.find_done("t1000") is not None
+    assert records.find_done("t0") is None and records.find_done("t10") is not None

@@ -152,6 +152,26 @@ async def test_waiting_and_running_restores_can_be_cancelled(autojump_clock: obj
         assert Ino(33) in bucket.asked and restores.waiting == 48
 
 
+async def test_who_asks_after_a_cancel_gets_a_restore(autojump_clock: object) -> None:
+    async with running() as (restores, bucket):
+        first = ask(restores, bucket, released(1))
+        await trio.sleep(0.5)
+        restores.cancel(Ino(1))
+        second = ask(restores, bucket, released(1))
+        await second.done.wait()
+        assert second is not first and second.error is None and isinstance(first.error, errors.InUse) and restores.waiting == 0
+
+
+async def test_asking_again_keeps_the_place_in_the_queue(autojump_clock: object) -> None:
+    async with running() as (restores, bucket):
+        for number in range(1, 101):
+            ask(restores, bucket, released(number))
+        await trio.sleep(0.5)
+        ask(restores, bucket, released(33))
+        await trio.sleep(1)
+        assert Ino(33) in bucket.asked
+
+
 async def test_there_is_an_end_to_the_queue(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hsm_restores, "_MOST_WAITING", 3)
     async with running() as (restores, bucket):

@@ -60,6 +60,9 @@ class Bucket:
         if self.fails:
             raise self.fails.pop(0)
 
+    def clear(self) -> None:
+        """There are no drafts."""
+
     async def deliver(self, task: TaskRecord) -> None:
         self.reported = await self.engine.task_failures(task.task_id, 0, 10_000)
 

@@ -63,17 +63,15 @@ class Office:
     engine: LmdbEngine
     directory: Path
     job: Counting = field(default_factory=Counting)
-    resting: tuple[TaskType, ...] = ()
 
     def __post_init__(self) -> None:
         self.open()
 
-    def open(self) -> None:
+    def open(self, **more: Any) -> None:
         jobs: dict[TaskType, Callable[[], Counting]] = {
             kind: lambda: self.job for kind in (tasks.IMPORT, tasks.EXPORT, tasks.RELEASE)
         }
-        reports = ReportDelivery(self.engine, Repositories(), self.directory)
-        self.queue = Tasks(self.engine, jobs, reports, resting=self.resting)
+        self.queue = Tasks(self.engine, jobs, ReportDelivery(self.engine, Repositories(), self.directory), **more)
 
     async def create(self, number: int, kind: TaskType = tasks.IMPORT, **more: Any) -> str:
         record = TaskRecord(f"task-{number:017x}", kind, number, [f"path{number}"], **more)
@@ -148,6 +146,16 @@ async def test_task_goes_on_after_a_crash_with_figures_that_add_up(
     assert await office.engine.task_failures(first, 0, 10) == []  # its report, had there been one, is delivered
 
 
+async def test_type_that_rests_waits_for_another_mount(autojump_clock: trio.testing.MockClock, office: Office) -> None:
+    export, canceled, release = await office.create(1, tasks.EXPORT), await office.create(2, tasks.EXPORT), await office.create(3)
+    office.open(resting={tasks.EXPORT})
+    await office.queue.cancel(canceled)
+    await office.finish()
+    assert [office.state(each)[0] for each in (export, canceled, release)] == ["PENDING", "CANCELED", "SUCCEEDED"]
+    await office.finish()
+    assert office.state(export)[0] == "SUCCEEDED"
+
+
 async def test_failures_are_durable_until_the_task_ends(autojump_clock: trio.testing.MockClock, office: Office) -> None:
     office.job.fails_at = (1, 2)
     task = await office.create(1)
@@ -160,18 +168,15 @@ async def test_what_this_mount_cannot_do_waits_for_another_and_can_be_canceled(
 ) -> None:
     begun, waiting, unwanted = [await office.create(number, tasks.EXPORT) for number in (1, 2, 3)]
     await office.work(3.5)
-    office.resting = (tasks.EXPORT,)
-    office.open()
+    office.open(resting={tasks.EXPORT})
     release = await office.create(4, tasks.RELEASE)
     before = list(office.job.log)
     await office.queue.cancel(unwanted)
-    await office.finish()
+    await office.finish()  # and opens another
     assert [office.state(each)[0] for each in (begun, waiting, unwanted, release)] == [
         "EXECUTING", "PENDING", "CANCELED", "SUCCEEDED",
     ]  # fmt: skip
     assert office.job.log[len(before) :] == [f"withdraw {unwanted}", f"run {release} from 0"]
-    office.resting = ()
-    office.open()
     await office.finish()
     assert office.state(begun) == office.state(waiting) == ("SUCCEEDED", 10, 10, 0)
 

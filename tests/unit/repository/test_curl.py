@@ -9,6 +9,7 @@ import random
 import resource
 import socket
 import struct
+from functools import partial
 
 import pycurl
 import pytest
@@ -19,7 +20,7 @@ from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import curl
 from s3lustrefs.repository.credentials import CredentialSnapshot, StaticCredentials
 from s3lustrefs.repository.exchange import Request, Stalled, TransferFailed
-from s3lustrefs.repository.object_store import ObjectVersion
+from s3lustrefs.repository.object_store import ObjectVersion, PutHeaders
 from s3lustrefs.repository.replies import Response
 from s3lustrefs.repository.s3 import S3Store
 from tests.unit.repository.conftest import Serve
@@ -274,6 +275,26 @@ async def test_what_failed_quickly_is_tried_again_by_the_crt(serve: Serve, nurse
     assert await store.get_bytes(b"k", ObjectVersion("tag", 10), 2, 5) == b"abc"
     with pytest.raises(errors.ObjectChanged):
         await store.get_bytes(b"k", ObjectVersion("other", 10), 2, 5)
+    nursery.cancel_scope.cancel()
+
+
+async def test_upload_whose_beginning_is_answered_in_part_is_not_begun_twice(nursery: trio.Nursery) -> None:
+    """Nobody would know of the first one, and parts that nobody sees cost money."""
+    asked = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        asked.append(await stream.receive_some(65536))
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n<InitiateMultipartUploadResult>")
+        await stream.aclose()
+
+    listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+    url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    store = S3Store(Endpoint(endpoint_url=url), "b", StaticCredentials("A" * 20, "B" * 40))
+    for times in (1, 2):
+        with pytest.raises(errors.RepositoryUnavailable):
+            await store.create_upload(b"k", PutHeaders({"file-mtime": "1ns"}))
+        assert len(asked) == times
+    assert asked[0].startswith(b"POST /b/k?uploads HTTP/1.1")
     nursery.cancel_scope.cancel()
 
 

@@ -53,7 +53,9 @@ class Progress:
     async def resume(self) -> None:
         """Take up what was settled last, and forget what failed beyond that. Raises: StorageError."""
         task_id = self.record.task_id
-        self.total, self.released_bytes = self.record.total, self.record.released_bytes
+        # A canceled task may have been saved with what was still pending.
+        self.total = min(self.record.total, self.record.succeeded + self.record.failed)
+        self.released_bytes = self.record.released_bytes
         self.failed = self.warned = self.pending = 0
         self.first_failure, self.found = None, lambda: 0
         await self._forget_failures(self.record.total)

@@ -184,7 +184,7 @@ class Tasks:
             except errors.StorageError as exc:
                 log.error("task waits for the state directory task=%s error=%s", progress.record.task_id, exc)
                 await trio.sleep(_NO_ROOM_SECONDS)
-                await self._patiently(progress.resume)  # nothing that a crash could not do either
+                await self._patiently(partial(_rewind, progress))
 
     async def _try(self, progress: Progress) -> str:
         """Raises: StorageError when the job may go on later from where it stands."""
@@ -281,6 +281,12 @@ class Tasks:
     def _now(self, record: TaskRecord) -> TaskRecord:
         running = self._running.get(record.task_id)
         return running.progress.live() if running is not None else record
+
+
+async def _rewind(progress: Progress) -> None:
+    """Forget, as a crash would, what was not settled. A task that is canceled meanwhile ends with all of its failures."""
+    with trio.CancelScope(shield=True):
+        await progress.resume()
 
 
 def _failed_text(progress: Progress) -> str:

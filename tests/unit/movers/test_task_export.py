@@ -148,6 +148,22 @@ async def test_cancelling_the_task_that_executes_withdraws_its_orders(autojump_c
     assert site.state(task) == ("CANCELED", exported, exported, 0) and len(site.exported) == exported < FILES
 
 
+async def test_figures_of_a_canceled_task_hold_after_a_crash(autojump_clock: trio.testing.MockClock, site: Site) -> None:
+    task = await site.create(1, "a")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(site.queue.run)
+        nursery.start_soon(site.export_slowly)
+        await trio.sleep(4.5 * SECONDS_EACH)
+        await site.queue.cancel(task)
+        nursery.cancel_scope.cancel()
+    site.open()
+    assert site.state(task)[0] == "CANCELING"
+    await site.queue.recover()
+    exported = len(site.exported)
+    assert exported and site.state(task) == ("CANCELED", exported, exported, 0)
+    assert not any([await site.change(file) & Change.ORDERED for file in site.files])
+
+
 @pytest.mark.parametrize("ending", ["fails", "is canceled"])
 async def test_archive_that_somebody_asked_for_outlives_a_task(
     autojump_clock: trio.testing.MockClock, site: Site, ending: str

@@ -107,6 +107,10 @@ class RestoreJobs:
                         is_named = False
                 except errors.RepositoryError as exc:  # what is below the directories cannot be told
                     job.fail(b"/", str(exc))
+        except Exception:
+            # A defect must cost one order its end, not everybody their mount.
+            log.exception("restore order failed unexpectedly")
+            job.fail(b"/", "internal error; daemon.log has the traceback")
         finally:
             job.is_asked = True
 

@@ -37,8 +37,10 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
         raise errors.NotPermitted("its archived copy is lost, and not all of it is local")
     if not inode.nlink or not attributes.in_association(txn, locations, inode):
         raise errors.NotInRepository("it is in no association: there is no bucket to archive it in")
+    if inode.hsm & Hsm.LOST:
+        inode.hsm |= Hsm.DIRTY  # whatever is under the key, nobody vouches for it: the bytes here have to go up
     changes = Change.NAME | Change.METADATA | Change.HSM_ORDERED
-    if inode.is_dirty or inode.hsm & Hsm.LOST:
+    if inode.is_dirty:
         changes |= Change.CONTENT
     state = pending.state if pending else JournalState.DUE
     attributes.mark(txn, locations, inode, changes, now_ns - _SETTLED_NS, state=state)

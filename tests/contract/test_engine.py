@@ -1098,6 +1098,12 @@ async def test_a_file_whose_object_vanished_is_archived_anew(scene: Scene) -> No
     await scene.engine.object_vanished(file.ino)
     assert await scene.engine.order_archive(file.ino)
     assert await scene.change(file) & Change.CONTENT
+    ordered = await scene.engine.get(file.ino)
+    assert ordered.hsm & (Hsm.DIRTY | Hsm.LOST) == Hsm.DIRTY | Hsm.LOST
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.release_content(file.ino)
+    await scene.export(ordered)
+    assert (await scene.engine.get(file.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED
 
 
 async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from s3lustrefs import errors
 from s3lustrefs.meta import attributes, export_targets, records, schema
 from s3lustrefs.meta.location import LocationMap
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm, Request, refusal, violation
-from s3lustrefs.model.ids import NO_ASSOC, NO_INO, Ino
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _SETTLED_NS = 2_000_000_000
@@ -52,10 +52,11 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
     return True
 
 
-def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
+def order_remove(txn: Txn, locations: LocationMap, ino: Ino, version: ContentVersion, now_ns: int) -> bool:
     """A file has no archived copy any more, and what it had is to be deleted in the bucket; False when it had none.
 
-    It stays here, and is archived again when it changes or somebody orders it. Raises: NotPermitted.
+    It stays here, and is archived again when it changes or somebody orders it. `version` is the content that is on disk: bytes that
+    have come since may not be. Raises: NotPermitted, InUse.
     """
     inode = _file(txn, ino)
     if reason := refusal(Request.REMOVE, inode.hsm_state()):
@@ -64,6 +65,10 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> boo
         return False
     if not inode.is_complete:
         raise errors.NotPermitted("not all of it is local: restore it first")
+    if txn.get(Table.DAMAGE, schema.damage_key(ino, inode.content_version)) is not None:
+        raise errors.NotPermitted("bytes of it never reached the disk: the archived copy may be the only good one")
+    if inode.content_version != version:
+        raise errors.InUse("it changed hands meanwhile: try again")
     if records.find_journal(txn, schema.journal_ino_key(ino)) is not None:
         raise errors.InUse("its changes are being exported: drain it first")
     view = export_targets.view(txn, locations, ino)

@@ -1110,7 +1110,7 @@ async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.engine.link(file.ino, scene.root, b"g")
     await scene.export(file)
-    assert await scene.engine.order_remove(file.ino)
+    assert await scene.engine.order_remove(file.ino, file.content_version)
     left = await scene.engine.get(file.ino)
     assert not left.hsm and not left.source_assoc and left.flags & InodeFlag.EXCLUDED and await scene.change(file) is Change.NONE
     for key in (b"p/f", b"p/g"):
@@ -1118,25 +1118,32 @@ async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:
         record = await scene.engine.find_lost_key(scene.assoc, key)
         assert known is not None and known.ino == 0
         assert record is not None and record.change & Change.ORDERED and record.state is JournalState.DUE
-    assert not await scene.engine.order_remove(file.ino)
+    assert not await scene.engine.order_remove(file.ino, file.content_version)
 
 
 async def test_what_cannot_be_removed(scene: Scene) -> None:
     cold = await scene.cold()
     with pytest.raises(errors.NotPermitted, match="released"):
-        await scene.engine.order_remove(cold.ino)
+        await scene.engine.order_remove(cold.ino, cold.content_version)
     file = await scene.make(b"f")
     await scene.export(file)
     await scene.engine.begin_write(file.ino)
     with pytest.raises(errors.InUse):
-        await scene.engine.order_remove(file.ino)
-    assert not await scene.engine.order_remove((await scene.make(b"never")).ino)
+        await scene.engine.order_remove(file.ino, file.content_version)
+    again = await scene.cold(b"again")
+    await scene.engine.put_residency(again.ino, again.content_version, b"", complete=True)
+    released = await scene.engine.release_content(again.ino)
+    await scene.engine.put_residency(again.ino, released.content_version, b"", complete=True)
+    with pytest.raises(errors.InUse):
+        await scene.engine.order_remove(again.ino, again.content_version)
+    assert await scene.engine.order_remove(again.ino, released.content_version)
+    assert not await scene.engine.order_remove((never := await scene.make(b"never")).ino, never.content_version)
 
 
 async def test_a_name_made_anew_keeps_an_ordered_removal_away(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.export(file)
-    await scene.engine.order_remove(file.ino)
+    await scene.engine.order_remove(file.ino, file.content_version)
     await scene.engine.order_archive(file.ino)
     await scene.export(file)
     known = await scene.engine.find_object(scene.assoc, b"p/f")

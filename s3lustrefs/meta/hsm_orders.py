@@ -90,11 +90,12 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, version: ContentVer
 
 
 def _forget_copy(txn: Txn, locations: LocationMap, inode: Inode) -> None:
-    """Nothing changed here, so that nothing is exported by itself."""
+    """What changed here and is to be exported still is; nothing else is by itself."""
     inode.source_assoc, inode.source_key = NO_ASSOC, b""
     inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY | Hsm.LOST)
     inode.flags &= ~InodeFlag.WRITTEN_OFF
-    if attributes.in_association(txn, locations, inode):
+    is_pending = records.find_journal(txn, schema.journal_ino_key(inode.ino)) is not None
+    if not is_pending and attributes.in_association(txn, locations, inode):
         inode.flags |= InodeFlag.EXCLUDED
     records.put_inode(txn, inode)
 
@@ -111,13 +112,15 @@ def set_flags(txn: Txn, locations: LocationMap, ino: Ino, add: Hsm, drop: Hsm, n
         raise errors.NotPermitted("no object is known that holds it: `lfs hsm_archive` makes one")
     if inode.hsm & ~wanted & Hsm.DIRTY and source is not None:
         raise errors.NotPermitted("its changes are only here: `lfs hsm_archive` archives them")
+    if inode.hsm & ~wanted & Hsm.LOST and not inode.is_complete and source is None:
+        raise errors.NotPermitted("no object is known that has what is not local")
     if inode.hsm & ~wanted & Hsm.ARCHIVED:
         return _detach(txn, locations, inode, wanted)
     was = inode.hsm
     inode.hsm = wanted
-    if wanted & Hsm.LOST:
-        inode.flags |= InodeFlag.WRITTEN_OFF
-    else:
+    if wanted & ~was & Hsm.LOST:
+        inode.flags |= InodeFlag.WRITTEN_OFF  # what the file system found lost by itself is asked for again when it is read
+    elif not wanted & Hsm.LOST:
         inode.flags &= ~InodeFlag.WRITTEN_OFF
     if wanted & ~was & Hsm.DIRTY:
         _mark(txn, locations, inode, Change.CONTENT, now_ns)

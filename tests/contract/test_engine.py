@@ -1205,5 +1205,34 @@ async def test_a_file_written_off_is_asked_for_again_once_the_flag_goes(scene: S
     cold = await scene.cold()
     lost = await scene.engine.set_hsm_flags(cold.ino, Hsm.LOST, Hsm.NONE)
     assert lost.hsm & Hsm.LOST and lost.flags & InodeFlag.WRITTEN_OFF
+    pinned = await scene.engine.set_hsm_flags(cold.ino, Hsm.NORELEASE, Hsm.NONE)
+    assert pinned.flags & InodeFlag.WRITTEN_OFF
     found = await scene.engine.set_hsm_flags(cold.ino, Hsm.NONE, Hsm.LOST)
     assert not found.hsm & Hsm.LOST and not found.flags & InodeFlag.WRITTEN_OFF
+
+
+async def test_only_who_says_that_a_file_is_lost_writes_it_off(scene: Scene) -> None:
+    cold = await scene.cold()
+    await scene.engine.object_vanished(cold.ino)
+    pinned = await scene.engine.set_hsm_flags(cold.ino, Hsm.NORELEASE, Hsm.NONE)
+    assert pinned.hsm & Hsm.LOST and not pinned.flags & InodeFlag.WRITTEN_OFF
+
+
+async def test_a_file_is_not_called_found_while_no_object_is_known_that_has_its_bytes(scene: Scene) -> None:
+    cold = await scene.cold()
+    await scene.engine.object_vanished(cold.ino)
+    await scene.engine.forget_object(scene.assoc, b"p/cold")
+    with pytest.raises(errors.NotPermitted, match="no object"):
+        await scene.engine.set_hsm_flags(cold.ino, Hsm.NONE, Hsm.LOST)
+    assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST
+
+
+async def test_a_changed_file_that_is_detached_is_exported_once(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.make_due(file.ino)
+    left = await scene.engine.set_hsm_flags(file.ino, Hsm.NONE, Hsm.ARCHIVED)
+    assert left.hsm == Hsm.EXISTS and not left.flags & InodeFlag.EXCLUDED and await scene.change(file) & Change.CONTENT
+    await scene.export(left)
+    assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED

@@ -162,8 +162,8 @@ class HsmRestores:
         return self._restores.get(ino)
 
     def cancel(self, ino: Ino) -> bool:
-        """Give up a restore, whoever waits for it; what is here of the file stays. Whether there was one. Who asks from now on gets a
-        new one."""
+        """Give up a restore, whoever waits for it; what is here of the file stays. Whether there was one. Who asks from now on gets
+        a new one."""
         restore = self._restores.pop(ino, None)
         if restore is None:
             return False

@@ -71,7 +71,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(autojump_clock: object, tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     store = Store(tmp_path / "meta", boot_id="boot")
     engine = LmdbEngine(store)
     association = await engine.link_association(Association("/a", "bucket", "p/", association_id="dra-1"))
@@ -93,7 +93,7 @@ async def done(job: Preload) -> None:
             await trio.sleep(0.1)
 
 
-async def test_a_file_that_is_named_twice_is_brought_once(scene: Scene) -> None:
+async def test_a_file_that_is_named_twice_is_brought_once(autojump_clock: object, scene: Scene) -> None:
     _, job = await scene.start(b"/a", b"/a/f")
     await done(job)
     assert (job.files, job.brought, job.local, job.failed) == (3, 3, 0, 0)
@@ -102,7 +102,7 @@ async def test_a_file_that_is_named_twice_is_brought_once(scene: Scene) -> None:
     )
 
 
-async def test_a_file_with_two_names_is_brought_once(scene: Scene) -> None:
+async def test_a_file_with_two_names_is_brought_once(autojump_clock: object, scene: Scene) -> None:
     file = await scene.engine.resolve(b"/a/f")
     await scene.engine.link(file.ino, scene.association.root_ino, b"other")  # type: ignore[arg-type]
     _, job = await scene.start(b"/a")
@@ -110,7 +110,7 @@ async def test_a_file_with_two_names_is_brought_once(scene: Scene) -> None:
     assert (job.brought, job.failed, job.brought_bytes) == (3, 0, 3 * SIZE) and len(scene.hydrator.fetched) == 3
 
 
-async def test_an_order_that_is_given_up_takes_no_other_with_it(scene: Scene) -> None:
+async def test_an_order_that_is_given_up_takes_no_other_with_it(autojump_clock: object, scene: Scene) -> None:
     number, first = await scene.start(b"/a")
     _, second = await scene.start(b"/a")
     await trio.sleep(0.5)
@@ -120,7 +120,7 @@ async def test_an_order_that_is_given_up_takes_no_other_with_it(scene: Scene) ->
     assert (second.brought, second.failed) == (3, 0)
 
 
-async def test_the_last_order_that_is_given_up_takes_its_restores_with_it(scene: Scene) -> None:
+async def test_the_last_order_that_is_given_up_takes_its_restores_with_it(autojump_clock: object, scene: Scene) -> None:
     scene.hydrator.is_hanging = True
     orders = [await scene.start(b"/a") for _ in range(2)]
     await trio.sleep(0.5)
@@ -131,7 +131,9 @@ async def test_the_last_order_that_is_given_up_takes_its_restores_with_it(scene:
     assert not scene.restores.waiting
 
 
-async def test_only_orders_that_have_ended_are_forgotten(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_orders_that_have_ended_are_forgotten(
+    autojump_clock: object, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(preloads, "_MOST_JOBS", 2)
     scene.hydrator.is_hanging = True
     first, job = await scene.start(b"/a")

@@ -165,10 +165,11 @@ def put_residency(txn: Txn, ino: Ino, version: ContentVersion, extents: bytes, *
     return inode
 
 
-def release_content(txn: Txn, ino: Ino) -> Inode:
+def release_content(txn: Txn, ino: Ino, *, even_pinned: bool = False) -> Inode:
     """Forget all resident bytes of an archived clean file. Raises: NotPermitted."""
     inode = records.get_inode(txn, ino)
-    if not inode.hsm & Hsm.ARCHIVED or inode.hsm & (Hsm.DIRTY | Hsm.NORELEASE | Hsm.LOST) or not inode.source_assoc:
+    kept = Hsm.DIRTY | Hsm.LOST | (Hsm.NONE if even_pinned else Hsm.NORELEASE)
+    if not inode.hsm & Hsm.ARCHIVED or inode.hsm & kept or not inode.source_assoc:
         raise errors.NotPermitted("only an archived, clean file can be released")
     if inode.size:
         inode.flags = (inode.flags | InodeFlag.PARTIAL) & ~InodeFlag.SPARSE

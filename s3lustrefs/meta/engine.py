@@ -128,8 +128,8 @@ class MetadataEngine(Protocol):
     async def put_residency(self, ino: Ino, version: ContentVersion, extents: bytes, *, complete: bool) -> Inode | None:
         """Remember what is resident of a content version; None when there is other content now, or all of it already."""
 
-    async def release_content(self, ino: Ino) -> Inode:
-        """Forget the resident bytes of an archived, clean file. Raises: NotPermitted."""
+    async def release_content(self, ino: Ino, *, even_pinned: bool = False) -> Inode:
+        """Forget the resident bytes of an archived, clean file. `even_pinned`: they are bad. Raises: NotPermitted."""
 
     # --- export ----------------------------------------------------------------------------------------------------------
 
@@ -208,10 +208,11 @@ class MetadataEngine(Protocol):
         Raises: NotPermitted with the reason; NotInRepository; InvalidArgument: not a file.
         """
 
-    async def order_remove(self, ino: Ino) -> bool:
+    async def order_remove(self, ino: Ino, version: ContentVersion) -> bool:
         """Have a file's objects deleted, whatever the policy says; it is local only from now on. False: it has none.
 
-        Raises: NotPermitted (not all of it is local), InUse (an export is to come), InvalidArgument.
+        `version`: the content that is known to be on disk. Raises: NotPermitted (not all of it is local, or it is damaged), InUse
+        (an export is to come, or it has other content by now), InvalidArgument.
         """
 
     async def set_hsm_flags(self, ino: Ino, add: Hsm, drop: Hsm) -> Inode:

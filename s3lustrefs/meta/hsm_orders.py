@@ -10,10 +10,10 @@ from __future__ import annotations
 from s3lustrefs import errors
 from s3lustrefs.meta import attributes, export_targets, records, schema
 from s3lustrefs.meta.location import LocationMap
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm, Request, refusal, violation
-from s3lustrefs.model.ids import NO_ASSOC, NO_INO, Ino
+from s3lustrefs.model.ids import NO_ASSOC, NO_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
 _SETTLED_NS = 2_000_000_000
@@ -37,8 +37,10 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
         raise errors.NotPermitted("its archived copy is lost, and not all of it is local")
     if not inode.nlink or not attributes.in_association(txn, locations, inode):
         raise errors.NotInRepository("it is in no association: there is no bucket to archive it in")
+    if inode.hsm & Hsm.LOST:
+        inode.hsm |= Hsm.DIRTY  # whatever is under the key, nobody vouches for it: the bytes here have to go up
     changes = Change.NAME | Change.METADATA | Change.HSM_ORDERED
-    if inode.is_dirty or inode.hsm & Hsm.LOST:
+    if inode.is_dirty:
         changes |= Change.CONTENT
     state = pending.state if pending else JournalState.DUE
     attributes.mark(txn, locations, inode, changes, now_ns - _SETTLED_NS, state=state)
@@ -50,10 +52,11 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
     return True
 
 
-def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
+def order_remove(txn: Txn, locations: LocationMap, ino: Ino, version: ContentVersion, now_ns: int) -> bool:
     """A file has no archived copy any more, and what it had is to be deleted in the bucket; False when it had none.
 
-    It stays here, and is archived again when it changes or somebody orders it. Raises: NotPermitted.
+    It stays here, and is archived again when it changes or somebody orders it. `version` is the content that is on disk: bytes that
+    have come since may not be. Raises: NotPermitted, InUse.
     """
     inode = _file(txn, ino)
     if reason := refusal(Request.REMOVE, inode.hsm_state()):
@@ -62,6 +65,10 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> boo
         return False
     if not inode.is_complete:
         raise errors.NotPermitted("not all of it is local: restore it first")
+    if txn.get(Table.DAMAGE, schema.damage_key(ino, inode.content_version)) is not None:
+        raise errors.NotPermitted("bytes of it never reached the disk: the archived copy may be the only good one")
+    if inode.content_version != version:
+        raise errors.InUse("it changed hands meanwhile: try again")
     if records.find_journal(txn, schema.journal_ino_key(ino)) is not None:
         raise errors.InUse("its changes are being exported: drain it first")
     view = export_targets.view(txn, locations, ino)
@@ -83,11 +90,12 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> boo
 
 
 def _forget_copy(txn: Txn, locations: LocationMap, inode: Inode) -> None:
-    """Nothing changed here, so that nothing is exported by itself."""
+    """What changed here and is to be exported still is; nothing else is by itself."""
     inode.source_assoc, inode.source_key = NO_ASSOC, b""
     inode.hsm &= ~(Hsm.EXISTS | Hsm.ARCHIVED | Hsm.DIRTY | Hsm.LOST)
     inode.flags &= ~InodeFlag.WRITTEN_OFF
-    if attributes.in_association(txn, locations, inode):
+    is_pending = records.find_journal(txn, schema.journal_ino_key(inode.ino)) is not None
+    if not is_pending and attributes.in_association(txn, locations, inode):
         inode.flags |= InodeFlag.EXCLUDED
     records.put_inode(txn, inode)
 
@@ -104,13 +112,15 @@ def set_flags(txn: Txn, locations: LocationMap, ino: Ino, add: Hsm, drop: Hsm, n
         raise errors.NotPermitted("no object is known that holds it: `lfs hsm_archive` makes one")
     if inode.hsm & ~wanted & Hsm.DIRTY and source is not None:
         raise errors.NotPermitted("its changes are only here: `lfs hsm_archive` archives them")
+    if inode.hsm & ~wanted & Hsm.LOST and not inode.is_complete and source is None:
+        raise errors.NotPermitted("no object is known that has what is not local")
     if inode.hsm & ~wanted & Hsm.ARCHIVED:
         return _detach(txn, locations, inode, wanted)
     was = inode.hsm
     inode.hsm = wanted
-    if wanted & Hsm.LOST:
-        inode.flags |= InodeFlag.WRITTEN_OFF
-    else:
+    if wanted & ~was & Hsm.LOST:
+        inode.flags |= InodeFlag.WRITTEN_OFF  # what the file system found lost by itself is asked for again when it is read
+    elif not wanted & Hsm.LOST:
         inode.flags &= ~InodeFlag.WRITTEN_OFF
     if wanted & ~was & Hsm.DIRTY:
         _mark(txn, locations, inode, Change.CONTENT, now_ns)

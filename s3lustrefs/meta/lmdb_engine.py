@@ -178,9 +178,9 @@ class LmdbEngine(RepositoryVerbs, LinkingVerbs, ControlVerbs, HsmVerbs, TaskVerb
         with self._store.begin() as txn:
             return attributes.put_residency(txn, ino, version, extents, complete=complete)
 
-    async def release_content(self, ino: Ino) -> Inode:
+    async def release_content(self, ino: Ino, *, even_pinned: bool = False) -> Inode:
         with self._store.begin() as txn:
-            return attributes.release_content(txn, ino)
+            return attributes.release_content(txn, ino, even_pinned=even_pinned)
 
     # --- durability -----------------------------------------------------------------------------------------------------------
 

@@ -249,6 +249,8 @@ class EventListener:
             except errors.S3LustreError as exc:
                 # They come again, and change nothing then.
                 log.warning("event messages not deleted count=%d error=%s", len(done), exc)
+            except Exception:
+                log.exception("event messages not deleted count=%d", len(done))
 
     async def _delete(self, receipts: list[str]) -> None:
         queue = self._queue

@@ -12,7 +12,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import Change
 from s3lustrefs.model.hsm import Action, Hsm, Request, refusal
-from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.ids import ContentVersion, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.hsm_restores import HsmRestores
@@ -63,6 +63,8 @@ class HsmRequests:
         self._check_writable()
         if (add | drop) & (Hsm.NOARCHIVE | Hsm.ARCHIVED):
             await self._exporter.interrupt(ino)
+        if drop & Hsm.ARCHIVED:
+            await self._settled_version(ino)
         await self._engine.set_hsm_flags(ino, add, drop)
         self._exporter.wake()
 
@@ -110,8 +112,16 @@ class HsmRequests:
         await self._releaser.release(ino)
 
     async def _remove(self, ino: Ino) -> None:
-        if await self._engine.order_remove(ino):
+        version = await self._settled_version(ino)
+        if await self._engine.order_remove(ino, version):
             self._exporter.wake()
+
+    async def _settled_version(self, ino: Ino) -> ContentVersion:
+        """The content a file has, once what is here of it is on disk: a storage target that lost it says so before the archived
+        copy is given up, and the file counts as released then. Raises: StorageError, OutOfSpace."""
+        version = (await self._engine.get(ino)).content_version
+        await self._engine.sync()
+        return version
 
     async def _cancel(self, ino: Ino) -> None:
         self._restores.cancel(ino)

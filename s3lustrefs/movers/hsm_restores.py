@@ -32,7 +32,9 @@ _RANGES_AT_ONCE = 32
 _RANGE_BYTES = 8 * BLOCK_BYTES
 _ATTEMPTS = 3
 """Each lasts as long as a reader's patience with a bucket that does not answer."""
-_MOST_WAITING = 1_000_000
+_MOST_ORDERED = 100_000
+"""Anybody may ask for a restore by name: those that wait are not to cost more memory than this (about 35 MB, and a third of a
+second at the end of the mount). Preloads ask for a few at a time."""
 
 
 @dataclass(slots=True)
@@ -54,21 +56,40 @@ class Lane:
 
 @dataclass(slots=True)
 class Restore:
-    """One file. `size` is what it has to have locally in the end, `resident_before` what it had when it was begun."""
+    """One file. `size` is what it has to have locally in the end, `resident_before` what it had when it was begun.
+
+    Very many may wait: what only a few need is made when they need it.
+    """
 
     ino: Ino
     size: int
     lane: Lane
     queue: Queue
-    is_running: bool = False
+    is_ordered: bool
+    preloads: int = 0
+    """How many wait for it beside who ordered it by name."""
     resident_before: int = 0
     error: errors.S3LustreError | None = None
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    done: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope | None = None
+    has_ended: bool = False
+    _done: trio.Event | None = None
 
     @property
-    def is_ordered(self) -> bool:
-        return self.queue is self.lane.ordered
+    def is_running(self) -> bool:
+        return self.scope is not None
+
+    @property
+    def done(self) -> trio.Event:
+        if self._done is None:
+            self._done = trio.Event()
+            if self.has_ended:
+                self._done.set()
+        return self._done
+
+    def end(self, error: errors.S3LustreError | None) -> None:
+        self.error, self.has_ended = error, True
+        if self._done is not None:
+            self._done.set()
 
 
 class HsmRestores:
@@ -84,29 +105,36 @@ class HsmRestores:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the restores. Ends by cancellation: what was not brought here by then is not."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None  # of many that wait none is begun any more
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # of many that wait none is begun any more
+        finally:
+            for restore in self._restores.values():
+                restore.end(_shutting_down())
+            self._restores.clear()
+            self._lanes.clear()
 
     # --- asking ----------------------------------------------------------------------------------------------------------
 
     def ask(self, inode: Inode, *, ordered: bool) -> Restore:
-        """Have a released file brought here; one that is asked for already is not asked for twice.
+        """Have a released file brought here; one that is asked for already is not asked for twice. `ordered`: by name; anybody else
+        is to `leave` it.
 
         Raises: QueueFull; RepositoryUnavailable at the end of the mount.
         """
         if self._nursery is None:
-            raise errors.RepositoryUnavailable("the file system is shutting down")
+            raise _shutting_down()
         restore = self._restores.get(inode.ino)
         if restore is None:
-            if len(self._restores) >= _MOST_WAITING:
+            if ordered and len(self._restores) >= _MOST_ORDERED:
                 raise errors.QueueFull(f"{len(self._restores)} restores are waiting already")
             lane = self._lanes[inode.source_assoc]
-            restore = Restore(inode.ino, inode.size, lane, lane.ordered if ordered else lane.preloads)
+            restore = Restore(inode.ino, inode.size, lane, lane.ordered if ordered else lane.preloads, ordered)
             self._restores[inode.ino] = restore
             restore.queue.waiting[inode.ino] = restore
             self._start(restore.queue)
@@ -114,7 +142,15 @@ class HsmRestores:
             restore.queue = restore.lane.ordered
             restore.queue.waiting[inode.ino] = restore
             self._start(restore.queue)
+        restore.is_ordered |= ordered
+        restore.preloads += not ordered
         return restore
+
+    def leave(self, restore: Restore) -> None:
+        """One preload waits for it no more: given up with the last of them, unless it was ordered by name."""
+        restore.preloads -= 1
+        if not restore.preloads and not restore.is_ordered and self._restores.get(restore.ino) is restore:
+            self.cancel(restore.ino)
 
     @property
     def waiting(self) -> int:
@@ -126,11 +162,12 @@ class HsmRestores:
         return self._restores.get(ino)
 
     def cancel(self, ino: Ino) -> bool:
-        """Give up a restore; what is here of the file stays. Whether there was one. Whoever asks from now on gets a new one."""
+        """Give up a restore, whoever waits for it; what is here of the file stays. Whether there was one. Who asks from now on gets
+        a new one."""
         restore = self._restores.pop(ino, None)
         if restore is None:
             return False
-        if restore.is_running:
+        if restore.scope is not None:
             restore.scope.cancel()
         else:
             del restore.queue.waiting[ino]
@@ -143,16 +180,16 @@ class HsmRestores:
         while self._nursery is not None and queue.running < _FILES_AT_ONCE and queue.waiting:
             _, restore = queue.waiting.popitem(last=False)
             queue.running += 1
-            restore.is_running = True
+            restore.scope = trio.CancelScope()
             self._nursery.start_soon(self._work, restore, name=f"restore {restore.ino}")
 
     def _end(self, restore: Restore, error: errors.S3LustreError | None) -> None:
-        restore.error = error
         if self._restores.get(restore.ino) is restore:
             del self._restores[restore.ino]
-        restore.done.set()
+        restore.end(error)
 
     async def _work(self, restore: Restore) -> None:
+        assert restore.scope is not None  # made when it was begun
         error: errors.S3LustreError | None = errors.InUse("the restore was cancelled")
         try:
             with restore.scope:
@@ -213,6 +250,10 @@ class HsmRestores:
         if inode.is_complete or inode.hsm & Hsm.DIRTY:
             return iter(())
         return _ranges((await self._hydrator.content(inode)).residency.missing(0, inode.size), inode.size)
+
+
+def _shutting_down() -> errors.RepositoryUnavailable:
+    return errors.RepositoryUnavailable("the file system is shutting down")
 
 
 def _ranges(blocks: list[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:

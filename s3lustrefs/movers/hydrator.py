@@ -31,6 +31,7 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers import event_log
+from s3lustrefs.movers.fetch import Fetch
 from s3lustrefs.movers.object_versions import no_source, version_of
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _SLOTS = 64
 _BACKGROUND_SLOTS = 40
+_BACKGROUND_LEAST = 4
+"""However many readers wait: restores come to an end, too."""
 _RANGE_BLOCKS = 8
 """8 MiB per ranged GET: large enough that a request costs nothing beside its bytes, small enough to spread."""
 _MAX_WINDOW_BLOCKS = 96
@@ -52,14 +55,6 @@ asks at once a second time for what its readahead did not get, and the reader wo
 _LONGEST_PAUSE_SECONDS = 5.0
 """Between two attempts while somebody waits."""
 _REMEMBERED = 20_000
-
-
-@dataclass(slots=True)
-class Fetch:
-    """One ranged GET under way."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    error: errors.S3LustreError | None = None
 
 
 class Job(NamedTuple):
@@ -135,7 +130,7 @@ class Hydrator:
         self._room = room
         self._patience_seconds = patience_seconds
         self._contents: OrderedDict[Ino, Content] = OrderedDict()
-        self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS))
+        self._slots: defaultdict[AssocId, Slots] = defaultdict(partial(Slots, _SLOTS, _BACKGROUND_SLOTS, _BACKGROUND_LEAST))
         """One set for each association, so that readers of a bucket that hangs do not hold up those of another."""
         self._outdated: set[Ino] = set()
         """Files read from a version that the bucket has replaced but keeps: those who have them open go on with it."""
@@ -228,21 +223,22 @@ class Hydrator:
             return
         content = await self.content(inode)
         if content.given_up is not None and trio.current_time() - content.given_up_at < _GIVEN_UP_SECONDS:
-            if content.residency.missing(start, end):
+            for_all = isinstance(content.given_up, errors.ObjectArchived)  # a background fetch has patience of its own
+            if (demand or for_all) and content.residency.missing(start, end):
                 raise _again(content.given_up) from content.given_up
-        wanted, jobs = self._claim_missing(content, start, end)
+        wanted, jobs = self._claim_missing(content, start, end, demand=demand)
         mine = jobs.pop() if demand and len(jobs) == 1 else None
-        self._spawn(inode, content, jobs, demand=demand)
+        self._spawn(inode, content, jobs)
         if window is not None:
             ahead = window.advance(start, end)
             if ahead:
-                _, jobs = self._claim_missing(content, end, min(inode.size, end + ahead * BLOCK_BYTES))
-                self._spawn(inode, content, jobs, demand=False)
+                _, jobs = self._claim_missing(content, end, min(inode.size, end + ahead * BLOCK_BYTES), demand=False)
+                self._spawn(inode, content, jobs)
         self._waiting += demand
         try:
             if mine is not None:
                 # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
-                await self._fetch(inode, content, mine, demand=True)
+                await self._fetch(inode, content, mine)
             for fetch in wanted:
                 if not fetch.done.is_set():
                     await fetch.done.wait()
@@ -251,7 +247,7 @@ class Hydrator:
         finally:
             self._waiting -= demand
 
-    def _claim_missing(self, content: Content, start: int, end: int) -> tuple[list[Fetch], list[Job]]:
+    def _claim_missing(self, content: Content, start: int, end: int, *, demand: bool) -> tuple[list[Fetch], list[Job]]:
         """Claim every missing block of `[start, end)` that nobody fetches yet: all fetches to wait for, and those to start now."""
         wanted: list[Fetch] = []
         jobs: list[Job] = []
@@ -261,12 +257,14 @@ class Hydrator:
                 if running is not None:
                     if running not in wanted:
                         wanted.append(running)
+                        if demand:
+                            running.join()
                     block += 1
                     continue
                 stop = block + 1
                 while stop < limit and stop - block < _RANGE_BLOCKS and stop not in content.fetching:
                     stop += 1
-                job = Job(Fetch(), block, stop)
+                job = Job(Fetch(demand=demand, patience_seconds=self._patience_seconds), block, stop)
                 for claimed in range(block, stop):
                     content.fetching[claimed] = job.fetch
                 jobs.append(job)
@@ -274,21 +272,22 @@ class Hydrator:
                 block = stop
         return wanted, jobs
 
-    def _spawn(self, inode: Inode, content: Content, jobs: list[Job], *, demand: bool) -> None:
+    def _spawn(self, inode: Inode, content: Content, jobs: list[Job]) -> None:
         """Start claimed fetches; without an await since they were claimed, so that none is claimed and never run."""
         if self._nursery is None:
             raise errors.RepositoryUnavailable("the file system is shutting down")
         for job in jobs:
-            self._nursery.start_soon(partial(self._fetch, demand=demand), inode, content, job)
+            self._nursery.start_soon(self._fetch, inode, content, job)
 
-    async def _fetch(self, inode: Inode, content: Content, job: Job, *, demand: bool) -> None:
+    async def _fetch(self, inode: Inode, content: Content, job: Job) -> None:
         fetch, first, stop = job
         try:
-            with trio.move_on_after(self._patience_seconds) as patience:
-                await self._fetch_blocks(inode, content, first, stop, demand=demand)
-            if patience.cancelled_caught:
+            with fetch.scope:
+                await self._fetch_blocks(inode, content, job)
+            if fetch.scope.cancelled_caught:
                 fetch.error = self._repositories.troubles.late(inode.ino, "no answer from the bucket", self._patience_seconds)
-                content.given_up, content.given_up_at = fetch.error, trio.current_time()
+                if fetch.is_demand:
+                    content.given_up, content.given_up_at = fetch.error, trio.current_time()
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
@@ -306,7 +305,8 @@ class Hydrator:
                 content.fetching.pop(block, None)
             fetch.done.set()
 
-    async def _fetch_blocks(self, inode: Inode, content: Content, first: int, stop: int, *, demand: bool) -> None:
+    async def _fetch_blocks(self, inode: Inode, content: Content, job: Job) -> None:
+        fetch, first, stop = job
         if inode.flags & InodeFlag.DAMAGED:
             raise errors.ContentLost(f"inode {inode.ino}: these bytes are gone, and no bucket has them")
         if inode.hsm & Hsm.LOST and inode.flags & InodeFlag.WRITTEN_OFF:
@@ -323,18 +323,15 @@ class Hydrator:
         failures = 0
         while True:
             try:
-                await slots.acquire(demand=demand)
-                try:
+                async with fetch.slot(slots):
                     await self._get(inode, source, start, end)
-                finally:
-                    slots.release(demand=demand)
                 break
             except errors.OutOfSpace:
                 # One target is full while there is room in all.
                 if not await patience.make_way():
                     raise
             except errors.RepositoryUnavailable as exc:
-                # Bounded by the caller's patience; the client below has done its own quick retries.
+                # Bounded by the fetch's patience; the client below has done its own quick retries.
                 log.warning("fetch failed, trying again ino=%d key=%r error=%s", inode.ino, source.key, exc)
                 self._repositories.troubles.note(inode.ino, exc)
                 failures += 1

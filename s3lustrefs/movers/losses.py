@@ -74,8 +74,8 @@ class Losses:
         if inode.is_dirty or await self._engine.source_of(inode) is None:
             return False
         try:
-            await self._engine.release_content(inode.ino)
-        except errors.NotPermitted:  # pinned, or its object is gone
+            await self._engine.release_content(inode.ino, even_pinned=True)
+        except errors.NotPermitted:  # its object is gone
             return False
         self._hydrator.forget(inode.ino)
         self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)

@@ -97,20 +97,30 @@ class Preloads:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def start(self, paths: Sequence[bytes]) -> int:
-        """The number of a new order. Raises: NotFound."""
+        """The number of a new order. Raises: NotFound; QueueFull; RepositoryUnavailable at the end of the mount."""
         named = [(path, await self._engine.resolve(path)) for path in paths]
         if self._nursery is None:
             raise errors.RepositoryUnavailable("the file system is shutting down")
+        self._forget_oldest()
         number, job, scope = self._next, Preload(), trio.CancelScope()
         self._next += 1
         self._jobs[number] = job, scope
-        if (old := self._jobs.pop(number - _MOST_JOBS, None)) is not None:
-            old[1].cancel()
         self._nursery.start_soon(self._work, job, scope, named, name=f"preload {number}")
         return number
+
+    def _forget_oldest(self) -> None:
+        """Raises: QueueFull."""
+        if len(self._jobs) >= _MOST_JOBS:
+            ended = next((number for number, (job, _) in self._jobs.items() if job.is_done), None)
+            if ended is None:
+                raise errors.QueueFull(f"{len(self._jobs)} preloads are under way already")
+            del self._jobs[ended]
 
     def look(self, number: int) -> Preload:
         """Raises: NotFound."""
@@ -149,9 +159,6 @@ class Preloads:
             log.exception("preload failed unexpectedly")
             job.fail(b"/", "internal error; daemon.log has the traceback")
         finally:
-            for ino, restore in job.running.items():
-                if not restore.is_ordered:
-                    self._restores.cancel(ino)
             job.is_walked = job.is_done = True
 
     async def _walk(self, job: Preload, named: list[tuple[bytes, Inode]]) -> None:
@@ -199,12 +206,16 @@ class Preloads:
             return None
         if reason := refusal(Request.RESTORE, inode.hsm_state()):
             return errors.NotPermitted(reason)
+        if ino in job.running:  # by another of its names, or below another of the paths that were given
+            job.files -= 1
+            job.total_bytes -= inode.size
+            return None
         restore = job.running[ino] = self._restores.ask(inode, ordered=False)
         try:
             await restore.done.wait()
         finally:
-            if restore.done.is_set():
-                del job.running[ino]
+            del job.running[ino]
+            self._restores.leave(restore)
         if restore.error is None:
             job.brought += 1
             job.brought_bytes += restore.size

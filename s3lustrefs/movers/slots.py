@@ -9,16 +9,29 @@ from contextlib import asynccontextmanager
 import trio
 
 
-class Slots:
-    """`total` transfers at once, of which background ones may hold at most `background`."""
+class Turn:
+    """One transfer's place. `is_demand`: somebody waits for it; for one that has its slot, as what it got that."""
 
-    def __init__(self, total: int, background: int) -> None:
+    __slots__ = ("granted", "is_demand", "is_waiting")
+
+    def __init__(self, *, demand: bool) -> None:
+        self.is_demand = demand
+        self.is_waiting = False
+        self.granted: trio.Event | None = None
+
+
+class Slots:
+    """`total` transfers at once, of which background ones may hold at most `background`; `least` of them go before whoever waits,
+    so that the background comes to an end under any load."""
+
+    def __init__(self, total: int, background: int, least: int = 0) -> None:
         self._total = total
         self._background = background
+        self._least = least
         self._busy = 0
         self._busy_background = 0
-        self._demand: deque[trio.Event] = deque()
-        self._waiting: deque[trio.Event] = deque()
+        self._demand: deque[Turn] = deque()
+        self._waiting: deque[Turn] = deque()
 
     @property
     def busy(self) -> int:
@@ -26,48 +39,67 @@ class Slots:
 
     @asynccontextmanager
     async def hold(self, *, demand: bool) -> AsyncIterator[None]:
-        await self.acquire(demand=demand)
+        turn = Turn(demand=demand)
+        await self.acquire(turn)
         try:
             yield
         finally:
-            self.release(demand=demand)
+            self.release(turn)
 
-    def release(self, *, demand: bool) -> None:
+    def release(self, turn: Turn) -> None:
         self._busy -= 1
-        self._busy_background -= 0 if demand else 1
+        self._busy_background -= 0 if turn.is_demand else 1
         self._wake()
 
-    async def acquire(self, *, demand: bool) -> None:
+    async def acquire(self, turn: Turn) -> None:
         """No checkpoint when a slot is free. Each is to be released."""
-        if self._free(demand):
-            self._take(demand)
+        if self._is_free(demand=turn.is_demand):
+            self._take(turn)
             return
-        queue = self._demand if demand else self._waiting
-        turn = trio.Event()
-        queue.append(turn)
+        turn.granted, turn.is_waiting = trio.Event(), True
+        self._queue_of(turn).append(turn)
         try:
-            await turn.wait()
+            await turn.granted.wait()
         except trio.Cancelled:
-            if turn.is_set():  # the slot was already ours
-                self.release(demand=demand)
-            else:
-                queue.remove(turn)
+            if turn.is_waiting:
+                turn.is_waiting = False
+                self._queue_of(turn).remove(turn)
+            else:  # the slot was already ours
+                self.release(turn)
             raise
 
-    def _free(self, demand: bool) -> bool:
-        if demand:
+    def promote(self, turn: Turn) -> None:
+        """Somebody waits for a background transfer now: if it has no slot yet it gets the next, or one at once."""
+        if turn.is_waiting and not turn.is_demand:
+            self._waiting.remove(turn)
+            turn.is_demand = True
+            self._demand.append(turn)
+            self._wake()
+
+    def _queue_of(self, turn: Turn) -> deque[Turn]:
+        return self._demand if turn.is_demand else self._waiting
+
+    def _is_free(self, *, demand: bool) -> bool:
+        if demand or self._busy_background < self._least:
             return self._busy < self._total
         return self._busy < self._total and self._busy_background < self._background and not self._demand
 
-    def _take(self, demand: bool) -> None:
+    def _take(self, turn: Turn) -> None:
         self._busy += 1
-        self._busy_background += 0 if demand else 1
+        self._busy_background += 0 if turn.is_demand else 1
 
     def _wake(self) -> None:
         """Hand free slots over in one step, so that nobody can slip in between."""
-        while self._demand and self._free(True):
-            self._take(True)
-            self._demand.popleft().set()
-        while self._waiting and self._free(False):
-            self._take(False)
-            self._waiting.popleft().set()
+        while self._waiting and self._busy_background < self._least and self._is_free(demand=False):
+            self._grant(self._waiting)
+        while self._demand and self._is_free(demand=True):
+            self._grant(self._demand)
+        while self._waiting and self._is_free(demand=False):
+            self._grant(self._waiting)
+
+    def _grant(self, queue: deque[Turn]) -> None:
+        turn = queue.popleft()
+        self._take(turn)
+        turn.is_waiting = False
+        assert turn.granted is not None  # as long as it waits
+        turn.granted.set()

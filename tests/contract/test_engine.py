@@ -1098,13 +1098,19 @@ async def test_a_file_whose_object_vanished_is_archived_anew(scene: Scene) -> No
     await scene.engine.object_vanished(file.ino)
     assert await scene.engine.order_archive(file.ino)
     assert await scene.change(file) & Change.CONTENT
+    ordered = await scene.engine.get(file.ino)
+    assert ordered.hsm & (Hsm.DIRTY | Hsm.LOST) == Hsm.DIRTY | Hsm.LOST
+    with pytest.raises(errors.NotPermitted):
+        await scene.engine.release_content(file.ino)
+    await scene.export(ordered)
+    assert (await scene.engine.get(file.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED
 
 
 async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.engine.link(file.ino, scene.root, b"g")
     await scene.export(file)
-    assert await scene.engine.order_remove(file.ino)
+    assert await scene.engine.order_remove(file.ino, file.content_version)
     left = await scene.engine.get(file.ino)
     assert not left.hsm and not left.source_assoc and left.flags & InodeFlag.EXCLUDED and await scene.change(file) is Change.NONE
     for key in (b"p/f", b"p/g"):
@@ -1112,25 +1118,32 @@ async def test_a_removed_copy_is_nobodys_and_its_key_due(scene: Scene) -> None:
         record = await scene.engine.find_lost_key(scene.assoc, key)
         assert known is not None and known.ino == 0
         assert record is not None and record.change & Change.ORDERED and record.state is JournalState.DUE
-    assert not await scene.engine.order_remove(file.ino)
+    assert not await scene.engine.order_remove(file.ino, file.content_version)
 
 
 async def test_what_cannot_be_removed(scene: Scene) -> None:
     cold = await scene.cold()
     with pytest.raises(errors.NotPermitted, match="released"):
-        await scene.engine.order_remove(cold.ino)
+        await scene.engine.order_remove(cold.ino, cold.content_version)
     file = await scene.make(b"f")
     await scene.export(file)
     await scene.engine.begin_write(file.ino)
     with pytest.raises(errors.InUse):
-        await scene.engine.order_remove(file.ino)
-    assert not await scene.engine.order_remove((await scene.make(b"never")).ino)
+        await scene.engine.order_remove(file.ino, file.content_version)
+    again = await scene.cold(b"again")
+    await scene.engine.put_residency(again.ino, again.content_version, b"", complete=True)
+    released = await scene.engine.release_content(again.ino)
+    await scene.engine.put_residency(again.ino, released.content_version, b"", complete=True)
+    with pytest.raises(errors.InUse):
+        await scene.engine.order_remove(again.ino, again.content_version)
+    assert await scene.engine.order_remove(again.ino, released.content_version)
+    assert not await scene.engine.order_remove((never := await scene.make(b"never")).ino, never.content_version)
 
 
 async def test_a_name_made_anew_keeps_an_ordered_removal_away(scene: Scene) -> None:
     file = await scene.make(b"f")
     await scene.export(file)
-    await scene.engine.order_remove(file.ino)
+    await scene.engine.order_remove(file.ino, file.content_version)
     await scene.engine.order_archive(file.ino)
     await scene.export(file)
     known = await scene.engine.find_object(scene.assoc, b"p/f")
@@ -1192,5 +1205,34 @@ async def test_a_file_written_off_is_asked_for_again_once_the_flag_goes(scene: S
     cold = await scene.cold()
     lost = await scene.engine.set_hsm_flags(cold.ino, Hsm.LOST, Hsm.NONE)
     assert lost.hsm & Hsm.LOST and lost.flags & InodeFlag.WRITTEN_OFF
+    pinned = await scene.engine.set_hsm_flags(cold.ino, Hsm.NORELEASE, Hsm.NONE)
+    assert pinned.flags & InodeFlag.WRITTEN_OFF
     found = await scene.engine.set_hsm_flags(cold.ino, Hsm.NONE, Hsm.LOST)
     assert not found.hsm & Hsm.LOST and not found.flags & InodeFlag.WRITTEN_OFF
+
+
+async def test_only_who_says_that_a_file_is_lost_writes_it_off(scene: Scene) -> None:
+    cold = await scene.cold()
+    await scene.engine.object_vanished(cold.ino)
+    pinned = await scene.engine.set_hsm_flags(cold.ino, Hsm.NORELEASE, Hsm.NONE)
+    assert pinned.hsm & Hsm.LOST and not pinned.flags & InodeFlag.WRITTEN_OFF
+
+
+async def test_a_file_is_not_called_found_while_no_object_is_known_that_has_its_bytes(scene: Scene) -> None:
+    cold = await scene.cold()
+    await scene.engine.object_vanished(cold.ino)
+    await scene.engine.forget_object(scene.assoc, b"p/cold")
+    with pytest.raises(errors.NotPermitted, match="no object"):
+        await scene.engine.set_hsm_flags(cold.ino, Hsm.NONE, Hsm.LOST)
+    assert (await scene.engine.get(cold.ino)).hsm & Hsm.LOST
+
+
+async def test_a_changed_file_that_is_detached_is_exported_once(scene: Scene) -> None:
+    file = await scene.make(b"f")
+    await scene.export(file)
+    await scene.engine.begin_write(file.ino)
+    await scene.engine.make_due(file.ino)
+    left = await scene.engine.set_hsm_flags(file.ino, Hsm.NONE, Hsm.ARCHIVED)
+    assert left.hsm == Hsm.EXISTS and not left.flags & InodeFlag.EXCLUDED and await scene.change(file) & Change.CONTENT
+    await scene.export(left)
+    assert not (await scene.engine.get(file.ino)).flags & InodeFlag.EXCLUDED

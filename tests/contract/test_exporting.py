@@ -21,6 +21,7 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.schema import JournalRecord
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers import export_deletes
@@ -61,9 +62,9 @@ class Scene:
         hydrator = Hydrator(engine, chunks, repositories, refresher.refresh, lambda _: None, room)
         disputes = Disputes(engine, chunks, repositories, refresher, lambda _: None)
         headers = HeaderFetcher(engine, repositories, refresher.refresh)
-        files = FileExport(engine, chunks, hydrator, repositories, headers.known, disputes)
+        self.files = FileExport(engine, chunks, hydrator, repositories, headers.known, disputes)
         self.deletes = DeleteExport(engine, hydrator, repositories, disputes)
-        self.exporter = Exporter(engine, files, self.deletes, lambda: 0, settle_seconds=0)
+        self.exporter = Exporter(engine, self.files, self.deletes, lambda: 0, settle_seconds=0)
         self.handles = Handles()
         self.open_exports = OpenExports(engine, chunks, Snapshots(chunks), hydrator, self.exporter, self.handles, room)
 
@@ -181,3 +182,23 @@ async def test_a_name_lost_again_is_watched_for_late_writes_from_the_beginning(
     record = await lose()
     with pytest.raises(NotYet):
         await scene.deletes.export(record, scene.exporter.hold)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_lost_file_that_is_archived_goes_up_whatever_is_under_its_key(
+    scene: Scene, nursery: trio.Nursery, *, is_there: bool
+) -> None:
+    nursery.start_soon(scene.exporter.run)
+    file = await scene.write(b"f")
+    await scene.drained()
+    await scene.engine.set_hsm_flags(file.ino, Hsm.LOST, Hsm.NONE)
+    if not is_there:
+        await scene.store.delete(b"p/f", None)
+    sent = scene.files.exported_bytes
+    assert await scene.engine.order_archive(file.ino)
+    scene.exporter.urge()
+    await scene.drained()
+    assert scene.files.exported_bytes == sent + len(TEXT)
+    head = await scene.store.head(b"p/f")
+    assert await scene.store.get_bytes(b"p/f", head.version, 0, len(TEXT)) == TEXT
+    assert (await scene.engine.get(file.ino)).hsm == Hsm.EXISTS | Hsm.ARCHIVED

@@ -6,22 +6,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.movers.event_listener import EventListener, Member
+from s3lustrefs.repository.event_queue import Message
 
 
 class Queue:
-    """Always empty."""
+    """Mostly empty."""
 
     class address:
         name = url = "queue"
 
     def __init__(self) -> None:
         self.connected = 0
+        self.messages: list[Message] = []
+        self.deleted: list[str] = []
 
     async def connect(self) -> Any:
         await trio.lowlevel.checkpoint()
@@ -30,7 +34,26 @@ class Queue:
 
     async def receive(self, seconds: float) -> list[Any]:
         await trio.sleep(seconds)
-        return []
+        told, self.messages = self.messages, []
+        return told
+
+    async def delete(self, receipts: list[str]) -> int:
+        await trio.lowlevel.checkpoint()
+        self.deleted += receipts
+        return 0
+
+
+class FailingOnce:
+    """Stands for the table."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+
+    async def sync(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.syncs += 1
+        if self.syncs == 1:
+            raise RuntimeError("a defect")
 
 
 class Watched:
@@ -84,3 +107,17 @@ async def test_policy_that_is_switched_off_and_members_that_come_and_go_end_a_ro
         await listener.leave(AssocId(2))
         assert listener.is_idle
         nursery.cancel_scope.cancel()
+
+
+async def test_a_defect_costs_a_repetition_and_not_the_mount(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    queue, table = Queue(), FailingOnce()
+    listener = EventListener(cast(Any, table))
+    listener.join(AssocId(1), Watched(1).member(queue))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listener.run)
+        for receipt in ("first", "second"):
+            queue.messages = [Message(receipt, [], "", 0.0, 1)]
+            await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert table.syncs == 2 and queue.deleted == ["second"] and "a defect" in caplog.text
+    caplog.clear()

@@ -172,14 +172,34 @@ async def test_asking_again_keeps_the_place_in_the_queue(autojump_clock: object)
         assert Ino(33) in bucket.asked
 
 
+async def test_a_restore_is_given_up_with_the_last_preload_that_waits_for_it(autojump_clock: object) -> None:
+    async with running() as (restores, bucket):
+        bucket.hanging = {1}
+        found = [ask(restores, bucket, released(n), ordered=False) for n in range(1, 41)]
+        first, last, ordered = found[0], found[-1], found[1]
+        assert ask(restores, bucket, released(1), ordered=False) is first and ask(restores, bucket, released(2)) is ordered
+        await trio.sleep(1)
+        assert ordered.is_running and not last.is_running
+        for each in (first, last, ordered):
+            restores.leave(each)
+        await trio.sleep(1)
+        assert [each.has_ended for each in (first, last, ordered)] == [False, True, False]
+        restores.leave(first)
+        again = ask(restores, bucket, released(1))
+        assert again is not first
+        await first.done.wait()
+        assert isinstance(first.error, errors.InUse) and not again.has_ended and restores.find(Ino(1)) is again
+
+
 async def test_there_is_an_end_to_the_queue(autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hsm_restores, "_MOST_WAITING", 3)
+    monkeypatch.setattr(hsm_restores, "_MOST_ORDERED", 3)
     async with running() as (restores, bucket):
         bucket.hanging = {1}
         for number in (1, 2, 3, 3):
             ask(restores, bucket, released(number))
         with pytest.raises(errors.QueueFull):
             ask(restores, bucket, released(4))
+        ask(restores, bucket, released(5), ordered=False)  # preloads never have many at a time
 
 
 async def test_the_end_of_the_mount_begins_nothing(autojump_clock: object) -> None:
@@ -188,6 +208,8 @@ async def test_the_end_of_the_mount_begins_nothing(autojump_clock: object) -> No
         for number in range(1, 10_001):
             ask(restores, bucket, released(number))
         await trio.sleep(1)
-    assert len(bucket.asked) <= 64
+        waiting = restores.find(Ino(10_000))
+    assert waiting is not None and waiting.done.is_set() and isinstance(waiting.error, errors.RepositoryUnavailable)
+    assert len(bucket.asked) <= 64 and not restores.waiting
     with pytest.raises(errors.RepositoryUnavailable):
         restores.ask(released(1), ordered=True)

@@ -24,9 +24,6 @@ log = logging.getLogger(__name__)
 _REST_SECONDS = 5.0
 """How long the quick way is not tried after it found no server: each try costs a connection."""
 
-_ONCE = frozenset({"CreateMultipartUpload"})
-"""Never repeated here: an answer that was lost leaves an upload, and only who asked for it knows when it is safe to drop that."""
-
 Headers = list[tuple[str, str]]
 
 Meaning = Mapping[str, type[errors.RepositoryError]]
@@ -118,9 +115,9 @@ class BucketClient:
     async def _exchange(self, request: Request, sink: ResponseSink | None) -> Response:
         """Small requests the quick way; everything else, and what failed so, through the CRT, which has the retries.
 
-        Those of `_ONCE` go through the CRT only where libcurl cannot send them.
+        Those of `curl.ONCE` go through the CRT only where libcurl cannot send them.
         """
-        is_once = request.operation in _ONCE
+        is_once = request.operation in curl.ONCE
         if curl.can_send(request) and (is_once or trio.current_time() >= self._quick_again_at):
             try:
                 response = await curl.client().exchange(

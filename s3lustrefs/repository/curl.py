@@ -39,6 +39,9 @@ MAX_BODY_BYTES = 64 << 10
 FINAL = frozenset({404, 412})
 """What a request that writes or asks ends with for good: there is no such object, or a condition does not hold."""
 
+ONCE = frozenset({"CreateMultipartUpload"})
+"""Never repeated unseen: an answer that was lost leaves an upload, and only who asked for it knows when it is safe to drop that."""
+
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|$)")
 """libcurl takes these out of a path, and refuses to sign one that it is told to leave alone."""
 _MAX_CONNECTIONS = 128
@@ -283,6 +286,8 @@ def _prepare(transfer: _Transfer, request: Request, tls: bool, region: str, cred
     easy = transfer.easy
     if request.method in ("PUT", "POST"):
         easy.setopt(pycurl.POSTFIELDS, request.body.getvalue() if isinstance(request.body, io.BytesIO) else b"")
+        # libcurl repeats what it sent over a kept connection that ended without an answer.
+        easy.setopt(pycurl.FRESH_CONNECT, request.operation in ONCE)
         headers.append("expect:")  # not asked for: a small body may as well come at once
         if not any(name == "content-type" for name, _ in request.headers):
             headers.append("content-type:")  # none: libcurl would say that it is a form

@@ -298,6 +298,27 @@ async def test_upload_whose_beginning_is_answered_in_part_is_not_begun_twice(nur
     nursery.cancel_scope.cancel()
 
 
+async def test_upload_is_not_begun_twice_when_a_kept_connection_ends_without_an_answer(nursery: trio.Nursery) -> None:
+    asked = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        while request := await stream.receive_some(65536):
+            asked.append(request.split(None, 1)[0])
+            if asked[-1] == b"POST" and b"uploads" in request:
+                break
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 25\r\n\r\n<DeleteResult/>          ")
+        await stream.aclose()
+
+    listeners = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+    url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    store = S3Store(Endpoint(endpoint_url=url), "b", StaticCredentials("A" * 20, "B" * 40))
+    await store.delete_batch([b"other"])
+    with pytest.raises(errors.RepositoryUnavailable):
+        await store.create_upload(b"k", PutHeaders())
+    assert asked == [b"POST", b"POST"]
+    nursery.cancel_scope.cancel()
+
+
 async def test_body_that_the_server_is_slow_to_take_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """libcurl wants to write and to read then, both at once."""
     wanted: list[int] = []

@@ -32,6 +32,8 @@ _PERIOD_SECONDS = 30.0
 _PERIOD_WHILE_FAILED_SECONDS = 10.0
 _LOOK_SECONDS = 25.0
 """A look that takes longer says nothing."""
+_DOUBT_SECONDS = 1.0
+"""Endpoints refuse a request now and then for no reason: one refusal does not make an association that works MISCONFIGURED."""
 _PAGE = 500
 _PAGES = 4
 _BACKLOG_SECONDS = 14 * 86400 - 3600
@@ -113,6 +115,13 @@ class AssociationWatch:
 
     async def _cause(self, association: Association) -> errors.RepositoryError | None:
         """Why it cannot do its work, or None. Raises: RepositoryUnavailable when nobody knows."""
+        cause = await self._defect(association)
+        if cause is not None and association.lifecycle == "AVAILABLE":
+            await trio.sleep(_DOUBT_SECONDS)
+            cause = await self._defect(association)
+        return cause
+
+    async def _defect(self, association: Association) -> errors.RepositoryError | None:
         link = self._links.find(association.assoc_id)
         if link is None:
             return None

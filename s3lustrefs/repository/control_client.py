@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import boto3.session
@@ -11,8 +12,9 @@ from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.credentials import CredentialSnapshot
 
 
+@lru_cache(maxsize=16)
 def s3_client(endpoint: Endpoint, region: str, keys: CredentialSnapshot, answer_seconds: float) -> Any:
-    """One attempt per call, each bounded in time."""
+    """One attempt per call, each bounded in time. Kept: a bucket is looked at again and again, and each client costs megabytes."""
     style = "path" if endpoint.addressing_style == "auto" and endpoint.endpoint_url else endpoint.addressing_style
     options: dict[str, Any] = {
         "s3": {"addressing_style": style},

@@ -15,7 +15,7 @@ from tests.mount.site import WAIT_SECONDS, Site
 
 long = pytest.mark.long
 QUICK = ["expired"]
-MORE = ["cut-head", "slowdown", "internal", "html", "reset", "lost-reply", "truncate:100", "trickle:50000"]
+MORE = ["cut-head", "slowdown", "internal", "html", "reset", "lost-reply", "truncate:100", "trickle:250000"]
 """A retry is the cure: no application notices."""
 TERMINAL = ["notfound", "precondition", *(pytest.param(fault, marks=long) for fault in ("denied", "skewed"))]
 """The endpoint gives a definite answer, which happens to be wrong."""

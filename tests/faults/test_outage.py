@@ -32,7 +32,7 @@ BLOCKING = ("slowdown", "reset", "hold")
 
 @pytest.fixture
 def job(here: Site) -> Job:
-    here.expected_log += ["failed", "not fetched", "errno=(EACCES|EIO)", "left behind"]
+    here.expected_log += ["failed", "not fetched", "errno=(EACCES|EIO)", "left behind", "association misconfigured", "urllib3"]
     job = Job(here, "job")
     job.seed(small=12, middle=3)
     return job

@@ -160,7 +160,8 @@ class HostApi:
     async def _listed(self, name: str, listing: Listing, request: Json) -> Json:
         last, limit = after(request), min(request.get("MaxResults", listing.most), listing.most)
         parts = await self._parts(name, listing, request)
-        items: list[Json] = []
+        # Now: one that is made while the others are asked was not among those to ask.
+        items: list[Json] = self._lives.passing(_KINDS[name], request.get(listing.ids, ()), last) if name in _KINDS else []
         more = False
         requests = [_following(part, last) for _, part in parts]
         answers = await self._answers(name, [owner for owner, _ in parts], requests)
@@ -168,8 +169,6 @@ class HostApi:
             found, goes_on = self._items(listing, owner, answer, answers)
             items += found
             more = more or goes_on
-        if name in _KINDS:
-            items += self._lives.passing(_KINDS[name], request.get(listing.ids, ()), last)
         items.sort(key=lambda item: str(item[listing.name]))
         shown = items[:limit]
         more = more or len(items) > limit

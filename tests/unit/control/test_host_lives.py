@@ -49,6 +49,19 @@ async def test_file_system_is_creating_then_available_and_can_be_mounted_by_name
     assert again == [found]
 
 
+async def test_one_that_is_made_while_others_are_asked_is_shown(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = (await host.call("create_file_system", **CREATE))["FileSystem"]
+    answers = host.api._answers
+
+    async def once_it_is_born(*arguments: Any) -> Any:
+        await host.lives.wait_born(made["FileSystemId"])
+        return await answers(*arguments)
+
+    monkeypatch.setattr(host.api, "_answers", once_it_is_born)
+    (found,) = (await host.call("describe_file_systems", FileSystemIds=[made["FileSystemId"]]))["FileSystems"]
+    assert found["FileSystemId"] == made["FileSystemId"]
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", ".x", "api", "fs-0123456789abcdef0", "x.toml", "", "ä", "a b", "x" * 65])
 async def test_tag_that_cannot_name_a_file_names_none(host: Host, name: str) -> None:
     made = await host.created(Tags=[{"Key": "Name", "Value": name}])

@@ -1,4 +1,7 @@
-"""File and object both change: each policy, each pair of changes. Nothing disappears; `why` and `status` say what became of it."""
+"""File and object both change: each policy, each pair of changes. Nothing disappears; `why` and `status` say what became of it.
+
+The object changes first, or while the file is open: an export can be done a millisecond after the local change.
+"""
 
 from __future__ import annotations
 
@@ -195,9 +198,9 @@ def test_both_versions_are_kept_and_the_policy_says_which_has_the_name(
 def test_the_buckets_version_is_here_before_it_is_replaced(place: Callable[[str], Place]) -> None:
     here = place("file-wins")
     here.known("a")
-    (here.root / "a").write_bytes(OURS)
     theirs = os.urandom(3 << 20)
     here.put("a", theirs)
+    (here.root / "a").write_bytes(OURS)
     here.proxy.add("slowdown", method="GET", path=here.key("a"), times=2)  # the GET has to be tried again
     mark = here.proxy.mark()
     here.drain()
@@ -210,9 +213,9 @@ def test_the_object_changes_once_more_before_the_file_wins(place: Callable[[str]
     """What is replaced is what was kept, whatever happens in between."""
     here = place("file-wins")
     here.known("a")
-    (here.root / "a").write_bytes(OURS)
     here.put("a", THEIRS)
     here.proxy.add("hold", method="GET", path=here.key("a"))
+    (here.root / "a").write_bytes(OURS)
     drain = subprocess.Popen(
         [here.site.cli("--help").args[0], "drain", here.root, "--timeout", "30"],
         env=here.site.environment,
@@ -231,8 +234,8 @@ def test_losers_of_one_name_never_replace_each_other(place: Callable[[str], Plac
     here.known("a")
     versions = set()
     for number in range(3):
-        (here.root / "a").write_bytes(b"ours %d" % number)
         here.put("a", b"theirs %d" % number)
+        (here.root / "a").write_bytes(b"ours %d" % number)
         here.drain()
         assert (here.root / "a").read_bytes()
         versions |= {b"ours %d" % number} if policy != "file-wins" else {b"theirs %d" % number}
@@ -244,10 +247,10 @@ def test_losers_of_one_name_never_replace_each_other(place: Callable[[str], Plac
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_symbolic_link_against_a_file(place: Callable[[str], Place], policy: str) -> None:
     here = place(policy)
-    os.symlink("target", here.root / "a")
     here.put("a", THEIRS)
-    os.symlink("elsewhere", here.root / "b")
+    os.symlink("target", here.root / "a")
     here.put("b", b"there", Metadata={"file-permissions": "0120777"})
+    os.symlink("elsewhere", here.root / "b")
     here.drain()
     if policy == "keep-both":
         (link,) = here.root.glob("a.conflict-*")
@@ -264,8 +267,8 @@ def test_a_symbolic_link_against_a_file(place: Callable[[str], Place], policy: s
 def test_attributes_given_here_go_with_the_content_given_there(place: Callable[[str], Place]) -> None:
     here = place("keep-both")
     here.known("a")
-    (here.root / "a").chmod(0o640)
     here.put("a", THEIRS)
+    (here.root / "a").chmod(0o640)
     here.drain()
     assert here.files() == here.objects() == {"a": THEIRS}
     assert stat.S_IMODE((here.root / "a").stat().st_mode) == 0o640
@@ -298,10 +301,10 @@ def test_half_of_a_file_whose_object_was_replaced_is_kept_when_the_bucket_wins(p
 def test_what_was_changed_here_survives_a_deletion_there(place: Callable[[str], Place], link: str) -> None:
     here = place(link)
     here.known("a", "b")
-    (here.root / "a").write_bytes(OURS)
-    (here.root / "b").chmod(0o600)
     here.delete("a")
     here.delete("b")
+    (here.root / "a").write_bytes(OURS)
+    (here.root / "b").chmod(0o600)
     here.refresh()  # sees the deletion, if the export was not faster
     here.drain()
     assert here.files() == here.objects() == {"a": OURS, "b": b"before"}
@@ -428,8 +431,8 @@ def test_losers_are_for_their_owners_and_nothing_is_put_beside_them(place: Calla
     here = place("file-wins")
     here.put("a", b"before")
     here.refresh()
-    (here.root / "a").write_bytes(OURS)
     here.put("a", THEIRS, Metadata={"file-owner": "4711", "file-group": "4711", "file-permissions": "0100664"})
+    (here.root / "a").write_bytes(OURS)
     here.drain()
     top = here.site.root / LOST_FOUND
     loser = top / here.path / "a"
@@ -457,8 +460,8 @@ def test_conflicts_are_remembered_and_losers_purged_by_a_later_mount(make_site: 
     here.put(f"{LOST_FOUND}/d/mine", b"not ours")
     here.mount()
     assert not (here.root / LOST_FOUND).exists()
-    (here.root / "a").write_bytes(OURS)
     here.put("a", THEIRS)
+    (here.root / "a").write_bytes(OURS)
     here.drain()
     kept = here.root / LOST_FOUND / "a"
     assert kept.read_bytes() == OURS

@@ -44,11 +44,7 @@ class Progress:
         """Begin anew: nothing has been done."""
         self.total = self.failed = self.warned = self.released_bytes = 0
         self.first_failure = None
-        await self._forget_failures(0)
-
-    async def _forget_failures(self, after: int) -> None:
-        while await self._engine.forget_task_failures(self.record.task_id, after, _PAGE):
-            await trio.lowlevel.checkpoint()
+        await forget_failures(self._engine, self.record.task_id)
 
     async def resume(self) -> None:
         """Take up what was settled last, and forget what failed beyond that. Raises: StorageError."""
@@ -58,7 +54,7 @@ class Progress:
         self.released_bytes = self.record.released_bytes
         self.failed = self.warned = self.pending = 0
         self.first_failure, self.found = None, lambda: 0
-        await self._forget_failures(self.record.total)
+        await forget_failures(self._engine, task_id, after=self.record.total)
         after = 0
         while rows := await self._engine.task_failures(task_id, after, _PAGE):
             self._count(rows)
@@ -111,3 +107,9 @@ class Progress:
             released_bytes=self.released_bytes,
             counted_ns=self._wall_ns() if self.found() else self._changed_ns,
         )
+
+
+async def forget_failures(engine: MetadataEngine, task_id: str, *, after: int = 0) -> None:
+    """Drop what a task failed at beyond so many entries. Raises: StorageError."""
+    while await engine.forget_task_failures(task_id, after, _PAGE):
+        await trio.lowlevel.checkpoint()

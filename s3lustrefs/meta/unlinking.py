@@ -29,7 +29,7 @@ OF_KEYS = (Table.OBJECTS, Table.SKIPPED, Table.WRITES)
 
 
 def forget_keys(
-    txn: Txn, locations: LocationMap, association: Association, table: Table, after: bytes, limit: int, now_ns: int
+    txn: Txn, locations: LocationMap, association: Association, after: bytes, limit: int, now_ns: int, *, table: Table
 ) -> bytes | None:  # fmt: skip
     """What one of the tables knows of objects, of keys that do not show, or of requests; files let go of their objects before."""
     rows = txn.scan(table, schema.pack_u16(association.assoc_id), after=after, limit=limit)

@@ -28,7 +28,7 @@ _STEPS: Mapping[str, _Step] = {
 
 
 class LinkingVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_linking.LinkingEngine` for the contract."""
 
     def associations(self) -> list[Association]:
         return [each for each in self._locations.associations() if each.is_linked]

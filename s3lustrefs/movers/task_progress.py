@@ -14,7 +14,7 @@ from dataclasses import replace
 import trio
 
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_tasks import TaskEngine
 from s3lustrefs.model.task import TaskFailure, TaskRecord
 
 _SAVE_SECONDS = 2.0
@@ -24,7 +24,7 @@ _PAGE = 500
 class Progress:
     """Of one executing task. `record` is the task as it was saved last."""
 
-    def __init__(self, engine: MetadataEngine, record: TaskRecord, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, engine: TaskEngine, record: TaskRecord, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._engine = engine
         self._wall_ns = wall_ns
         self._saved_at = trio.current_time()
@@ -109,7 +109,7 @@ class Progress:
         )
 
 
-async def forget_failures(engine: MetadataEngine, task_id: str, *, after: int = 0) -> None:
+async def forget_failures(engine: TaskEngine, task_id: str, *, after: int = 0) -> None:
     """Drop what a task failed at beyond so many entries. Raises: StorageError."""
     while await engine.forget_task_failures(task_id, after, _PAGE):
         await trio.lowlevel.checkpoint()

@@ -21,7 +21,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_tasks import TaskEngine
 from s3lustrefs.model import task_rules
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.task import IMPORT, Lifecycle, TaskRecord, TaskType
@@ -58,7 +58,7 @@ class Tasks:
 
     def __init__(
         self,
-        engine: MetadataEngine,
+        engine: TaskEngine,
         jobs: Mapping[TaskType, Callable[[], Job]],
         reports: ReportDelivery,
         *,

@@ -114,10 +114,10 @@ def set_flags(txn: Txn, locations: LocationMap, ino: Ino, add: Hsm, drop: Hsm, n
     elif not wanted & Hsm.LOST:
         inode.flags &= ~InodeFlag.WRITTEN_OFF
     if wanted & ~was & Hsm.DIRTY:
-        _mark(txn, locations, inode, Change.CONTENT, now_ns)
+        attributes.mark(txn, locations, inode, Change.CONTENT, now_ns)
     elif was & ~wanted & Hsm.NOARCHIVE and inode.flags & InodeFlag.EXCLUDED:
         change = Change.CONTENT if inode.is_dirty else Change.NONE
-        _mark(txn, locations, inode, Change.NAME | Change.METADATA | change, now_ns)
+        attributes.mark(txn, locations, inode, Change.NAME | Change.METADATA | change, now_ns)
     records.put_inode(txn, inode)
     return inode
 
@@ -134,11 +134,6 @@ def _detach(txn: Txn, locations: LocationMap, inode: Inode, wanted: Hsm) -> Inod
     inode.hsm |= wanted & ~(Hsm.DIRTY | Hsm.LOST)
     records.put_inode(txn, inode)
     return inode
-
-
-def _mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int) -> None:
-    pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
-    attributes.mark(txn, locations, inode, change, now_ns, state=pending.state if pending else JournalState.DUE)
 
 
 def _file(txn: Txn, ino: Ino) -> Inode:

@@ -21,7 +21,7 @@ SETTLED_NS = 2_000_000_000
 
 
 def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE) -> None:
-    """Note that an inode differs from its objects. OPEN wins over DUE: closed state only is exported."""
+    """Note that an inode differs from its objects. What is OPEN stays so until `make_due`: closed state only is exported."""
     records.put_journal(txn, _marked(txn, ino, change, now_ns, state))
 
 

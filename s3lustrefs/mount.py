@@ -225,7 +225,7 @@ class Daemon:
     def _build(self) -> Losses:
         engine, chunks, repositories, room = self._engine, self._chunks, self._repositories, self._room
         config = self._config
-        disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
+        disputes = Disputes(engine, self._removals, repositories, self._refresher, self._invalidator.notify)
         self._lost_found = LostFound(
             engine, chunks, self._removals, keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes
         )

@@ -202,7 +202,7 @@ class CurlClient:
             else:
                 self._sockets.register(fd, mask)
                 self._watched.add(fd)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: this run is over, and libcurl closes what it kept
             if wanted != pycurl.POLL_REMOVE:
                 log.error("socket cannot be watched fd=%d error=%s", fd, error)
                 self._unwatchable.append(fd)

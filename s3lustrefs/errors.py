@@ -124,6 +124,10 @@ class StaleInode(MetadataError):
     """The kernel or a handle speaks of an inode or content version that is gone."""
 
 
+class StaleEntry(StaleInode):
+    """The kernel has to look a name up again before it opens what it leads to."""
+
+
 class NotSupported(MetadataError):
     """Nothing of this kind can be kept here, such as an attribute of a foreign name space."""
 

@@ -32,10 +32,11 @@ _IMPORT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """Who asks. `thread` is its number in the daemon's PID namespace, 0 where it has none there."""
 
     uid: int
     gid: int
+    thread: int
 
 
 class FileSystem:
@@ -64,8 +65,13 @@ class FileSystem:
 
     # --- looking ---------------------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: Ino, name: bytes) -> Inode:
-        """Raises: NotFound; RepositoryError when only the bucket knows and does not answer."""
+    async def lookup(self, parent: Ino, name: bytes, thread: int) -> Inode:
+        """What a thread finds under a name. Raises: NotFound; RepositoryError when only the bucket knows and does not answer."""
+        inode = await self._lookup(parent, name)
+        self._handles.note_lookup(inode.ino, inode.content_version, thread)
+        return inode
+
+    async def _lookup(self, parent: Ino, name: bytes) -> Inode:
         if name == b".":
             return await self.getattr(parent)
         if name == b"..":
@@ -83,6 +89,10 @@ class FileSystem:
     async def can_remember_absence(self, parent: Ino) -> bool:
         """Whether a name that is not there will stay so unless we say otherwise."""
         return await self._importing(parent) is None
+
+    def generation(self, inode: Inode) -> int:
+        """See `Handles.generation`."""
+        return self._handles.generation(inode.ino, inode.content_version)
 
     async def getattr(self, ino: Ino) -> Inode:
         return await self._headers.known(await self._engine.get(ino))
@@ -248,6 +258,7 @@ class FileSystem:
         inode = await self.getattr(ino)
         if inode.is_dir:
             raise errors.IsADirectory(f"inode {ino} is a directory")
+        self._handles.check_open(ino, inode.content_version, caller.thread)
         handle = await self.io.open(inode, flags)
         mode = _without_set_id(inode.mode)
         if not flags & os.O_TRUNC or caller.uid == 0 or mode == inode.mode:

@@ -31,6 +31,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.InUse: (errno.EBUSY, logging.DEBUG),
     errors.QueueFull: (errno.EAGAIN, logging.INFO),
     errors.StaleInode: (errno.ESTALE, logging.INFO),
+    errors.StaleEntry: (errno.ESTALE, logging.DEBUG),
     errors.NotSupported: (errno.EOPNOTSUPP, logging.DEBUG),
     errors.ReadOnly: (errno.EROFS, logging.DEBUG),
     errors.NoAttribute: (errno.ENODATA, logging.DEBUG),

@@ -251,6 +251,10 @@ class RepositoryRejected(RepositoryError):
     terminal = True
 
 
+class EncryptionKeyNotFound(RepositoryRejected):
+    """The key of KMS that the bucket encrypts with does not exist (in its Region), is disabled, or is being deleted."""
+
+
 class NotInRepository(S3LustreError):
     """The path belongs to no association, so there is nothing to archive, restore or export."""
 

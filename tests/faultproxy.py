@@ -7,17 +7,19 @@ The Host header passes unchanged, so that signatures stay valid. Usage, inside a
     proxy.add("slowdown", method="GET", path="/bucket/key", times=2)
     ... proxy.endpoint_url ...
 
-Actions: `slowdown` (503), `internal` (500), `denied` (403), `notfound` (404), `precondition` (412), `expired` (400 ExpiredToken),
-`skewed` (403 RequestTimeTooSkewed), `html` (502 with an HTML body), `late-error` (200 with an <Error> body), `reset` (closed
-without an answer), `lost-reply` (carried out, answer dropped), `cut-head` (closed within the headers of the answer),
-`truncate:N` (closed after N body bytes), `stall:N` (silent after N body bytes), `trickle:N` (N bytes of the body per second),
-`corrupt` (a body of the right length with one wrong byte), `hold` (the request waits until `release`), `hold-reply` (carried
-out, the answer waits until `release`).
+Actions: `slowdown` (503), `internal` (500), `denied` (403), `notfound` (404), `precondition` (412), `expired` (400
+ExpiredToken), `skewed` (403 RequestTimeTooSkewed), `no-kms-key` (400 KMS.NotFoundException), `html` (502 with an HTML body),
+`late-error` (200 with an <Error> body), `reset` (closed without an answer), `lost-reply` (carried out, answer dropped), `cut-
+head` (closed within the headers of the answer), `truncate:N` (closed after N body bytes), `stall:N` (silent after N body
+bytes), `trickle:N` (N bytes of the body per second), `corrupt` (a body of the right length with one wrong byte), `age:N`
+(messages of an SQS queue were sent N seconds earlier), `hold` (the request waits until `release`), `hold-reply` (carried out,
+the answer waits until `release`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import ssl
 import urllib.parse
 
@@ -31,9 +33,11 @@ _ANSWERS = {
     "precondition": (412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
     "skewed": (403, "RequestTimeTooSkewed", "The difference between the request time and the current time is too large."),
+    "no-kms-key": (400, "KMS.NotFoundException", "Invalid arn us-east-1"),
     "late-error": (200, "InternalError", "We encountered an internal error."),
 }
 _CHUNK = 1 << 18
+_SENT = re.compile(rb'("SentTimestamp": ?")(\d{13})')
 
 
 @dataclasses.dataclass
@@ -181,7 +185,7 @@ class FaultProxy:
         await client.stream.send_all(_kept_alive(reply))
         if method != "HEAD" and not reply.split(b" ", 2)[1].startswith((b"204", b"304")):
             limit = int(argument) if action in ("truncate", "stall") else None
-            sink = _Spoiling(client.stream, action, argument) if action in ("corrupt", "trickle") else client
+            sink = _Spoiling(client.stream, action, argument) if action in ("corrupt", "trickle", "age") else client
             if not await _copy_body(server, sink, reply, limit):
                 if action == "stall":
                     self.held.set()
@@ -199,7 +203,8 @@ class _Spoiling:
     def __init__(self, stream: trio.abc.Stream, action: str, argument: str) -> None:
         self._stream_below = stream
         self._spoilt = action != "corrupt"
-        self._bytes_per_second = int(argument or 0)
+        self._bytes_per_second = int(argument) if action == "trickle" else 0
+        self._older_ms = int(argument) * 1000 if action == "age" else 0
 
     @property
     def stream(self) -> _Spoiling:
@@ -209,6 +214,8 @@ class _Spoiling:
         if not self._spoilt and data:
             self._spoilt = True
             data = data[:-1] + bytes([data[-1] ^ 0x20])
+        if self._older_ms:  # as many digits as before
+            data = _SENT.sub(lambda found: b"%s%d" % (found[1], int(found[2]) - self._older_ms), data)
         step = self._bytes_per_second // 10 or len(data)
         for at in range(0, len(data), step):
             await self._stream_below.send_all(data[at : at + step])

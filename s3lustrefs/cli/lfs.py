@@ -15,6 +15,7 @@ from s3lustrefs.cli import hsm_client
 TYPE_CHECKING = False  # not from typing, which takes longer to load than all of this
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 _FLAG_OPTIONS = {
     "-e": "exists", "--exists": "exists",
@@ -123,15 +124,21 @@ def run(command: str, arguments: Sequence[str]) -> int:
     return hsm_client.state(said, paths) if verb == "state" else hsm_client.action(said, paths)
 
 
+def process() -> NoReturn:
+    """`main`, and an end at once: what the interpreter tidies up at its end costs a sixth of all the time of this process."""
+    os._exit(main())
+
+
 def main() -> int:
-    """Run the command line of this process."""
+    """Run the command line of this process; nothing is left to be written then."""
     arguments = sys.argv[1:]
     command = arguments[0] if arguments else ""
-    if command in ("-h", "--help", "help") or "--help" in arguments[1:]:
-        sys.stdout.write(USAGE)
-        return 0
     known = {f"hsm_{verb}" for verb in (*_REQUESTS, "set", "clear", "state", "action")}
     try:
+        if command in ("-h", "--help", "help") or "--help" in arguments[1:]:
+            sys.stdout.write(USAGE)
+            sys.stdout.flush()
+            return 0
         if command not in known:
             raise Wrong(f"{command}: not an HSM command, the others are Lustre's" if command else "no command is given")
         return run(command, arguments[1:])

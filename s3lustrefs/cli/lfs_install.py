@@ -37,9 +37,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def _script() -> str:
-    """Jobs start it once for each file, so the interpreter starts without site packages: in 8 ms instead of 25."""
+    """Jobs start it once for each file: the interpreter starts without site packages, in 8 ms instead of 25, and ends at once."""
     place = str(Path(__file__).parents[2])
     return (
         f"#!{sys.executable} -IS\n{MARK}\nimport sys\n\nsys.path.append({place!r})\n"
-        "from s3lustrefs.cli.lfs import main\n\nsys.exit(main())\n"
+        "from s3lustrefs.cli.lfs import process\n\nprocess()\n"
     )

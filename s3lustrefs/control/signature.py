@@ -1,7 +1,9 @@
 """Verifier: AWS's Signature Version 4 of a request, computed once more by botocore's own signer and compared.
 
-What is signed is all that counts: host, date, every `x-amz-` header (the operation among them), and the body's hash. A request that
-is repeated by somebody else is the same request, and only within `SKEW_SECONDS` of its date.
+What is signed is all that counts: host, date, every `x-amz-` header (the operation among them), and the body's hash. A request
+that was recorded is refused when it is sent again, see `seen_signatures`. What was seen is forgotten with the process, so that
+requests dated before its start are refused as well: a client whose clock is so many seconds slow is refused for so many seconds
+after a start, nobody else. (What a client whose clock is ahead sent just before a start can be repeated after it.)
 Source: AWS General Reference, "Signature Version 4"; Amazon FSx API Reference, "Common Errors".
 """
 
@@ -22,6 +24,7 @@ from botocore.credentials import Credentials
 from s3lustrefs.control.api_credentials import KeyPair
 from s3lustrefs.control.fsx_request import refused
 from s3lustrefs.control.http_door import Request
+from s3lustrefs.control.seen_signatures import SeenSignatures
 
 SKEW_SECONDS = 300
 SERVICE = "fsx"
@@ -42,12 +45,20 @@ class _Claim:
 
 
 class Verifier:
-    """Knows one key pair and one Region."""
+    """Knows one key pair and one Region, and what was sent since it was made.
 
-    def __init__(self, pair: KeyPair, region: str, clock: Callable[[], float] = time.time) -> None:
+    `clock`: seconds since the epoch; `uptime`: seconds, never going back.
+    """
+
+    def __init__(
+        self, pair: KeyPair, region: str, clock: Callable[[], float] = time.time, uptime: Callable[[], float] = time.monotonic
+    ) -> None:
         self._pair = pair
         self._region = region
         self._clock = clock
+        self._uptime = uptime
+        self._started = uptime()
+        self._seen = SeenSignatures(uptime)
 
     def verify(self, request: Request) -> None:
         """Raises: ControlFault."""
@@ -56,7 +67,8 @@ class Verifier:
         claim = _claim(request)
         if not hmac.compare_digest(claim.access_key.encode(), self._pair.access_key.encode()):
             raise refused("UnrecognizedClientException", "the access key is not the one in this file system's api-credentials")
-        date = self._check_date(request)
+        now = self._clock()
+        date, at = self._check_date(request, now)
         self._check_scope(claim.scope, date)
         _check_signed(claim.signed_headers, request)
         try:
@@ -68,8 +80,10 @@ class Verifier:
                 "InvalidSignatureException",
                 "the signature does not match: check the secret key, and that no proxy changes requests",
             )
+        self._seen.admit(signature, at, now - SKEW_SECONDS, now + SKEW_SECONDS)
 
-    def _check_date(self, request: Request) -> str:
+    def _check_date(self, request: Request, now: float) -> tuple[str, int]:
+        """The date as it is signed, and in seconds since the epoch."""
         date = request.header("x-amz-date")
         try:
             if not _DATE.fullmatch(date):
@@ -77,11 +91,15 @@ class Verifier:
             at = timegm(time.strptime(date, "%Y%m%dT%H%M%SZ"))
         except ValueError:
             raise refused("IncompleteSignature", "X-Amz-Date is missing, or not of the form 20180301T120000Z") from None
-        skew = self._clock() - at
+        skew = now - at
         if abs(skew) > SKEW_SECONDS:
             what = f"{abs(skew):.0f} s {'old' if skew > 0 else 'ahead of time'}, at most {SKEW_SECONDS} s: check the client's clock"
             raise refused("RequestExpired", f"the request is {what}")
-        return date
+        running = self._uptime() - self._started  # not a date kept from then: the clock may have been set since
+        if at + 1 <= now - running:
+            what = f"{skew:.0f} s old, from before this server started ({running:.0f} s ago)"
+            raise refused("RequestExpired", f"the request is {what}: sign it anew; if that does not help, check the client's clock")
+        return date, at
 
     def _check_scope(self, scope: tuple[str, ...], date: str) -> None:
         expected = (date[:8], self._region, SERVICE, "aws4_request")

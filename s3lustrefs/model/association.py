@@ -11,6 +11,8 @@ EVENTS = ("NEW", "CHANGED", "DELETED")
 MAX_ASSOCIATIONS = 8
 MAX_KEY_BYTES = 1024
 MAX_NAME_BYTES = 255
+TOO_LONG = f"(at most {MAX_NAME_BYTES})"
+"""At the end of what `key_defect` says of a name."""
 
 PosixMetadata = Literal["lazy", "eager", "off"]
 OnConflict = Literal["keep-both", "bucket-wins", "file-wins"]
@@ -180,5 +182,5 @@ def key_defect(relative: bytes) -> str | None:
         if part in (b".", b".."):
             return "has a '.' or '..' component"
         if len(part) > MAX_NAME_BYTES:
-            return f"has a component of {len(part)} bytes (at most {MAX_NAME_BYTES})"
+            return f"has a component of {len(part)} bytes {TOO_LONG}"
     return None

@@ -1,7 +1,11 @@
 """The events of FSx's data repository log by their names, and how serious each is.
 
-Source: fsx-spec section 9.6; FSx for Lustre User Guide, "Data repository event logs". That page gives the events of restores no
-identifiers: theirs here follow the pattern of the others.
+Source: fsx-spec section 9.6; FSx for Lustre User Guide, "Data repository event logs". That page gives the events of restores, of
+names that are too long and of encryption keys no identifiers: theirs here follow the pattern of the others.
+
+Events of FSx that have no place here: S3ImportDirectoryCreateError and S3ImportDirectoryMetadataUpdateError (names and attributes
+of a page of the listing are one transaction, and what makes it fail is no directory's fault), S3ImportDeleteBucketDoesNotExist
+(a bucket that is gone is noticed by its listing, before any name could go).
 """
 
 from __future__ import annotations
@@ -16,12 +20,17 @@ class LogEvent(Enum):
     IMPORT_ACCESS_DENIED = "S3ImportAccessDenied"
     IMPORT_NO_BUCKET = "S3ImportBucketDoesNotExist"
     IMPORT_NOT_POSIX = "S3ImportObjectPathNotPosixCompliant"
+    IMPORT_NAME_TOO_LONG = "S3ImportNameTooLong"
     IMPORT_TYPE_MISMATCH = "S3ImportObjectTypeMismatch"
     IMPORT_TIER = "S3ImportUnsupportedTierWarning"
+    IMPORT_SYMLINK_TIER = "S3ImportSymlinkInUnsupportedTierWarning"
+    IMPORT_OBJECT_DELETED = "S3ImportObjectDeleted"
+    IMPORT_DELETE_DENIED = "S3ImportDeleteAccessDenied"
     EXPORT_INTERNAL = "S3ExportInternalError"
     EXPORT_ACCESS_DENIED = "S3ExportAccessDenied"
     EXPORT_PATH_TOO_LONG = "S3ExportPathSizeTooLong"
     EXPORT_FILE_TOO_LARGE = "S3ExportFileSizeTooLarge"
+    EXPORT_NO_KEY = "S3ExportKMSKeyNotFound"
     EXPORT_BUSY = "S3ExportResourceBusy"
     EXPORT_NO_SOURCE = "S3ExportLocalObjectReleaseWithoutS3Source"
     EXPORT_OUTSIDE = "S3ExportLocalObjectNotMatchDra"
@@ -36,7 +45,7 @@ class LogEvent(Enum):
 
 
 WARNINGS = frozenset({LogEvent.IMPORT_TIER, LogEvent.EXPORT_NO_SOURCE, LogEvent.EXPORT_OUTSIDE, LogEvent.RESTORE_TIER})
-"""All others are errors."""
+"""All others are errors, S3ImportSymlinkInUnsupportedTierWarning among them, whatever its name says."""
 
 LEVELS = {
     "DISABLED": (False, False),

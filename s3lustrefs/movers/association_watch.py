@@ -3,7 +3,8 @@
 MISCONFIGURED is entered when the bucket is gone, when a permission is missing, when the bucket no longer sends its events to the
 queue that was made for it, or when that queue is further behind than it keeps messages; and left when that is over. A bucket
 that does not answer is no cause: that passes. Meanwhile nothing is imported or exported by itself; what is to be exported is
-recorded, and sent afterwards.
+recorded, and sent afterwards. A queue that is too far behind is listened to again with the next look, since nothing else brings it
+forward: its association may be MISCONFIGURED several times until it has caught up.
 
 Source: FSx for Lustre User Guide, "Data repository association lifecycle"; fsx-spec section 2.3.
 """

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from s3lustrefs import errors
 from s3lustrefs.meta import listing
+from s3lustrefs.model.association import TOO_LONG
 from s3lustrefs.model.file_system import FileSystemRecord
 from s3lustrefs.model.log_events import LEVELS, WARNINGS, LogEvent
 
@@ -59,14 +60,44 @@ def note_skipped(key: bytes, reason: str) -> None:
     """A key of the bucket, relative to its association's prefix, that does not show here."""
     if reason != listing.MARKER_HAS_CONTENT:
         event = LogEvent.IMPORT_TYPE_MISMATCH if reason in listing.CLASHES else LogEvent.IMPORT_NOT_POSIX
-        note(event, key=key, reason=reason)
+        note(LogEvent.IMPORT_NAME_TOO_LONG if reason.endswith(TOO_LONG) else event, key=key, reason=reason)
 
 
-def of_listing(error: errors.S3LustreError) -> LogEvent:
-    """A bucket that could not be listed."""
+_LISTINGS: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
+    (errors.RepositoryDenied, LogEvent.IMPORT_ACCESS_DENIED),
+    (errors.BucketNotFound, LogEvent.IMPORT_NO_BUCKET),
+    (errors.RepositoryError, LogEvent.IMPORT_LIST_ERROR),
+    (errors.OutOfSpace, LogEvent.NO_SPACE),
+)
+
+
+def note_listing(error: errors.S3LustreError, **fields: object) -> None:
+    """A bucket could not be listed, or what it listed could not be taken into the table."""
+    event = of_listing(error)
+    if event is not None:
+        note(event, **fields, reason=error)
+
+
+def of_listing(error: errors.S3LustreError) -> LogEvent | None:
+    """An import or sweep that failed; None: FSx has no event for this."""
+    return next((event for kind, event in _LISTINGS if isinstance(error, kind)), None)
+
+
+def note_headers(key: bytes, error: errors.S3LustreError) -> None:
+    """The attributes of an object that was listed could not be had."""
     if isinstance(error, errors.RepositoryDenied):
-        return LogEvent.IMPORT_ACCESS_DENIED
-    return LogEvent.IMPORT_NO_BUCKET if isinstance(error, errors.BucketNotFound) else LogEvent.IMPORT_LIST_ERROR
+        note(LogEvent.IMPORT_ACCESS_DENIED, key=key, reason=error)
+
+
+def note_archived(storage_class: str, *, is_symlink: bool, **where: object) -> None:
+    """A file was imported that cannot be read before its object is restored; or a symlink, which shows as a file until then."""
+    note(LogEvent.IMPORT_SYMLINK_TIER if is_symlink else LogEvent.IMPORT_TIER, **where, tier=storage_class)
+
+
+def note_unanswered(key: bytes, error: errors.S3LustreError, *, is_gone: bool) -> None:
+    """The bucket does not say what it has under a key. `is_gone`: nothing, it seems."""
+    if isinstance(error, errors.RepositoryDenied):
+        note(LogEvent.IMPORT_DELETE_DENIED if is_gone else LogEvent.IMPORT_ACCESS_DENIED, key=key, reason=error)
 
 
 _EXPORTS: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
@@ -74,6 +105,7 @@ _EXPORTS: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
     (errors.KeyNotExportable, LogEvent.EXPORT_PATH_TOO_LONG),
     (errors.ObjectTooLarge, LogEvent.EXPORT_FILE_TOO_LARGE),
     (errors.ObjectNotFound, LogEvent.EXPORT_NO_SOURCE),
+    (errors.EncryptionKeyNotFound, LogEvent.EXPORT_NO_KEY),
     (errors.RepositoryError, LogEvent.EXPORT_INTERNAL),
 )
 
@@ -93,7 +125,7 @@ _RESTORES: tuple[tuple[type[errors.S3LustreError], LogEvent], ...] = (
 
 
 def note_restore(ino: int, error: errors.S3LustreError) -> None:
-    """Content that somebody waits for could not be fetched."""
+    """Content that somebody waits for, or has ordered, could not be fetched."""
     event = of_restore(error)
     if event is not None:
         note(event, ino=ino, key=getattr(error, "key", ""), reason=error)

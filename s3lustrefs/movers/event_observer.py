@@ -21,6 +21,7 @@ from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.event_judge import EventJudge, Verdict
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.observer import Observer, Seen, batch_of
@@ -63,6 +64,8 @@ class EventObserver:
         self._gone_markers: dict[bytes, float] = {}
         """Directories whose own object is gone, and until when they wait to become empty."""
         self.told = Told()
+        self._said_to_be_gone: frozenset[bytes] = frozenset()
+        """Of the events under way."""
 
     def association(self) -> Association:
         return self._observer.association()
@@ -75,6 +78,9 @@ class EventObserver:
         by_key: dict[bytes, list[BucketEvent]] = defaultdict(list)
         for event in events:
             by_key[event.key].append(event)
+        self._said_to_be_gone = frozenset(
+            key for key, told in by_key.items() if all(each.kind is EventKind.REMOVED for each in told)
+        )
         failed: set[bytes] = set()
         with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
             believed, ask = await self._judge(by_key)
@@ -145,6 +151,7 @@ class EventObserver:
             except errors.RepositoryError as exc:
                 failures.append(exc)
                 failed.add(key)
+                event_log.note_unanswered(key, exc, is_gone=key in self._said_to_be_gone)
             finally:
                 limit.release()
 

@@ -20,6 +20,8 @@ from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+from s3lustrefs.model.log_events import LogEvent
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.slots import Slots
 from s3lustrefs.repository import posix_headers
@@ -158,6 +160,7 @@ class HeaderFetcher:
             await running.wait()
             return
         self._fetching[inode.ino] = trio.Event()
+        place = None
         try:
             place = await self._place(inode)
             if place is None:
@@ -167,6 +170,8 @@ class HeaderFetcher:
                 await self._ask(inode, *place)
             self._repositories.troubles.forget(inode.ino)
         except errors.RepositoryError as exc:
+            if place is not None and type(self._repositories.troubles.find(inode.ino)) is not type(exc):
+                event_log.note_headers(place[1], exc)  # once, however often it is tried
             self._repositories.troubles.note(inode.ino, exc)
             raise
         finally:
@@ -185,13 +190,16 @@ class HeaderFetcher:
             # An archived symlink is shown as a file until what it leads to can be read.
             if posix.is_symlink and inode.is_file and 0 < head.version.size and not head.archived:
                 target = await store.get_bytes(key, head.version, 0, head.version.size)
-        except errors.ObjectNotFound:
+        except errors.ObjectNotFound as exc:
+            event_log.note(LogEvent.IMPORT_OBJECT_DELETED, key=key, reason=exc)
             await self._engine.apply_headers(inode.ino, etag, AttributeChange(), None)
             await self._engine.object_vanished(inode.ino)
             return
         except errors.ObjectChanged:
             await self._on_changed(inode.ino)
             return
+        if head.archived:
+            event_log.note_archived(head.version.storage_class, is_symlink=posix.is_symlink, key=key)
         await self._engine.apply_headers(inode.ino, etag, _change(posix), target, head.version.version_id)
 
     async def _place(self, inode: Inode) -> tuple[AssocId, bytes, str] | None:

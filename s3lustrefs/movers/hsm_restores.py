@@ -20,6 +20,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers import event_log
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.repository.retry import backoff_seconds
 
@@ -215,6 +216,7 @@ class HsmRestores:
                 return exc
             except errors.S3LustreError as exc:
                 log.warning("restore failed ino=%d error=%s", restore.ino, exc)
+                event_log.note_restore(restore.ino, exc)
                 return exc
             except Exception:
                 # A defect must cost one file its restore, not everybody their mount.

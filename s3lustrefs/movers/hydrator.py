@@ -291,7 +291,8 @@ class Hydrator:
         except errors.S3LustreError as exc:
             fetch.error = exc
             self._repositories.troubles.note(inode.ino, exc)
-            event_log.note_restore(inode.ino, exc)
+            if fetch.is_demand:  # of the others, orders note their end themselves, and readahead is followed by a reader
+                event_log.note_restore(inode.ino, exc)
             if isinstance(exc, errors.ObjectArchived):
                 content.given_up, content.given_up_at = exc, trio.current_time()
         except Exception:

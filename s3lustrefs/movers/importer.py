@@ -109,7 +109,7 @@ class Importer:
                 self._end_attempt(exc)
                 failures += 1
                 delay = backoff_seconds(failures)
-                event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
+                event_log.note_listing(exc, association=self._assoc)
                 log.warning("import failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
 

@@ -18,7 +18,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
-from s3lustrefs.meta.schema import decode_object, pack_u64
+from s3lustrefs.meta.schema import ObjectRecord, decode_object, pack_u64
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import Invalidation
 from s3lustrefs.model.ids import NO_INO, AssocId
@@ -30,6 +30,8 @@ from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.list_page import STANDARD, Page
 from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectVersion
 
+Archived = Sequence[tuple[bytes, ObjectRecord]]
+"""Paths relative to the prefix, and what was listed of their objects."""
 Groups = list[tuple[bytes, Sequence[PreparedEntry]]]
 
 
@@ -43,8 +45,8 @@ class Seen:
     deleted: int = 0
     skipped: int = 0
     """Keys that can be no path."""
-    on_archived: Callable[[list[bytes]], Awaitable[None]] | None = None
-    """Is told of files (relative to the prefix) whose object is in an archive storage class, those of a batch at a time."""
+    on_archived: Callable[[Archived], Awaitable[None]] | None = None
+    """Is told of files whose object is in an archive storage class, those of a batch at a time."""
 
 
 class Observer:
@@ -118,15 +120,17 @@ def _joined(below: bytes, relative: bytes) -> bytes:
     return below + b"/" + relative if below and relative else below or relative
 
 
-def _archived(groups: Groups) -> list[bytes]:
-    return [_joined(directory, entry[0]) for directory, entries in groups for entry in entries if _is_archived(entry[2])]
+def _archived(groups: Groups) -> list[tuple[bytes, ObjectRecord]]:
+    found = [(_joined(directory, entry[0]), _if_archived(entry[2])) for directory, entries in groups for entry in entries]
+    return [(path, record) for path, record in found if record is not None]
 
 
-def _is_archived(prepared: bytes) -> bool:
+def _if_archived(prepared: bytes) -> ObjectRecord | None:
     """Of an object as it is to be stored. Decoding only those that may be costs a tenth of decoding all."""
     if not any(word.encode() in prepared for word in ARCHIVE_CLASSES):
-        return False
-    return decode_object(b"\0\0", pack_u64(NO_INO) + prepared).storage_class in ARCHIVE_CLASSES
+        return None
+    record = decode_object(b"\0\0", pack_u64(NO_INO) + prepared)
+    return record if record.storage_class in ARCHIVE_CLASSES else None
 
 
 def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:

@@ -29,6 +29,7 @@ from s3lustrefs.movers.listing_process import open_listing
 from s3lustrefs.movers.observer import Observer, Seen, batch_of
 from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.list_request import ListingTarget
+from s3lustrefs.repository.object_store import ObjectHead
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Sweeper:
                 failures += 1
                 self._is_due = True
                 delay = backoff_seconds(failures)
-                event_log.note(event_log.of_listing(exc), association=self._assoc, reason=exc)
+                event_log.note_listing(exc, association=self._assoc)
                 log.warning("sweep failed, trying again association=%d seconds=%.0f error=%s", self._assoc, delay, exc)
                 await trio.sleep(delay)
 
@@ -145,6 +146,10 @@ class Sweeper:
                 await self._refresh(inode.ino)
                 result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
         return result
+
+    async def find(self, relative: bytes) -> ObjectHead | None:
+        """What the bucket has under a path (relative to the prefix) now. Raises: RepositoryError."""
+        return await self._observer.find(self._observer.association().key_of(relative))
 
     async def look_for(self, key: bytes, events: frozenset[str], result: SweepResult) -> None:
         """Bring one file into line with its object, if there is one. Raises: RepositoryError, StorageError."""
@@ -203,6 +208,9 @@ class Sweeper:
                     self._gone_markers.append(key)
                 else:
                     await self._observer.remove(key, sweep, result)
+            except errors.RepositoryError as exc:
+                event_log.note_unanswered(key, exc, is_gone=True)
+                raise
             finally:
                 limit.release()
 

@@ -8,7 +8,6 @@ there.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Literal
 
 import trio
@@ -16,14 +15,17 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta import listing
 from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.listing import PATH_MAX
+from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.log_events import LogEvent
 from s3lustrefs.model.task import TaskFailure, TaskRecord
 from s3lustrefs.model.task_paths import Span, spans, split_urls
 from s3lustrefs.movers import event_log
 from s3lustrefs.movers.links import Links
-from s3lustrefs.movers.sweeper import SweepResult
+from s3lustrefs.movers.observer import Archived
+from s3lustrefs.movers.sweeper import Sweeper, SweepResult
 from s3lustrefs.movers.task_progress import Progress
+from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 _EVENTS = frozenset({"NEW", "CHANGED"})
 _ATTEMPTS = 5
 _PAGE = 500
+_HEADS_AT_ONCE = 16
 
 
 class ImportJob:
@@ -83,7 +86,7 @@ class ImportJob:
 
     async def _sweep(self, span: Span, progress: Progress) -> int:
         sweeper = self._links.of(span.association.assoc_id).sweeper
-        report = _SpanReport(self._engine, progress, span)
+        report = _SpanReport(self._engine, progress, span, sweeper)
         result = SweepResult(on_archived=report.warn)
         progress.found = lambda: result.objects + result.skipped
         if span.relative:
@@ -105,23 +108,58 @@ class _SpanReport:
     There may be as many as there are objects: none is kept in memory.
     """
 
-    def __init__(self, engine: MetadataEngine, progress: Progress, span: Span) -> None:
+    def __init__(self, engine: MetadataEngine, progress: Progress, span: Span, sweeper: Sweeper) -> None:
         self._engine = engine
+        self._sweeper = sweeper
         self._progress = progress
         self._association = span.association
         self._below = span.relative.encode()
         self._number = progress.total
 
-    async def warn(self, archived: Sequence[bytes]) -> None:
-        """Of files that cannot be read before they are restored, unless they could not become files."""
+    async def warn(self, archived: Archived) -> None:
+        """Of files that cannot be read before they are restored, unless they could not become files; symlinks among them have
+        failed to become such. Raises: RepositoryUnavailable when the bucket does not say which they are."""
         for at in range(0, len(archived), _PAGE):
+            page = archived[at : at + _PAGE]
+            symlinks = await self._symlinks(page)
             rows = []
-            for key in archived[at : at + _PAGE]:
+            for key, listed in page:
                 if not await self._engine.skipped_reason(self._association, key):
-                    rows.append(self._row(key, "S3ObjectInUnsupportedTier", "succeeded with warning"))
-                    event_log.note(LogEvent.IMPORT_TIER, path=rows[-1].path)
+                    is_symlink = key in symlinks
+                    rows.append(self._archived_row(key, is_symlink=is_symlink))
+                    event_log.note_archived(listed.storage_class, is_symlink=is_symlink, path=rows[-1].path)
             await self._progress.fail(*rows)
             await trio.lowlevel.checkpoint()
+
+    async def _symlinks(self, archived: Archived) -> set[bytes]:
+        """Only their headers tell: what is small enough to be one costs a HEAD."""
+        found: set[bytes] = set()
+        limit = trio.Semaphore(_HEADS_AT_ONCE)
+
+        async def look(key: bytes) -> None:
+            try:
+                head = await self._sweeper.find(key)
+                if head is not None and posix_headers.decode(head.metadata).is_symlink:
+                    found.add(key)
+            except errors.RepositoryError as exc:
+                if not exc.terminal:
+                    raise
+                log.info("archived object not looked at key=%r error=%s", key, exc)  # it counts as a file, as it shows
+            finally:
+                limit.release()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for key, listed in archived:
+                    if self._may_be_symlink(listed):
+                        await limit.acquire()
+                        nursery.start_soon(look, key)
+        except* errors.S3LustreError as group:
+            raise group.exceptions[0] from None
+        return found
+
+    def _may_be_symlink(self, listed: ObjectRecord) -> bool:
+        return 0 < listed.size < PATH_MAX and self._association.posix_metadata != "off"
 
     async def fail(self) -> None:
         """Of the keys that could not become files."""
@@ -136,6 +174,11 @@ class _SpanReport:
 
     def _is_below(self, key: bytes) -> bool:
         return not self._below or key == self._below or key.startswith(self._below + b"/")
+
+    def _archived_row(self, key: bytes, *, is_symlink: bool) -> TaskFailure:
+        if is_symlink:
+            return self._row(key, "S3SymlinkInUnsupportedTier")
+        return self._row(key, "S3ObjectInUnsupportedTier", "succeeded with warning")
 
     def _row(self, key: bytes, code: str, status: Literal["failed", "succeeded with warning"] = "failed") -> TaskFailure:
         self._number += 1

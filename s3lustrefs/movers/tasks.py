@@ -195,8 +195,8 @@ class Tasks:
             if isinstance(exc, errors.StorageError) and not exc.terminal:
                 raise
             log.warning("task failed task=%s error=%s", progress.record.task_id, exc)
-            if progress.record.type == IMPORT and isinstance(exc, errors.RepositoryError):
-                event_log.note(event_log.of_listing(exc), task=progress.record.task_id, reason=exc)
+            if progress.record.type == IMPORT:
+                event_log.note_listing(exc, task=progress.record.task_id)
             return str(exc) or type(exc).__name__
         except Exception:
             # A defect must cost one task its success, not everybody their mount.

@@ -189,7 +189,8 @@ class Survey:
         return region if "-" in region else ""
 
     def _read(self) -> Iterator[Finding]:
-        """Read one byte of something; where there is nothing, a missing key answers 404 only to those who may read it."""
+        """Read one byte of something; where there is nothing, a missing key answers 404 only to those who may read it (at Ceph to
+        those who may list, too)."""
         key = self._some_key or self._prefix + PROBE_PREFIX + "none"
         try:
             self._client.get_object(Bucket=self._bucket, Key=key, Range="bytes=0-0")["Body"].read()

@@ -161,6 +161,9 @@ def _kind(status: int, code: str) -> type[errors.RepositoryError]:
         "ConditionalRequestConflict": errors.ObjectChanged,
         "InvalidObjectState": errors.ObjectArchived,
         "ObjectNotInActiveTierError": errors.ObjectArchived,
+        "KMS.NotFoundException": errors.EncryptionKeyNotFound,
+        "KMS.DisabledException": errors.EncryptionKeyNotFound,
+        "KMS.KMSInvalidStateException": errors.EncryptionKeyNotFound,
         "KeyTooLongError": errors.KeyNotExportable,
         "EntityTooLarge": errors.ObjectTooLarge,
         # The upload was aborted or completed by somebody else: the whole export may well succeed later.

@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 
 from s3lustrefs.control.api_credentials import KeyPair, load_or_make
 from s3lustrefs.control.fsx_model import TARGET_PREFIX
+from s3lustrefs.control.seen_signatures import REPEAT_SECONDS
 from tests.mount.conftest import fresh_bucket
 from tests.mount.endpoint import REGION, Endpoint, endpoint
+from tests.mount.site import S3LUSTREFS
 from tests.servers import S3Server, free_ports
 from tests.unit.control import fsx_requests
 from tests.unit.control.fsx_scene import MODEL
@@ -242,8 +244,52 @@ def test_key_of_the_other_door_opens_nothing(doors: dict[str, Door], which: str)
     assert (status, answer["__type"]) == (403, "UnrecognizedClientException")
 
 
-def test_recorded_change_that_somebody_repeats_is_not_done_twice(doors: dict[str, Door]) -> None:
-    """AWS's clients sign two equal requests of one second alike, so that a repetition cannot be told from them; its token can."""
+def test_recorded_request_is_refused_once_its_second_is_over(doors: dict[str, Door]) -> None:
+    """By a mount and by the host, each for itself; and what AWS's clients do alike within one second is served."""
+    body = b'{"MaxResults": 5}'
+    recorded = {name: door.signed("DescribeFileSystems", body) for name, door in doors.items()}
+    for name, door in doors.items():
+        for _ in range(3):
+            assert door.send("DescribeFileSystems", body, recorded[name])[0] == 200
+    time.sleep(REPEAT_SECONDS + 1)
+    for name, door in doors.items():
+        for _ in range(2):
+            status, answer = door.send("DescribeFileSystems", body, recorded[name])
+            assert (status, answer["__type"]) == (400, "RequestExpired") and "sign it anew" in answer["Message"]
+        assert door.send("DescribeFileSystems", body)[0] == 200
+
+
+def test_recording_from_before_a_restart_is_refused(moto_server: S3Server) -> None:
+    """Of a mount, and of the host's endpoint; both keep their key pairs."""
+    with endpoint(moto_server, "-o", f"endpoint_url={moto_server.endpoint_url},addressing_style=path") as host:
+        (port,) = free_ports(1)
+        with host.boto() as fsx:
+            fsx.create_file_system(**CREATE, Tags=[{"Key": "Name", "Value": "one"}])
+            while any(each["Lifecycle"] == "CREATING" for each in fsx.describe_file_systems()["FileSystems"]):
+                continue
+        config = host.config_dir / "one.toml"
+        config.write_text(f'{config.read_text()}api_listen = "127.0.0.1:{port}"\n')
+        point = host.mount("one")
+        doors = [
+            Door(at, load_or_make(host.state_dir / name / "api-credentials", REGION), {})
+            for name, at in (("one", port), ("api", host.port))
+        ]
+        recorded = [door.signed("DescribeFileSystems", b"{}") for door in doors]
+        for door, headers in zip(doors, recorded, strict=True):
+            assert door.send("DescribeFileSystems", b"{}", headers)[0] == 200
+        time.sleep(1)  # dates have whole seconds
+        host.unmount(point)
+        assert host.stop() == 0
+        host.start()
+        host.run(S3LUSTREFS, "mount", "one", point)
+        for door, headers in zip(doors, recorded, strict=True):
+            status, answer = door.send("DescribeFileSystems", b"{}", headers)
+            assert (status, answer["__type"]) == (400, "RequestExpired") and "before this server started" in answer["Message"]
+            assert door.send("DescribeFileSystems", b"{}")[0] == 200
+
+
+def test_recorded_change_that_somebody_repeats_at_once_is_not_done_twice(doors: dict[str, Door]) -> None:
+    """Within seconds it cannot be told from equal requests of one client; its token can."""
     door = doors["host"]
     body = json.dumps({**CREATE, "ClientRequestToken": "recorded"}).encode()
     headers = door.signed("CreateFileSystem", body)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from s3lustrefs.control.api_credentials import load_or_make
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import WAIT_SECONDS, Site
-from tests.servers import free_ports
+from tests.servers import S3Server, free_ports
 
 REGION = "us-east-1"
 ALL = ["NEW", "CHANGED", "DELETED"]
@@ -336,6 +337,174 @@ def test_removed_event_configuration_is_a_misconfiguration_that_an_update_ends(s
     scene.delete(linked)
     assert not configured()
     scene.end()
+
+
+# --- permissions -------------------------------------------------------------------------------------------------------------
+
+
+class Refusing:
+    """A bucket behind a proxy that answers as Amazon does to those who may not read: 403, whether the object is there or not."""
+
+    def __init__(self, place: Site, proxy: BackgroundProxy) -> None:
+        self._place, self._proxy = place, proxy
+
+    def deny(self, *actions: str) -> None:
+        self._proxy.clear_faults()
+        for action in actions:
+            assert action == "s3:GetObject"
+            self._proxy.add("denied", method="GET", path=f"/{self._place.bucket}/p/", times=10**6)
+
+
+class Guarded:
+    """A bucket of one user of Ceph that another one mounts, who may do everything but what is `deny`d."""
+
+    def __init__(self, place: Site, server: S3Server) -> None:
+        self._place = place
+        place.environment |= {"AWS_ACCESS_KEY_ID": server.other_access_key, "AWS_SECRET_ACCESS_KEY": server.other_secret_key}
+        self.deny()
+
+    def deny(self, *actions: str) -> None:
+        """These from now on, and nothing else."""
+        users = ["arn:aws:iam:::user/u0", "arn:aws:iam:::user/u1"]
+        arn = f"arn:aws:s3:::{self._place.bucket}"
+        statements = [{"Effect": "Allow", "Principal": {"AWS": users}, "Action": ["s3:*"], "Resource": [arn, f"{arn}/*"]}]
+        if actions:
+            lost = {"Principal": {"AWS": users[1:]}, "Action": list(actions), "Resource": [arn, f"{arn}/*"]}
+            statements.append({"Effect": "Deny", **lost})
+        policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+        self._place.s3.put_bucket_policy(Bucket=self._place.bucket, Policy=policy)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("lost", "where", "seconds"),
+    [
+        ("s3:PutObject", "arn:aws:s3:::BUCKET/p/*", 15),
+        pytest.param("s3:ListBucket", "arn:aws:s3:::BUCKET", 15, marks=pytest.mark.long),
+        pytest.param("s3:GetObject", "arn:aws:s3:::BUCKET/p/*", 15, marks=pytest.mark.long),
+        pytest.param("s3:PutObject", "arn:aws:s3:::BUCKET/p/*", 180, marks=pytest.mark.long),
+    ],
+)
+def test_lost_permission_is_a_misconfiguration_until_it_is_given_back(
+    make_site: Callable[..., Site], request: pytest.FixtureRequest, lost: str, where: str, seconds: float
+) -> None:
+    (port,) = free_ports(1)
+    bucket: Guarded | Refusing
+    if lost == "s3:GetObject":  # Ceph answers 404 for what is not there to whoever may list
+        proxy: BackgroundProxy = request.getfixturevalue("proxy")
+        place = make_site("", endpoint_url=proxy.endpoint_url)
+        bucket = Refusing(place, proxy)
+    else:
+        server: S3Server = request.getfixturevalue("rgw_server")
+        place = make_site("", server=server)
+        bucket = Guarded(place, server)
+    place.expected_log += ["export failed", "sweep failed", "misconfigured", "listing", "not fetched", "fetch failed"]
+    scene = Scene(place, port)
+    scene.mount()
+    linked = scene.made("/work", "p", S3=BOTH)
+    (place.root / "work/first").write_text("1")
+    place.drain()
+
+    def look() -> tuple[str, str]:
+        """As the AWS command line shows it."""
+        (found,) = scene.aws("describe-data-repository-associations", "--association-ids", linked)["Associations"]
+        return found["Lifecycle"], found.get("FailureDetails", {}).get("Message", "")
+
+    def wait_for(lifecycle: str, most_seconds: float) -> str:
+        deadline = time.monotonic() + most_seconds
+        while (found := look())[0] != lifecycle:
+            assert time.monotonic() < deadline, (found, place.log()[-2000:])
+            time.sleep(0.3)
+        return found[1]
+
+    bucket.deny(lost)
+    (place.root / "work/second").write_text("recorded meanwhile")
+    said = wait_for("MISCONFIGURED", 60)
+    assert f"Allow {lost} on {where.replace('BUCKET', place.bucket)}" in said and len(said) <= 256
+    (place.root / "work/second").write_text("written again meanwhile")
+    (place.root / "work/first").rename(place.root / "work/moved")
+    time.sleep(5)  # a sweep under way at that moment comes to its end
+    place.s3.put_object(Bucket=place.bucket, Key="p/theirs", Body=b"theirs")
+    until_then = time.monotonic() + seconds
+    while time.monotonic() < until_then:
+        assert look()[0] == "MISCONFIGURED"
+        time.sleep(2)
+    before = {"p/first", "p/theirs"}
+    if lost != "s3:PutObject":  # what was due before it was known could be sent
+        before.add("p/second")
+    assert before - {"p/second"} <= set(place.keys()) <= before
+    assert sorted(os.listdir(place.root / "work")) == ["moved", "second"]
+    assert place.drain(check=False).returncode == 1
+
+    bucket.deny()
+    wait_for("AVAILABLE", 20)
+    place.drain()
+    assert place.objects() == {"p/moved": b"1", "p/second": b"written again meanwhile", "p/theirs": b"theirs"}
+    until(lambda: (place.root / "work/theirs").exists())
+
+    bucket.deny(lost)
+    (place.root / "work/third").write_text("3")
+    wait_for("MISCONFIGURED", 60)
+    bucket.deny()
+    asked = time.monotonic()
+    scene.fsx.update_data_repository_association(AssociationId=linked)
+    scene.wait(linked, "AVAILABLE")
+    assert time.monotonic() - asked < 5  # and not only with the next look, every ten seconds
+    place.drain()
+    assert place.body("p/third") == b"3"
+    scene.end()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("days", "expected"), [pytest.param(13, "AVAILABLE", marks=pytest.mark.long), (15, "MISCONFIGURED")])
+def test_queue_further_behind_than_it_keeps_its_messages(
+    make_site: Callable[..., Site], proxy: BackgroundProxy, moto_server: S3Server, days: int, expected: str
+) -> None:
+    """Messages that were sent so many days ago come faster than the bucket says what became of their objects."""
+    (port,) = free_ports(1)
+    place = make_site("", endpoint_url=proxy.endpoint_url)
+    place.expected_log += ["misconfigured", "export failed", "events wait"]
+    scene = Scene(place, port)
+    scene.source.write_text(scene.source.read_text().replace("0.5", "0") + 'event_queue_url = "create"\n')
+    proxy.add(f"age:{days * 86400}", method="POST", times=10**6)
+    scene.mount()
+    linked = scene.made("/work", "p", S3=BOTH)
+
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = place.status()["associations"][0]["events"]
+        return found
+
+    until(lambda: told()["state"] == "LISTENING")
+    place.put("p/gone", b"1")
+    until((place.root / "work/gone").exists)
+    proxy.add("hold", method="HEAD", path="/p/gone", times=10**6)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/gone")
+    queue, sqs = told()["queue"], moto_server.client("sqs")
+    for batch in range(60):
+        bodies = [removed(place.bucket, f"p/gone-{batch}-{number}") for number in range(10)]
+        entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies)]
+        assert not sqs.send_message_batch(QueueUrl=queue, Entries=entries).get("Failed")
+    sqs.close()
+    until(lambda: (told()["oldest_queued_seconds"] or 0) > days * 86400 - 60)
+    deadline = time.monotonic() + 60
+    while (found := scene.describe(linked))["Lifecycle"] != "MISCONFIGURED" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert found["Lifecycle"] == expected and ("14 days" in found.get("FailureDetails", {}).get("Message", "")) is (days > 14)
+    (place.root / "work/mine").write_text("sent afterwards")
+    proxy.clear_faults()
+    scene.wait(linked, "AVAILABLE")
+    place.cli("refresh", place.root / "work")
+    assert os.listdir(place.root / "work") == ["mine"]
+    place.drain()
+    assert place.keys() == ["p/mine"]
+    scene.end()
+
+
+def removed(bucket: str, key: str) -> str:
+    """A message of the bucket's, as S3 writes it."""
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    record = {"eventName": "ObjectRemoved:Delete", "eventTime": moment, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
+    return json.dumps({"Records": [record]})
 
 
 def test_configured_association_that_was_deleted_comes_back_with_a_change_only(make_site: Callable[..., Site]) -> None:

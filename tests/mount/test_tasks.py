@@ -168,14 +168,15 @@ def test_report_lists_what_failed_in_fsx_s_csv(quiet: Mounted) -> None:
     place.put("p/d//no", b"")
     place.put("p/fine/beside", b"")
     place.put("p/archived", b"x", StorageClass="GLACIER")
+    place.put("p/link", b"archived", StorageClass="GLACIER", Metadata={"file-permissions": "0120777"})
     task = fsx.run(IMPORT, Report=report)
     lines = place.body(f"p/reports/{task['TaskId']}/report.csv").decode().splitlines()
     assert (
         "d//no,failed,S3ObjectPathNotPosixCompliant" in lines
         and "archived,succeeded with warning,S3ObjectInUnsupportedTier" in lines
     )
-    assert "fine,failed,S3ObjectTypeMismatch" in lines and len(lines) == 3
-    assert task["Lifecycle"] == "FAILED" and task["Status"]["FailedCount"] == 2
+    assert "fine,failed,S3ObjectTypeMismatch" in lines and "link,failed,S3SymlinkInUnsupportedTier" in lines and len(lines) == 4
+    assert task["Lifecycle"] == "FAILED" and task["Status"]["FailedCount"] == 3
 
 
 def test_paths_that_lead_nowhere_fail_the_task_later(quiet: Mounted) -> None:

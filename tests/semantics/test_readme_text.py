@@ -10,6 +10,7 @@ import pytest
 
 from s3lustrefs.cli.admin import cli
 from s3lustrefs.config import OPTION_KEYS, load
+from s3lustrefs.model.log_events import WARNINGS, LogEvent
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -19,6 +20,13 @@ def test_every_option_is_in_the_table_and_nothing_else() -> None:
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert documented == set(OPTION_KEYS) - {"noatime"}
+
+
+def test_every_event_of_the_log_is_in_the_table_with_its_level() -> None:
+    table = README.partition("| event (W: warning")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = dict(pair for cell in cells for pair in re.findall(r"`(\w+)`(?: \((W)\))?", cell))
+    assert documented == {event.value: "W" if event in WARNINGS else "" for event in LogEvent}
 
 
 def test_example_file_is_valid(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from s3lustrefs.cli import lfs
+from s3lustrefs.cli.lfs_install import install_lfs
 
 PLACE = Path(__file__).parents[3]
 SWITCHES = {"-d": "dirty", "--dirty": "dirty", "-r": "norelease", "--norelease": "norelease", "--noarchive": "noarchive"}
@@ -76,3 +79,38 @@ def test_nothing_is_loaded_that_takes_long() -> None:
     ours = {name for name in loaded if name.startswith("s3lustrefs")}
     assert ours == {"s3lustrefs", "s3lustrefs.cli", "s3lustrefs.cli.lfs", "s3lustrefs.cli.hsm_client"}
     assert not {"click", "trio", "json", "re", "typing", "argparse", "collections", "subprocess", "boto3", "botocore"} & set(loaded)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = install_lfs(tmp_path_factory.mktemp("bin"))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "out", "err"),
+    [
+        (["--help"], 0, lfs.USAGE, ""),
+        (["hsm_state"], errno.EINVAL, "", f"lfs: no file is given\n{lfs.USAGE}"),
+        (["hsm_state", "/", "/none"], errno.EOPNOTSUPP, "", "lfs hsm_state: /: "),
+        ([], errno.EINVAL, "", f"lfs: no command is given\n{lfs.USAGE}"),
+    ],
+)
+def test_everything_is_said_before_the_process_ends_at_once(
+    installed: Path, words: list[str], status: int, out: str, err: str
+) -> None:
+    done = subprocess.run([installed, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (status, out) and done.stderr.startswith(err)
+    assert "Traceback" not in done.stderr
+
+
+def test_defect_is_told_and_a_reader_that_has_gone_is_no_defect(installed: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([installed, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode and "No space left on device" in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([installed, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (errno.EPIPE, "")

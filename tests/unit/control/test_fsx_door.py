@@ -27,11 +27,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3lustrefs import errors
-from s3lustrefs.control import http_door
+from s3lustrefs.control import http_door, seen_signatures
 from s3lustrefs.control.api_credentials import KeyPair, load_or_make
 from s3lustrefs.control.api_server import ApiServer, listen, tls
 from s3lustrefs.control.faults import STATUS
 from s3lustrefs.control.http_door import Request
+from s3lustrefs.control.seen_signatures import REPEAT_SECONDS, SeenSignatures
 from s3lustrefs.control.signature import SKEW_SECONDS, Verifier
 from tests.unit.control.fsx_scene import ONE, PAIR, REGION, Api, client_of
 
@@ -54,13 +55,36 @@ def signed(
     return {name.lower(): value for name, value in request.headers.items()}
 
 
-def verify(headers: Mapping[str, str], body: bytes = BODY, *more: tuple[str, str]) -> None:
-    Verifier(PAIR, REGION, lambda: NOW).verify(Request("POST", "/", (*headers.items(), *more), body))
+class Times:
+    """The clock and the uptime that a verifier goes by; `passes` moves both."""
+
+    def __init__(self) -> None:
+        self.now, self.up = NOW, 0.0
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.up += seconds
+
+    def verifier(self) -> Verifier:
+        """Starts now."""
+        return Verifier(PAIR, REGION, lambda: self.now, lambda: self.up)
 
 
-def refusal(headers: Mapping[str, str], body: bytes = BODY, *more: tuple[str, str]) -> str:
+def running() -> Verifier:
+    """One that has been there for an hour."""
+    times = Times()
+    made = times.verifier()
+    times.up += 3600
+    return made
+
+
+def verify(headers: Mapping[str, str], body: bytes = BODY, *more: tuple[str, str], by: Verifier | None = None) -> None:
+    (by or running()).verify(Request("POST", "/", (*headers.items(), *more), body))
+
+
+def refusal(headers: Mapping[str, str], body: bytes = BODY, *more: tuple[str, str], by: Verifier | None = None) -> str:
     with pytest.raises(errors.ControlFault) as caught:
-        verify(headers, body, *more)
+        verify(headers, body, *more, by=by)
     assert PAIR.secret_key not in str(caught.value)
     return caught.value.fault
 
@@ -118,7 +142,7 @@ def test_there_is_one_path() -> None:
     headers = tuple(signed().items())
     for target in ("/other", "/?Action=x", "/.", "*"):
         with pytest.raises(errors.ControlFault) as caught:
-            Verifier(PAIR, REGION, lambda: NOW).verify(Request("POST", target, headers, BODY))
+            running().verify(Request("POST", target, headers, BODY))
         assert caught.value.fault == "UnknownOperationException"
 
 
@@ -142,7 +166,7 @@ def test_no_stranger_gets_in_or_ends_the_daemon(
     for old, new in respelt_parts:
         headers["authorization"] = headers["authorization"].replace(old, new)
     try:
-        Verifier(PAIR, REGION, lambda: NOW).verify(Request("POST", target, tuple(headers.items()), BODY))
+        running().verify(Request("POST", target, tuple(headers.items()), BODY))
     except errors.ControlFault as refused:
         assert refused.fault in {*STATUS, "RequestExpired", "UnknownOperationException"} - {"InternalServerError"}
     else:
@@ -161,6 +185,86 @@ def test_body_is_part_of_what_is_signed() -> None:
 def test_header_that_is_there_twice_is_refused(name: str) -> None:
     headers = signed()
     assert refusal(headers, BODY, (name, headers[name])) == "IncompleteSignature"
+
+
+# --- once more ----------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_requests_of_one_second_pass_and_a_recording_of_them_does_not() -> None:
+    times = Times()
+    verifier, recorded = times.verifier(), signed()
+    verify(recorded, by=verifier)
+    times.passes(REPEAT_SECONDS)
+    verify(recorded, by=verifier)
+    times.passes(0.1)
+    assert refusal(recorded, by=verifier) == "RequestExpired"
+    # What is not signed makes no other request of it; what is signed does.
+    respelt_by_others = {**recorded, "user-agent": "another", "amz-sdk-invocation-id": "another"}
+    assert refusal(respelt_by_others, by=verifier) == "RequestExpired"
+    respaced = {**recorded, "authorization": recorded["authorization"].replace(", ", ",  "), "x-amz-target": f" {TARGET}  "}
+    assert refusal(respaced, by=verifier) == "RequestExpired"
+    verify(signed(at=NOW + 1), by=verifier)
+    verify(signed(b"{}"), b"{}", by=verifier)
+
+
+@pytest.mark.parametrize("ahead", [-SKEW_SECONDS, 0, SKEW_SECONDS])
+def test_recording_is_refused_for_as_long_as_its_date_would_pass(ahead: int) -> None:
+    times = Times()
+    times.passes(-3600)
+    verifier = times.verifier()
+    times.passes(3600)
+    recorded = signed(at=NOW + ahead)
+    verify(recorded, by=verifier)
+    times.passes(REPEAT_SECONDS + 0.5)
+    while times.now < NOW + ahead + SKEW_SECONDS + 20:
+        assert refusal(recorded, by=verifier) == "RequestExpired"
+        verify(signed(at=times.now), by=verifier)  # meanwhile others are served, and make it forget
+        times.passes(7)
+
+
+def test_recording_is_refused_when_the_clock_was_set_back() -> None:
+    times = Times()
+    verifier, recorded = times.verifier(), signed()
+    verify(recorded, by=verifier)
+    times.passes(60)
+    times.now -= 59
+    assert refusal(recorded, by=verifier) == "RequestExpired"
+
+
+def test_what_is_remembered_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen_signatures, "MAX_SEEN", 20)
+    times = Times()
+    seen = SeenSignatures(lambda: times.up)
+
+    def admit(number: int, at: float) -> None:
+        seen.admit(f"{number:064x}", int(at), times.now - SKEW_SECONDS, times.now + SKEW_SECONDS)
+
+    for number in range(20):
+        admit(number, NOW + number)
+    with pytest.raises(errors.ControlFault) as caught:
+        admit(20, NOW)
+    assert caught.value.fault == "ThrottlingException" and len(seen) == 20
+    admit(0, NOW)  # it is there already: it needs no room
+    times.passes(SKEW_SECONDS + 10)  # the first ten are too old to pass
+    admit(21, times.now)
+    assert len(seen) == 11
+
+
+def test_request_from_before_the_start_is_refused() -> None:
+    """What was served before is not known any more."""
+    times = Times()
+    first, recorded = times.verifier(), signed()
+    verify(recorded, by=first)
+    times.passes(1.5)
+    second = times.verifier()
+    assert refusal(recorded, by=second) == "RequestExpired"
+    verify(signed(at=times.now), by=second)  # of the second in which it started
+    # A clock that is set right after the start makes no client of the present one of the past, in either direction.
+    for step in (-7200, 7200):
+        times.now += step
+        times.passes(1)
+        verify(signed(at=times.now), by=second)
+        times.now -= step
 
 
 # --- over the wire -----------------------------------------------------------------------------------------------------------

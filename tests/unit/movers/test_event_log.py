@@ -8,6 +8,7 @@ import pytest
 
 from s3lustrefs import errors
 from s3lustrefs.meta import listing
+from s3lustrefs.model.association import key_defect
 from s3lustrefs.model.file_system import FileSystemRecord
 from s3lustrefs.model.log_events import LogEvent
 from s3lustrefs.movers import event_log
@@ -49,20 +50,23 @@ def test_line_is_one_line_whatever_the_names_are(caplog: pytest.LogCaptureFixtur
         (errors.RepositoryDenied("x"), "S3ExportAccessDenied", "S3RestoreAccessDenied", "S3ImportAccessDenied"),
         (errors.BucketNotFound("x"), "S3ExportInternalError", "S3RestoreBucketDoesNotExist", "S3ImportBucketDoesNotExist"),
         (errors.RepositoryUnavailable("x"), "S3ExportInternalError", None, "S3ImportListObjectError"),
+        (errors.EncryptionKeyNotFound("x"), "S3ExportKMSKeyNotFound", None, "S3ImportListObjectError"),
         (errors.ObjectNotFound("x"), "S3ExportLocalObjectReleaseWithoutS3Source", "S3RestoreObjectDoesNotExist", None),
         (errors.KeyNotExportable("x"), "S3ExportPathSizeTooLong", None, None),
         (errors.ObjectTooLarge("x"), "S3ExportFileSizeTooLarge", None, None),
         (errors.ObjectArchived("x"), None, "S3RestoreUnsupportedTierWarning", None),
-        (errors.OutOfSpace("x"), "InternalAutoExportError", "NoDiskSpace", None),
+        (errors.OutOfSpace("x"), "InternalAutoExportError", "NoDiskSpace", "NoDiskSpace"),
+        (errors.ReadOnlyStorage("x"), "InternalAutoExportError", None, ""),
     ],
 )
-def test_errors_have_the_names_of_fsx(error: errors.S3LustreError, export: str, restore: str, listed: str) -> None:
+def test_errors_have_the_names_of_fsx(error: errors.S3LustreError, export: str, restore: str, listed: str | None) -> None:
     if export:
         assert event_log.of_export(error).value == export
     found = event_log.of_restore(error)
     assert (found.value if found else None) == restore
-    if listed:
-        assert event_log.of_listing(error).value == listed
+    if listed is not None:
+        met = event_log.of_listing(error)
+        assert (met.value if met else "") == listed
 
 
 def test_skipped_keys_are_clashes_or_no_paths(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,5 +74,8 @@ def test_skipped_keys_are_clashes_or_no_paths(caplog: pytest.LogCaptureFixture) 
     event_log.note_skipped(b"a", listing.DIRECTORY_WINS)
     event_log.note_skipped(b"a//b", "has an empty path component")
     event_log.note_skipped(b"d/", listing.MARKER_HAS_CONTENT)
+    event_log.note_skipped(b"n" * 256, key_defect(b"n" * 256) or "")
     names = [record.getMessage().split()[0] for record in caplog.records]
-    assert names == ["event=S3ImportObjectTypeMismatch", "event=S3ImportObjectPathNotPosixCompliant"]
+    assert names == [
+        "event=S3ImportObjectTypeMismatch", "event=S3ImportObjectPathNotPosixCompliant", "event=S3ImportNameTooLong",
+    ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,14 +15,17 @@ import trio.testing
 from s3lustrefs import errors
 from s3lustrefs.meta import listing
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.ids import NO_INO
 from s3lustrefs.model.task import IMPORT, TaskFailure, TaskRecord, TaskReport, TaskType
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.sweeper import SweepResult
 from s3lustrefs.movers.task_import import ImportJob
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.tasks import Job, Tasks
+from s3lustrefs.repository.object_store import ObjectHead, ObjectVersion
 
 
 @dataclass
@@ -36,6 +39,10 @@ class Bucket:
     fails: list[Exception] = field(default_factory=list)
     """Raised in place of the end of a listing, once each."""
     listed: list[bytes] = field(default_factory=list)
+    symlinks: set[bytes] = field(default_factory=set)
+    unknown: dict[bytes, Exception] = field(default_factory=dict)
+    """Instead of a HEAD's answer."""
+    asked: list[bytes] = field(default_factory=list)
     reported: list[TaskFailure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,10 +62,17 @@ class Bucket:
             await trio.sleep(1)
             result.objects += len(batch)
             assert result.on_archived is not None
-            await result.on_archived(batch)
+            await result.on_archived([(key, ObjectRecord(self.association.assoc_id, key, NO_INO, "e", 6)) for key in batch])
         await trio.sleep(1)
         if self.fails:
             raise self.fails.pop(0)
+
+    async def find(self, relative: bytes) -> ObjectHead | None:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(relative)
+        if relative in self.unknown:
+            raise self.unknown[relative]
+        return ObjectHead(ObjectVersion("e", 6), {"file-permissions": "0120777" if relative in self.symlinks else "0100600"})
 
     def clear(self) -> None:
         """There are no drafts."""
@@ -102,6 +116,40 @@ async def test_warnings_are_in_the_table_while_the_listing_goes_on(autojump_cloc
     paths = [row.path for row in bucket.reported]
     assert paths == [f"/a/f{batch}-{number}" for batch in range(3) for number in range(1200)]
     assert {row.code for row in bucket.reported} == {"S3ObjectInUnsupportedTier"}
+
+
+async def test_archived_symlinks_have_failed(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:
+    bucket.archived[b""] = [[b"file", b"link", b"secret"]]
+    bucket.symlinks, bucket.unknown = {b"link"}, {b"secret": errors.RepositoryDenied("no")}
+    task = await bucket.create()
+    await bucket.work(100)
+    assert bucket.state(task) == ("FAILED", 3, 2, 1)
+    assert [(row.path, row.status, row.code) for row in bucket.reported] == [
+        ("/a/file", "succeeded with warning", "S3ObjectInUnsupportedTier"),
+        ("/a/link", "failed", "S3SymlinkInUnsupportedTier"),
+        ("/a/secret", "succeeded with warning", "S3ObjectInUnsupportedTier"),
+    ]
+
+
+async def test_listing_waits_for_a_bucket_that_does_not_say_what_is_a_symlink(
+    autojump_clock: trio.testing.MockClock, bucket: Bucket
+) -> None:
+    bucket.archived[b""] = [[b"one"]]
+    bucket.unknown = {b"one": errors.RepositoryUnavailable("slow down")}
+    task = await bucket.create()
+    await bucket.work(1.5)
+    assert bucket.asked == [b"one"] and bucket.state(task)[0] == "EXECUTING"
+    bucket.unknown.clear()
+    await bucket.work(300)
+    assert bucket.state(task) == ("SUCCEEDED", 1, 1, 0)
+
+
+async def test_without_posix_metadata_nothing_is_a_symlink(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:
+    await bucket.engine.update_association(replace(bucket.association, posix_metadata="off"))
+    bucket.archived[b""], bucket.symlinks = [[b"link"]], {b"link"}
+    task = await bucket.create()
+    await bucket.work(100)
+    assert not bucket.asked and bucket.state(task) == ("SUCCEEDED", 1, 1, 0)
 
 
 async def test_listing_that_is_tried_again_warns_once(autojump_clock: trio.testing.MockClock, bucket: Bucket) -> None:

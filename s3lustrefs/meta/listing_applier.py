@@ -163,7 +163,7 @@ class ListingApplier:
 
     def _directory_for_new(self, path: bytes) -> Ino | None:
         if not self._takes_new:
-            return walk(self._txn, Ino(self._association.root_ino), path)
+            return walk(self._txn, Ino(self._association.root_ino), path + b"/")
         return self.directory(path)
 
     def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:

@@ -51,7 +51,7 @@ class TableRepair:
         self._restore_roots(inodes, dentries)
         names = Names(inodes, dentries, self._read_orphans(inodes), self._allocate, self._now_ns, self._say)
         names.repair()
-        objects = {key: record for key, record in self._read_objects().items() if record.ino not in names.missing}
+        objects = {key: record for key, record in self._read_objects(inodes).items() if record.ino not in names.missing}
         for inode in inodes.values():
             self._repair_shape(inode, names)
             self._repair_source(inode, objects, inodes, names)
@@ -132,7 +132,7 @@ class TableRepair:
                 self._drop(Table.ORPHANS, key, "its inode is not there")
         return {schema.decode_u64(key) for key in self._rows[Table.ORPHANS]}
 
-    def _read_objects(self) -> dict[bytes, ObjectRecord]:
+    def _read_objects(self, inodes: dict[Ino, Inode]) -> dict[bytes, ObjectRecord]:
         found = {}
         for key, raw in list(self._rows[Table.OBJECTS].items()):
             try:
@@ -145,6 +145,8 @@ class TableRepair:
                 defect = "it carries another key"
             if not defect and record.ino >= self._next_ino:
                 defect = "its inode was never handed out"
+            if not defect and record.key.endswith(b"/") and record.ino in inodes and not inodes[record.ino].is_dir:
+                defect = "it is of a directory, its inode is none"
             if defect:
                 self._drop(Table.OBJECTS, key, defect)
             else:

@@ -25,7 +25,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
 INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an ino that was handed out; one that is gone is as
-good as 0, since numbers are never used again.
+good as 0, since numbers are never used again. One whose key ends in `/` names a directory.
 INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes; or it
 is LOST or DAMAGED.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).

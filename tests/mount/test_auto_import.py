@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from s3lustrefs.cli.control_client import ControlClient
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 from tests.servers import S3Server
@@ -193,6 +194,52 @@ def wait_for_sweep(place: Site) -> dict[str, Any]:
         if association["sweep"]["at"]:
             return dict(association["sweep"])
         assert not association["sweep"]["error"], association
+
+
+def wait_next_sweep(place: Site) -> None:
+    """One that began after now has ended."""
+    client = ControlClient(str(place.state_dir / "control.sock"))
+
+    def ended() -> float:
+        (association,) = client.call("Status")["associations"]
+        return float(association["sweep"]["at"] or 0)
+
+    for _ in range(2):
+        before = ended()
+        while ended() == before:
+            time.sleep(0.05)
+
+
+def test_a_directory_object_beside_a_file_takes_nothing_along(make_site: Callable[..., Site]) -> None:
+    """New objects are not imported, so the file does not make way; nor does it go with an object that is not its own."""
+    place = make_site(auto_import="changed+deleted", import_interval="1")
+    place.put("p/a", b"content")
+    place.mount()
+    mtime = os.stat(place.root / "a").st_mtime_ns
+    place.put("p/a/")
+    wait_next_sweep(place)
+    assert os.stat(place.root / "a").st_mtime_ns == mtime
+    place.s3.delete_object(Bucket=place.bucket, Key="p/a/")
+    wait_next_sweep(place)
+    assert tree(place.root) == {"a": b"content"}
+    place.unmount()
+    assert place.cli("fsck", place.state_dir).returncode == 0
+
+
+def test_an_object_below_what_is_a_file_now_is_not_put_there(make_site: Callable[..., Site]) -> None:
+    place = make_site(auto_import="changed", auto_export="new+changed", import_interval="1")
+    place.put("p/d/x", b"content")
+    place.mount()
+    (place.root / "d/x").unlink()
+    (place.root / "d").rmdir()
+    (place.root / "d").write_bytes(b"a file")
+    place.put("p/d/x", b"changed")
+    wait_next_sweep(place)
+    assert tree(place.root) == {"d": b"a file"}
+    place.drain()
+    place.unmount()
+    assert place.cli("fsck", place.state_dir).returncode == 0
+    assert place.objects() == {"p/d": b"a file", "p/d/x": b"changed"}
 
 
 def test_sweeps_come_by_themselves(make_site: Callable[..., Site]) -> None:

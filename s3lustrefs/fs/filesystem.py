@@ -18,6 +18,7 @@ from s3lustrefs.fs.handles import DirHandle, FileHandle, Handles
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
+from s3lustrefs.meta.namespace import RENAME_EXCHANGE
 from s3lustrefs.model.ids import ROOT_INO, FileHandleId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.exporter import Exporter
@@ -27,7 +28,7 @@ from s3lustrefs.movers.links import Links
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
 _IMPORT_SECONDS = 300.0
-"""How long a rename of a directory, or the removal of one, waits for a running import."""
+"""How long a rename of a directory waits for a running import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,23 +197,42 @@ class FileSystem:
 
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
-        directory = await self._engine.lookup(parent, name)
-        location = await self._importing(directory.ino) if directory.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
+        await self._know_entries(await self._engine.lookup(parent, name))
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
-        """A directory moves only once its association is wholly imported: what was not listed yet must move too."""
+        """A directory that would be replaced may only seem to be empty; one that is exchanged moves as well."""
         self._check_writable()
         inode = await self._engine.lookup(parent, name)
-        location = await self._importing(inode.ino) if inode.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
+        target = await self._find(new_parent, new_name)
+        await self._know_subtree(inode)
+        if target is not None and flags & RENAME_EXCHANGE:
+            await self._know_subtree(target)
+        elif target is not None and inode.is_dir:
+            await self._know_entries(target)
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:
             self._lost_name(gone)
+
+    async def _find(self, parent: Ino, name: bytes) -> Inode | None:
+        try:
+            return await self._engine.lookup(parent, name)
+        except errors.NotFound:
+            return None
+
+    async def _know_entries(self, inode: Inode) -> None:
+        """Return once everything in a directory is in the table. Raises: RepositoryError."""
+        location = await self._importing(inode.ino) if inode.is_dir else None
+        if location is not None:
+            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
+
+    async def _know_subtree(self, inode: Inode) -> None:
+        """Return once everything below a directory is in the table: a listing would bring the rest to where it was, not to where
+        it moves. Raises: RepositoryUnavailable."""
+        location = await self._importing(inode.ino) if inode.is_dir else None
+        if location is not None:
+            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
 
     def _lost_name(self, inode: Inode) -> None:
         """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""

@@ -170,10 +170,20 @@ class FileSystem:
         self._exporter.wake()
         return inode
 
-    async def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> tuple[Inode, FileHandle]:
+    async def create(self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, FileHandle]:
+        """A name that the kernel takes for absent may have appeared by the bucket; without O_EXCL what is there is to be opened.
+
+        Not here: the kernel checks no permission of what it believes to be new, and follows no link. At ESTALE it looks the name up
+        again and opens what it finds. Source: linux fs/namei.c, do_filp_open and do_open; fs/fuse/dir.c, fuse_atomic_open.
+        """
         self._check_writable()
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        inode = await self._engine.create(parent, name, mode, caller.uid, caller.gid, open_for_write=True)
+        try:
+            inode = await self._engine.create(parent, name, mode, caller.uid, caller.gid, open_for_write=True)
+        except errors.AlreadyExists as exc:
+            if flags & os.O_EXCL:
+                raise
+            raise errors.NameAppeared(str(exc)) from exc
         return inode, self.io.opened_new(inode)
 
     async def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Inode:

@@ -10,6 +10,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+import trio
+
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.space import Space
@@ -27,8 +29,9 @@ from s3lustrefs.movers.links import Links
 
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
-_IMPORT_SECONDS = 300.0
-"""How long a rename of a directory waits for a running import."""
+_IMPORT_SECONDS = 60.0
+"""How long a rename of a directory waits for a running import. The kernel keeps others out of both directories meanwhile, and lets
+nobody move anything from one directory to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +214,21 @@ class FileSystem:
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
-        """A directory that would be replaced may only seem to be empty; one that is exchanged moves as well."""
+        """A directory that would be replaced may only seem to be empty; one that is exchanged moves as well.
+
+        Raises: InUse while an import is under way for longer than we wait; RepositoryError.
+        """
         self._check_writable()
         inode = await self._engine.lookup(parent, name)
         target = await self._find(new_parent, new_name)
-        await self._know_subtree(inode)
-        if target is not None and flags & RENAME_EXCHANGE:
-            await self._know_subtree(target)
-        elif target is not None and inode.is_dir:
-            await self._know_entries(target)
+        with trio.move_on_after(_IMPORT_SECONDS) as patience:
+            await self._know_subtree(inode)
+            if target is not None and flags & RENAME_EXCHANGE:
+                await self._know_subtree(target)
+            elif target is not None and inode.is_dir:
+                await self._know_entries(target)
+        if patience.cancelled_caught:
+            raise errors.InUse(f"an import that a rename has to wait for is not complete after {_IMPORT_SECONDS:.0f} s")
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:
@@ -239,10 +248,10 @@ class FileSystem:
 
     async def _know_subtree(self, inode: Inode) -> None:
         """Return once everything below a directory is in the table: a listing would bring the rest to where it was, not to where
-        it moves. Raises: RepositoryUnavailable."""
+        it moves."""
         location = await self._importing(inode.ino) if inode.is_dir else None
         if location is not None:
-            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
+            await self._links.of(location.association.assoc_id).importer.wait_for_end()
 
     def _lost_name(self, inode: Inode) -> None:
         """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -247,6 +248,31 @@ def test_directory_not_listed_yet_is_neither_replaced_nor_removed(importing_one:
         os.rmdir(root / "one/z/deep")
     finish(importing_one, proxy)
     assert tree(root / "one/z") == {"deep/file": 7, "other": 5}
+
+
+def test_renaming_a_directory_does_not_wait_for_ever_for_a_stuck_import(importing_one: Site, proxy: BackgroundProxy) -> None:
+    root = importing_one.root
+    (root / "d").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        renaming = pool.submit(os.rename, root / "one/z", root / "one/moved")
+        with pytest.raises(TimeoutError):
+            renaming.result(1)
+        (root / "d/free").write_bytes(b"x")  # nobody waits elsewhere
+        with fails(errno.EBUSY):
+            renaming.result(WAIT_SECONDS + 60)
+        assert 59 < time.monotonic() - started < 75
+    told = importing_one.cli("why", root / "one/z").stdout
+    assert "still being imported, " in told and "fails with EBUSY" in told
+    assert (root / "one/z/other").stat().st_size == 5
+    assert "EBUSY" not in importing_one.cli("why", root / "one/z/other").stdout
+    assert importing_one.why("one/z")["import"]["error"] is None
+    finish(importing_one, proxy)
+    assert importing_one.why("one/z")["import"] is None
+    os.rename(root / "one/z", root / "one/moved")
+    assert tree(root / "one/moved") == {"deep/file": 7, "other": 5}
+    os.rename(root / "one/moved", root / "one/z")  # so that this bucket is as it was
+    importing_one.drain()
 
 
 def test_import_that_was_cut_off_goes_on_after_the_next_mount(importing: Site, proxy: BackgroundProxy) -> None:

@@ -80,6 +80,10 @@ class AlreadyExists(MetadataError):
     """The name is taken."""
 
 
+class NameAppeared(MetadataError):
+    """The name is taken, which whoever asks cannot know yet: look it up again, and go on with what is there."""
+
+
 class NotADirectory(MetadataError):
     """A directory was needed."""
 

@@ -249,7 +249,7 @@ class Daemon:
             self._exporter.wake,
         )  # fmt: skip
         self._restores = RestoreJobs(engine, self._archive, self._links)
-        status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive)
+        status = InodeStatus(engine, chunks, self._hydrator, repositories, self._archive, self._links)
         control_path = config.state_dir / "control.sock"
         self._hsm_restores = HsmRestores(engine, self._hydrator)
         self._preloads = Preloads(engine, self._hydrator, self._hsm_restores, self._links, self._headers.known)

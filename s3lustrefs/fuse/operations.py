@@ -121,7 +121,7 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        inode, handle = await self._fs.create(Ino(parent), name, mode, _caller(ctx))
+        inode, handle = await self._fs.create(Ino(parent), name, mode, flags, _caller(ctx))
         return FileInfo(fh=handle.fh, keep_cache=True), self._entry(inode)
 
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:

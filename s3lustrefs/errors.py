@@ -80,10 +80,6 @@ class AlreadyExists(MetadataError):
     """The name is taken."""
 
 
-class NameAppeared(MetadataError):
-    """The name is taken, which whoever asks cannot know yet: look it up again, and go on with what is there."""
-
-
 class NotADirectory(MetadataError):
     """A directory was needed."""
 
@@ -129,7 +125,7 @@ class StaleInode(MetadataError):
 
 
 class StaleEntry(StaleInode):
-    """The kernel has to look a name up again before it opens what it leads to."""
+    """The kernel has to look a name up again: what it leads to is not, or no longer, what the kernel takes it for."""
 
 
 class NotSupported(MetadataError):

@@ -196,7 +196,7 @@ class FileSystem:
         except errors.AlreadyExists as exc:
             if flags & os.O_EXCL:
                 raise
-            raise errors.NameAppeared(str(exc)) from exc
+            raise errors.StaleEntry(str(exc)) from exc
         return inode, self.io.opened_new(inode)
 
     async def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Inode:

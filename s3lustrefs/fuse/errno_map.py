@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.NotFound: (errno.ENOENT, logging.DEBUG),
     errors.AlreadyExists: (errno.EEXIST, logging.DEBUG),
-    errors.NameAppeared: (errno.ESTALE, logging.DEBUG),
     errors.NotADirectory: (errno.ENOTDIR, logging.DEBUG),
     errors.IsADirectory: (errno.EISDIR, logging.DEBUG),
     errors.NotEmpty: (errno.ENOTEMPTY, logging.DEBUG),

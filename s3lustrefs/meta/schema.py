@@ -351,16 +351,21 @@ class SentObject:
     size: int
     headers: dict[str, str]
     in_parts: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
+    """Tags of others that are set after a copy which drops them."""
 
 
 def encode_writes(key: bytes, writes: list[SentObject]) -> bytes:
-    rows = [[w.size, w.headers, w.in_parts] for w in writes]
+    rows = [[w.size, w.headers, w.in_parts, *([w.tags] if w.tags else [])] for w in writes]
     return json.dumps([key.decode("latin-1"), rows], separators=(",", ":")).encode()
 
 
 def decode_writes(raw: bytes) -> tuple[bytes, list[SentObject]]:
     key, rows = json.loads(raw)
-    return key.encode("latin-1"), [SentObject(*row) for row in rows]
+    return key.encode("latin-1"), [
+        SentObject(size, headers, in_parts, tuple((name, value) for tags in more for name, value in tags))
+        for size, headers, in_parts, *more in rows
+    ]
 
 
 # --- residency ---------------------------------------------------------------------------------------------------------

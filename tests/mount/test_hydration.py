@@ -18,6 +18,7 @@ import pytest
 
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import WAIT_SECONDS, Site, ended
+from tests.mount.test_export_scale import wait_until
 
 MIB = 1 << 20
 BODY = b"".join(bytes([number]) * MIB for number in range(20))
@@ -262,3 +263,22 @@ def test_denied_is_eacces(here: Site, proxy: BackgroundProxy) -> None:
     assert caught.value.errno == errno.EACCES
     proxy.clear_faults()
     assert (here.root / "file").read_bytes() == b"content"
+
+
+def test_a_reader_that_joined_an_export_is_served_though_a_writer_interrupts_that(here: Site, proxy: BackgroundProxy) -> None:
+    body = os.urandom(2 * MIB)
+    here.put("p/f", body)
+    here.mount()
+    with open(here.root / "f", "r+b", buffering=0) as file:
+        file.write(b"#" * 4096)
+        proxy.add("hold", method="GET", path="/p/f")
+    proxy.wait_held()  # the second block, for the export
+    with ThreadPoolExecutor() as threads:
+        reader = threads.submit(read_at, here.root / "f", MIB, 4096)
+        wait_until(lambda: here.status()["hydration"]["waiting_readers"] == 2)
+        with open(here.root / "f", "r+b", buffering=0) as file:
+            file.write(b"+" * 10)
+        proxy.clear_faults()
+        assert reader.result() == body[MIB : MIB + 4096]
+    here.drain()
+    assert here.body("p/f") == b"+" * 10 + b"#" * 4086 + body[4096:]

@@ -140,7 +140,10 @@ def _bucket_events_text(events: dict[str, Any]) -> str:
     if events["lag_seconds"] is not None:
         text += f", lag {events['lag_seconds']:.1f} s"
     text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
-    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    bad = {
+        "unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"],
+        "keys that the bucket refuses to tell of": events["unanswered"],
+    }  # fmt: skip
     return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
 
 

@@ -198,6 +198,11 @@ class RepositoryDenied(RepositoryError):
     code = "S3AccessDenied"
 
 
+class ObjectRefused(RepositoryDenied):
+    """The endpoint does not say what it has under this one key (403, or 400 for a customer's own encryption key), but does so for
+    others."""
+
+
 class BucketNotFound(RepositoryError):
     """The bucket does not exist (or is not visible to these credentials)."""
 

@@ -42,6 +42,7 @@ ERRNO: dict[type[errors.S3LustreError], tuple[int, int]] = {
     errors.StorageError: (errno.EIO, logging.ERROR),
     errors.RepositoryUnavailable: (errno.EIO, logging.WARNING),
     errors.RepositoryDenied: (errno.EACCES, logging.WARNING),
+    errors.ObjectRefused: (errno.EACCES, logging.WARNING),
     errors.BucketNotFound: (errno.EIO, logging.WARNING),
     errors.ObjectNotFound: (errno.EIO, logging.WARNING),
     errors.AssociationGone: (errno.ENODATA, logging.INFO),

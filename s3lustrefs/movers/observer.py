@@ -27,8 +27,10 @@ from s3lustrefs.movers.importer import announce, association_of, slices
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.unanswered import Unanswered
 from s3lustrefs.repository.list_page import STANDARD, Page
-from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectVersion
+from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectStore, ObjectVersion
+from s3lustrefs.repository.probe import PROBE_PREFIX
 
 Archived = Sequence[tuple[bytes, ObjectRecord]]
 """Paths relative to the prefix, and what was listed of their objects."""
@@ -45,6 +47,8 @@ class Seen:
     deleted: int = 0
     skipped: int = 0
     """Keys that can be no path."""
+    refused: int = 0
+    """Names that stay since the bucket does not say whether it has their objects."""
     on_archived: Callable[[Archived], Awaitable[None]] | None = None
     """Is told of files whose object is in an archive storage class, those of a batch at a time."""
 
@@ -67,17 +71,42 @@ class Observer:
         self._headers = headers
         self._removals = removals
         self._notify = notify
+        self.unanswered = Unanswered(repositories.troubles)
 
     def association(self) -> Association:
         """As it is now. Raises: NotInRepository when it is gone."""
         return association_of(self._engine, self._assoc)
 
     async def find(self, key: bytes) -> ObjectHead | None:
-        """What the bucket has under a key now. Raises: RepositoryError."""
+        """What the bucket has under a key now. Raises: ObjectRefused when it tells of others only; RepositoryError."""
+        store = self._repositories.of(self._assoc)
+        found: ObjectHead | None = None
         try:
-            return await self._repositories.of(self._assoc).head(key)
+            found = await store.head(key)
         except errors.ObjectNotFound:
-            return None
+            pass
+        except (errors.RepositoryDenied, errors.RepositoryRejected) as exc:
+            if not await self._tells_of_others(store):
+                raise
+            refusal = errors.ObjectRefused(str(exc), bucket=exc.bucket, key=exc.key)
+            known = await self._engine.find_object(self._assoc, key)
+            self.unanswered.note(key, known.ino if known is not None else NO_INO, refusal)
+            raise refusal from exc
+        self.unanswered.forget([key])
+        return found
+
+    async def _tells_of_others(self, store: ObjectStore) -> bool:
+        """Answers to HEAD carry no words; one about a key that nobody has tells whether all are refused.
+
+        Raises: RepositoryUnavailable.
+        """
+        try:
+            await store.head(self.association().prefix.encode() + PROBE_PREFIX.encode() + b"none")
+        except errors.ObjectNotFound:
+            return True
+        except (errors.RepositoryDenied, errors.RepositoryRejected):
+            return False
+        return True
 
     async def apply(self, batch: Batch, below: bytes, sweep: Sweep, seen: Seen) -> list[bytes]:
         """Objects that are there; paths of the batch are relative to `below`. Their whole keys."""
@@ -105,7 +134,9 @@ class Observer:
         if self.association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()
-        return _keys(self.association(), groups, markers)
+        keys = _keys(self.association(), groups, markers)
+        self.unanswered.forget(keys)
+        return keys
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
         """The bucket has nothing under this key: `find` said so."""

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from s3lustrefs.cli.control_client import ControlClient
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import Site
 from tests.mount.test_auto_import import OBJECTS, refresh, tree
@@ -278,6 +279,34 @@ def test_delete_markers_and_undeletes(make_site: Callable[..., Site], queue: Que
     place.s3.delete_object(Bucket=place.bucket, Key="p/f", VersionId=second)
     queue.send(told(place, "ObjectRemoved:Delete", "p/f", versionId=second))
     wait_tree(place, {})
+
+
+def test_a_key_that_is_refused_costs_only_itself(make_site: Callable[..., Site], queue: Queue, proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, event_queue_url=queue.url, import_interval="0")
+    place.expected_log.append("events wait, the bucket does not say")
+    names = [f"f{number}" for number in range(12)]
+    for name in ("secret", *names):
+        place.put(f"p/{name}", b"x")
+    place.mount()
+    wait_state(place, "LISTENING")
+    proxy.add("denied", method="HEAD", path="p/secret", times=1000)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/secret")
+    started = time.monotonic()
+    for name in names:
+        place.s3.delete_object(Bucket=place.bucket, Key=f"p/{name}")
+        queue.send(told(place, "ObjectRemoved:Delete", "p/secret"), told(place, "ObjectRemoved:Delete", f"p/{name}"))
+        wait(lambda path=place.root / name: not path.exists(), lambda: events(place))  # type: ignore[misc]
+    assert time.monotonic() - started < 40, "a pause after each of them doubles: the twelfth would be a minute long"
+    wait(lambda: not queue.left(), queue.left)
+    found = events(place)
+    assert (found["unanswered"], found["lost"], found["deleted"]) == (1, 0, len(names)) and (place.root / "secret").exists()
+    assert "1 keys that the bucket refuses to tell of" in place.cli("status", place.root).stdout
+    assert "HeadObject" in place.why("secret")["last_error"]
+    proxy.clear_faults()
+    place.kill_daemon()  # what it remembered goes with it: a mount begins with a sweep
+    place.cli("unmount", "--no-drain", place.root, check=False)
+    place.mount()
+    wait(lambda: not (place.root / "secret").exists(), lambda: events(place))
 
 
 def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:

@@ -177,7 +177,11 @@ def release_content(txn: Txn, ino: Ino, *, even_pinned: bool = False) -> Inode:
 
 
 def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inode | None:
-    """The bucket has another version of a clean file's object: new size and time, nothing resident. None when dirty or gone."""
+    """The bucket has another version of a clean file's object: new size and time, nothing resident. None when dirty or gone.
+
+    Attributes that were changed here and are not exported, yet or ever, stay; also those of a file whose name alone was: nobody
+    noted which it was.
+    """
     inode = records.find_inode(txn, ino)
     if inode is None or inode.is_dirty or not inode.is_file:
         return None
@@ -189,8 +193,8 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.content_version = ContentVersion(inode.content_version + 1)
     inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED | InodeFlag.WRITTEN_OFF)
     pending = records.find_journal(txn, schema.journal_ino_key(ino))
-    is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
-    if not is_given_here:
+    is_given_here = bool(inode.flags & InodeFlag.EXCLUDED) or is_lost_found(txn, inode.parent)
+    if not is_given_here and not (pending is not None and pending.change & Change.METADATA):
         inode.flags |= InodeFlag.HEADERS_UNKNOWN
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
@@ -198,6 +202,20 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
     records.put_inode(txn, inode)
     return inode
+
+
+def reimport(txn: Txn, locations: LocationMap, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inode | None:
+    """`replace_content` for whoever looked at the object alone: a whole file that has another name by now stays as it is."""
+    inode = records.find_inode(txn, ino)
+    if (
+        inode is not None
+        and inode.is_complete
+        and not inode.is_dirty
+        and journal.holder(txn, locations, seen.assoc, seen.key) != ino
+    ):
+        journal.detach_source(txn, ino, seen.assoc, seen.key, now_ns)
+        return None
+    return replace_content(txn, ino, seen, now_ns)
 
 
 def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:

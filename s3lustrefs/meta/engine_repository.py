@@ -111,11 +111,13 @@ class RepositoryEngine(Protocol):
     ) -> list[bytes]:
         """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
 
-    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
-        """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
+    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
+        """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None or a conflict: no name went; the
+        file of that object was renamed or changed here, where it is not exported, and that is told once."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
-        """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+        """The bucket has another version of a clean file's object; None when the file is dirty or gone, or all here under another
+        name: then it stays as it is, and has no archived copy any more."""
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than

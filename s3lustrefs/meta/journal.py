@@ -75,6 +75,12 @@ def is_looked_after(txn: Txn, association: Association, key: bytes) -> bool:
     )
 
 
+def is_due(txn: Txn, known: ObjectRecord) -> bool:
+    """Whether an export is to come of the file of an object, or of the key if that lost its name."""
+    keys = (schema.journal_ino_key(known.ino), schema.journal_object_key(known.assoc, known.key))
+    return any(txn.get(Table.JOURNAL, key) is not None for key in keys)
+
+
 def make_due(txn: Txn, ino: Ino, now_ns: int) -> bool:
     """The last writer closed. True when there is something to export."""
     record = records.find_journal(txn, schema.journal_ino_key(ino))
@@ -104,7 +110,8 @@ def make_all_due(txn: Txn, now_ns: int) -> int:
 def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
     """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone.
 
-    Nobody looks after a lost key from then on, nor needs to know what may have been written under it.
+    Nobody looks after a lost key from then on, nor needs to know what may have been written under it. Of an inode nothing is kept
+    back any more.
     """
     key = schema.journal_key(claimed)
     record = records.find_journal(txn, key)
@@ -115,6 +122,10 @@ def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)
+    inode = records.find_inode(txn, record.ino) if record.ino else None
+    if inode is not None and inode.flags & InodeFlag.EXCLUDED:
+        inode.flags &= ~InodeFlag.EXCLUDED
+        records.put_inode(txn, inode)
     if not record.ino and holder(txn, locations, record.assoc, record.key) is None:
         writes.forget(txn, record.assoc, record.key)
     return True

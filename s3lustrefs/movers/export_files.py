@@ -22,7 +22,7 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet
@@ -134,7 +134,8 @@ class FileExport:
         elif inode.hsm & Hsm.DIRTY or view.source is None or (record.change & Change.CONTENT and target.known is None):
             await self._put_content(store, inode, target)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
-            if record.change & (Change.METADATA | Change.CONTENT):
+            # What the policy of another day kept back goes with it.
+            if record.change & (Change.METADATA | Change.CONTENT) or inode.flags & InodeFlag.EXCLUDED:
                 return await self._copy(store, inode, target, view.source)
         else:  # another name of the file: what changed went up under the first one
             return await self._copy(store, inode, target, view.source)

@@ -9,6 +9,7 @@ before (`meta.listing.Sweep.touched`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
 from s3lustrefs.meta.schema import ObjectRecord, decode_object, pack_u64
+from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import Invalidation
 from s3lustrefs.model.ids import NO_INO, AssocId
@@ -31,6 +33,8 @@ from s3lustrefs.movers.unanswered import Unanswered
 from s3lustrefs.repository.list_page import STANDARD, Page
 from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectStore, ObjectVersion
 from s3lustrefs.repository.probe import PROBE_PREFIX
+
+log = logging.getLogger(__name__)
 
 Archived = Sequence[tuple[bytes, ObjectRecord]]
 """Paths relative to the prefix, and what was listed of their objects."""
@@ -140,11 +144,13 @@ class Observer:
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
         """The bucket has nothing under this key: `find` said so."""
-        removed = await self._engine.remove_vanished(self.association(), key, sweep)
+        found = await self._engine.remove_vanished(self.association(), key, sweep)
         failpoint("sweep.removed")
-        if removed is not None:
+        if isinstance(found, Removed):
             seen.deleted += 1
-            self._removals.follow(removed.parent, [removed])
+            self._removals.follow(found.parent, [found])
+        elif found is not None:
+            log.warning("conflict kept kind=%s path=%s", found.kind, found.path)
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

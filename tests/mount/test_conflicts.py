@@ -430,6 +430,71 @@ def test_a_change_that_is_not_exported_stays_and_says_that_there_is_another(plac
     assert "the bucket's version is not shown" in here.why("a")
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cold"])
+def test_a_rename_that_is_not_exported_stays_when_others_use_the_name(place: Callable[[str], Place], whole: bool) -> None:
+    here = place("mute")
+    here.known("a", whole=whole)
+    (here.root / "a").rename(here.root / "b")
+    here.drain()
+    here.put("b", THEIRS)
+    count = here.status()["conflicts"]
+    for _ in range(2):
+        here.refresh()
+    assert here.files() == {"b": b"before"} and here.objects() == {"a": b"before", "b": THEIRS}
+    assert here.status()["conflicts"] == count + 1
+    assert "the bucket's version is not shown" in here.why("b")
+    here.put("a", b"theirs, under the old name")
+    here.refresh()
+    expected = {"a": b"theirs, under the old name", "b": b"before"}
+    assert here.files() == expected  # it was read just now
+
+
+def test_attributes_that_are_not_exported_stay_with_the_new_content(place: Callable[[str], Place]) -> None:
+    here = place("mute")
+    here.known("a")
+    (here.root / "a").chmod(0o640)
+    here.drain()
+    here.put("a", THEIRS, Metadata={"file-permissions": "0100777", "file-owner": "7", "file-group": "8"})
+    count = here.status()["conflicts"]
+    for _ in range(2):
+        here.refresh()
+    assert here.files() == {"a": THEIRS}
+    found = (here.root / "a").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_size) == (0o640, 0, len(THEIRS))
+    assert here.status()["conflicts"] == count + 1
+    assert "the attributes are the local ones" in here.why("a")
+
+
+def test_a_file_renamed_here_alone_is_all_there_is_once_its_object_is_gone(place: Callable[[str], Place]) -> None:
+    here = place("mute")
+    here.site.expected_log.append("errno=EIO .*NoSuchKey")
+    here.known("whole", "changed")
+    here.known("cold", whole=False)
+    for name in ("whole", "cold"):
+        (here.root / name).rename(here.root / f"{name}2")
+    (here.root / "changed").chmod(0o640)
+    here.drain()
+    for name in ("whole", "cold", "changed"):
+        here.delete(name)
+    count = here.status()["conflicts"]
+    for _ in range(2):
+        here.refresh()
+    here.drain()
+    assert here.status()["conflicts"] == count + 3
+    for name in ("whole2", "changed"):
+        assert (here.root / name).read_bytes() == b"before"
+        refused = here.site.cli("hsm", "release", here.root / name, check=False)
+        assert refused.returncode == 1 and "not archived" in refused.stderr
+        assert "what of it is local is all there is" in here.why(name)
+    with pytest.raises(OSError, match="Input/output error"):
+        (here.root / "cold2").read_bytes()
+    assert "lost_from_hsm" in here.site.hsm(f"{here.path}/cold2")
+    assert "restore it in the bucket, or delete the file" in here.why("cold2")
+    here.put("cold", THEIRS)  # restored
+    here.refresh()
+    assert here.files() == {"whole2": b"before", "changed": b"before", "cold2": THEIRS}
+
+
 # --- lost+found -------------------------------------------------------------------------------------------------------------
 
 

@@ -267,8 +267,9 @@ class Daemon:
             lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told, self._watch.look_again,
         )  # fmt: skip
         versions = Versions(
-            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
-        )
+            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold,
+            self._links.resolve,
+        )  # fmt: skip
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
         operations = {
             **NativeApi(parts).operations(),

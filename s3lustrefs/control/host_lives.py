@@ -172,7 +172,7 @@ class Lives:
                 raise refused(fault, message)
             made = Association(
                 dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}",
-                created_ns=record.created_ns, capabilities=asdict(able),
+                created_ns=record.created_ns, capabilities=asdict(able), is_lazy=record.is_cache,
             ).with_settings(dra)  # fmt: skip
             found.append(associations.encode(made).decode())
         return tuple(found)

@@ -6,9 +6,12 @@ the call that needs it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -18,11 +21,13 @@ from s3lustrefs.fs.handles import DirHandle, FileHandle, Handles
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
+from s3lustrefs.meta.namespace import RENAME_EXCHANGE
 from s3lustrefs.model.ids import ROOT_INO, FileHandleId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.links import Links
+from s3lustrefs.movers.whole_trees import ensure_tree
 
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
@@ -70,6 +75,8 @@ class FileSystem:
             return await self.getattr(parent)
         if name == b"..":
             return await self.getattr((await self._engine.get(parent)).parent or ROOT_INO)
+        if self._links.are_lazy:
+            await self._links.ensure_listed(await self._engine.get(parent))
         try:
             inode = await self._engine.lookup(parent, name)
         except errors.NotFound:
@@ -82,7 +89,8 @@ class FileSystem:
 
     async def can_remember_absence(self, parent: Ino) -> bool:
         """Whether a name that is not there will stay so unless we say otherwise."""
-        return await self._importing(parent) is None
+        inode = await self._engine.get(parent)
+        return not inode.flags & InodeFlag.UNLISTED and await self._importing(parent) is None
 
     async def getattr(self, ino: Ino) -> Inode:
         return await self._headers.known(await self._engine.get(ino))
@@ -104,12 +112,19 @@ class FileSystem:
         return inode.target
 
     async def opendir(self, ino: Ino) -> DirHandle:
-        location = await self._importing(ino)
+        await self._ensure_listed(await self._engine.get(ino))
+        return self._handles.open_dir(ino)
+
+    async def _ensure_listed(self, directory: Inode) -> None:
+        """Return once the names in a directory are here, and with them the attributes if they are to be there first."""
+        location = await self._importing(directory.ino)
         if location is not None:
             await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
-            if location.association.posix_metadata == "eager":
-                await self._know_children(ino)
-        return self._handles.open_dir(ino)
+        elif directory.flags & InodeFlag.UNLISTED:
+            await self._links.ensure_listed(directory)
+            location = await self._engine.locate(directory)
+        if location is not None and location.association.posix_metadata == "eager":
+            await self._know_children(directory.ino)
 
     async def _know_children(self, ino: Ino) -> None:
         """An eager association shows no name whose attributes are unknown, not even while it is being imported."""
@@ -197,22 +212,40 @@ class FileSystem:
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
         directory = await self._engine.lookup(parent, name)
-        location = await self._importing(directory.ino) if directory.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
+        if directory.is_dir:
+            await self._ensure_listed(directory)
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
-        """A directory moves only once its association is wholly imported: what was not listed yet must move too."""
+        """A directory moves only once everything in it is known: what was not listed yet must move too."""
         self._check_writable()
         inode = await self._engine.lookup(parent, name)
-        location = await self._importing(inode.ino) if inode.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
+        if inode.is_dir:
+            await self._know_tree(inode)
+        if inode.is_dir or flags & RENAME_EXCHANGE:
+            await self._know_victim(new_parent, new_name, flags)
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:
             self._lost_name(gone)
+
+    async def _know_victim(self, parent: Ino, name: bytes, flags: int) -> None:
+        """What a directory lands on must be known to be empty; what it is exchanged with moves as well. Raises: RepositoryError."""
+        with contextlib.suppress(errors.MetadataError):  # the rename itself will tell
+            victim = await self._engine.lookup(parent, name)
+            if victim.is_dir:
+                await (self._know_tree(victim) if flags & RENAME_EXCHANGE else self._ensure_listed(victim))
+
+    async def _know_tree(self, directory: Inode) -> None:
+        """Raises: RepositoryError when the names below a directory are not known in time."""
+        location = await self._importing(directory.ino)
+        if location is not None:
+            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
+        else:
+            with trio.move_on_after(_IMPORT_SECONDS) as patience:
+                await ensure_tree(self._engine, self._links, directory)
+            if patience.cancelled_caught:
+                raise errors.RepositoryUnavailable("what is below this directory is still being listed; try again later")
 
     def _lost_name(self, inode: Inode) -> None:
         """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""

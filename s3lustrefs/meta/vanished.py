@@ -17,7 +17,7 @@ from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import NO_INO, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 
 _SCAN = 500
 
@@ -111,7 +111,9 @@ def remove(
         return None
     if inode.is_dir:
         records.delete_object(txn, association.assoc_id, key)
-        if locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
+        # What nobody has looked into may have names in the bucket.
+        is_needed = inode.flags & InodeFlag.UNLISTED or locations.is_root(inode.ino)
+        if is_needed or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
             return None
     elif inode.is_file and inode.is_dirty:
         return None

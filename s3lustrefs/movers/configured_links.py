@@ -85,6 +85,7 @@ class ConfiguredLinks:
                 association_id=new_association_id(), created_ns=time.time_ns(),
             ).with_settings(settings),
             configured_as=fingerprint(settings),
+            is_lazy=self._is_cache(),
         )  # fmt: skip
         defect = association_rules.addition_defect(association, self._engine.all_associations())
         if defect is not None:
@@ -92,6 +93,10 @@ class ConfiguredLinks:
         able = await self._probe(settings)
         linked = await self._engine.link_association(replace(association, capabilities=asdict(able)))
         await self._requests.keep_local(linked)
+
+    def _is_cache(self) -> bool:
+        record = self._engine.file_system()
+        return record is not None and record.is_cache
 
 
 def new_association_id() -> str:

@@ -56,6 +56,7 @@ from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.capability_watch import CapabilityWatch
 from s3lustrefs.movers.configured_links import ConfiguredLinks
 from s3lustrefs.movers.disputes import Disputes
+from s3lustrefs.movers.evictions import Evictions
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import FileExport
 from s3lustrefs.movers.exporter import Exporter
@@ -232,9 +233,11 @@ class Daemon:
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
         deletes = DeleteExport(engine, self._hydrator, repositories, disputes)
         self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())
+        self._evictions = Evictions(engine, self._tasks)
         self._releaser = Releaser(
-            engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge
-        )
+            engine, chunks, self._hydrator, room, self._handles.is_open, self._invalidator.notify, self._exporter.urge,
+            self._evictions,
+        )  # fmt: skip
         self._losses = Losses(engine, chunks, self._damage, self._hydrator, self._exporter.cancel, self._invalidator.notify)
         self._io = FileIO(
             engine, chunks, self._hydrator, self._exporter, self._handles, self._damage, room,
@@ -265,8 +268,9 @@ class Daemon:
             lambda: self._store.statistics().failure, config.read_only, self._invalidator.wait_told, self._watch.look_again,
         )  # fmt: skip
         versions = Versions(
-            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold
-        )
+            engine, repositories, Multipart(chunks), self._refresher, self._headers, self._invalidator.notify, self._exporter.hold,
+            self._links.resolve,
+        )  # fmt: skip
         object_api = ObjectApi(versions, self._restores, read_only=config.read_only)
         operations = {
             **NativeApi(parts).operations(),
@@ -299,8 +303,8 @@ class Daemon:
         with session.mounted():
             async with trio.open_nursery() as nursery:
                 for part in (
-                    self._store, self._chunks, self._hydrator, self._releaser, self._io, self._invalidator, self._headers,
-                    self._archive, self._restores, self._hsm_restores, self._preloads,
+                    self._store, self._chunks, self._hydrator, self._evictions, self._releaser, self._io, self._invalidator,
+                    self._headers, self._archive, self._restores, self._hsm_restores, self._preloads,
                     CapabilityWatch(self._engine, self._repositories, self._probe),
                 ):  # fmt: skip
                     await nursery.start(part.run)

@@ -160,9 +160,14 @@ def _create(kind: str, host_paths: Sequence[str], paths: list[str], given: dict[
     """Create a task, follow it if that was asked for, and end with the exit status."""
     try:
         target, inside = find(given["mount"], host_paths)
+        file_systems = ask(target, "DescribeFileSystems")["FileSystems"]
+        if not file_systems:
+            raise UsageError(
+                "this is a file cache, for which FSx has no such tasks: use `s3lustrefs refresh`, `hsm archive` and `hsm release`"
+            )
         request: dict[str, Any] = {
             "Type": kind,
-            "FileSystemId": ask(target, "DescribeFileSystems")["FileSystems"][0]["FileSystemId"],
+            "FileSystemId": file_systems[0]["FileSystemId"],
             "Paths": [*inside, *paths],
             "Report": _report(given["report"]),
             "Tags": [shorthand.parse(each) for each in given["tags"]],

@@ -235,7 +235,7 @@ class Associations:
             **({"FailureDetails": {"Message": failure[:MESSAGE_CHARACTERS]}} if failure else {}),
             path_member: association.file_system_path_given or association.file_system_path,
             "DataRepositoryPath": association.data_repository_path_given or association.data_repository_path,
-            "BatchImportMetaDataOnCreate": not association.new_since_ns,
+            "BatchImportMetaDataOnCreate": not (association.new_since_ns or association.is_lazy),
             "ImportedFileChunkSize": association.imported_file_chunk_size_mib,
             "S3": {
                 "AutoImportPolicy": {"Events": _ordered(association.auto_import)},

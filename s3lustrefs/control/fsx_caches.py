@@ -1,7 +1,7 @@
 """FSx's operations on file caches: a file cache is a file system whose associations are given when it is created, and never change.
 
-Nothing is imported or exported by itself; content comes when it is read, and goes when room is needed, as in every file system
-here. Names are imported when the cache is first mounted, all of them: FSx's caches load them directory by directory.
+Nothing is imported or exported by itself. Names come when somebody looks into their directory (`movers.directory_importer`),
+content when it is read, and goes when room is needed (`movers.evictions`).
 Source: Amazon File Cache API Reference, "CreateFileCache"; fsx-spec section 14.
 """
 

@@ -134,6 +134,9 @@ class TaskOperations:
                 raise refused("BadRequest", "Filters: each needs a Name and Values")
             if name == "file-system-id":
                 self._file_systems.are_ours(values)
+            elif name == "file-cache-id":
+                cache = self._file_systems.record
+                chosen = chosen if cache.is_cache and cache.file_system_id in values else []
             else:
                 chosen = [each for each in chosen if _matches(each, name, values)]
         shown, more = page(request, chosen, lambda record: record.task_id, _MOST_SHOWN)
@@ -143,6 +146,8 @@ class TaskOperations:
         record = self.find(request["TaskId"])
         if record.is_ended:
             raise refused("DataRepositoryTaskEnded", f"{record.task_id} has ended: it is {record.lifecycle}")
+        if record.type == tasks.AUTO_RELEASE:
+            raise refused("UnsupportedOperation", f"{record.task_id} makes room in a full cache, which cannot wait")
         record = await self._queue.cancel(record.task_id)
         return {"Lifecycle": record.lifecycle, "TaskId": record.task_id}
 
@@ -155,6 +160,7 @@ class TaskOperations:
 
     def _described(self, record: TaskRecord) -> Json:
         file_system = self._file_systems.record
+        id_member = "FileCacheId" if file_system.is_cache else "FileSystemId"
         tags = self._engine.tags(record.task_id)
         times = {"StartTime": record.started_ns, "EndTime": record.ended_ns}
         return {
@@ -164,7 +170,7 @@ class TaskOperations:
             "CreationTime": record.created_ns / 1e9,
             **{name: time_ns / 1e9 for name, time_ns in times.items() if time_ns},
             "ResourceARN": task_arn(file_system, record.task_id),
-            "FileSystemId": file_system.file_system_id,
+            id_member: file_system.file_system_id,
             "Paths": list(record.paths),
             **({"Tags": [{"Key": key, "Value": value} for key, value in tags.items()]} if tags else {}),
             **({"FailureDetails": {"Message": record.failure}} if record.failure else {}),
@@ -173,6 +179,7 @@ class TaskOperations:
                 "SucceededCount": record.succeeded,
                 "FailedCount": record.failed,
                 "LastUpdatedTime": (record.counted_ns or record.created_ns) / 1e9,
+                **({"ReleasedCapacity": _gib(record.released_bytes)} if record.type == tasks.AUTO_RELEASE else {}),
             },
             "Report": _described_report(record.report),
             **_described_release(record),
@@ -208,6 +215,13 @@ def _described_report(report: TaskReport | None) -> Json:
 
 
 def _described_release(record: TaskRecord) -> Json:
+    if record.type == tasks.AUTO_RELEASE:
+        return {"CapacityToRelease": max(1, _gib(record.wanted_bytes))}
     if record.release_days is None:
         return {}
     return {"ReleaseConfiguration": {"DurationSinceLastAccess": {"Unit": "DAYS", "Value": record.release_days}}}
+
+
+def _gib(size: int) -> int:
+    """Rounded up, so that who released as many bytes as were wanted shows at least as many GiB."""
+    return -(-size // (1 << 30))

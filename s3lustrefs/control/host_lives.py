@@ -28,6 +28,7 @@ from s3lustrefs.control.host_records import HostRecords, Work
 from s3lustrefs.meta import associations, only_here
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
+from s3lustrefs.model.task import AUTO_RELEASE
 from s3lustrefs.movers.preflights import look_at
 from s3lustrefs.repository.object_store import Capabilities
 
@@ -171,7 +172,7 @@ class Lives:
                 raise refused(fault, message)
             made = Association(
                 dra.file_system_path, dra.bucket, dra.prefix, association_id=f"dra-{secrets.token_hex(9)[:17]}",
-                created_ns=record.created_ns, capabilities=asdict(able),
+                created_ns=record.created_ns, capabilities=asdict(able), is_lazy=record.is_cache,
             ).with_settings(dra)  # fmt: skip
             found.append(associations.encode(made).decode())
         return tuple(found)
@@ -263,6 +264,8 @@ class Lives:
         running = {"Filters": [{"Name": "task-lifecycle", "Values": ["PENDING", "EXECUTING"]}]}
         answer = await unmounted.question(owner.place.state_dir, "DescribeDataRepositoryTasks", running)
         for task in answer["DataRepositoryTasks"]:
+            if task["Type"] == AUTO_RELEASE:  # cut short by the end of a daemon: nothing of it is to come
+                continue
             raise refused("BadRequest", f"task {task['TaskId']} of {owner.resource_id} is {task['Lifecycle']}: cancel it first")
 
     # --- both ---------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.schema import JournalRecord, JournalState
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.model.inode import InodeFlag
 from s3lustrefs.movers import event_plan
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.exporter import Exporter
@@ -28,6 +30,7 @@ from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.lost_found import LostFound
 from s3lustrefs.movers.rate import Rate
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.sweeper import SweepResult
 
 _SCAN = 500
 _MOST_LISTED = 1000
@@ -218,7 +221,7 @@ class NativeApi:
         """
         paths = [os.fsencode(str(p).rstrip("/")) for p in request.get("paths") or ["/"]]
         for path in paths:
-            await self._p.engine.resolve(path)
+            await self._p.links.resolve(path)
         if request.get("again"):
             await self._p.look_again()
         if request.get("urgent"):
@@ -281,7 +284,10 @@ class NativeApi:
     # --- single files --------------------------------------------------------------------------------------------------
 
     async def why(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await self._p.status.why(os.fsencode(str(request.get("path", "/"))))
+        path = os.fsencode(str(request.get("path", "/")))
+        with contextlib.suppress(errors.MetadataError, errors.RepositoryError):  # what is known is told in any case
+            await self._p.links.resolve(path)
+        return await self._p.status.why(path)
 
     async def refresh(self, request: dict[str, Any]) -> dict[str, Any]:
         """Bring a file, or everything below a directory, into line with the bucket now; answers when that shows.
@@ -290,17 +296,20 @@ class NativeApi:
         """
         path = os.fsencode(str(request.get("path", "/")).rstrip("/"))
         try:
-            inode = await self._p.engine.resolve(path)
+            inode = await self._p.links.resolve(path)
         except errors.NotFound:
             path = path.rpartition(b"/")[0]
-            inode = await self._p.engine.resolve(path)
+            inode = await self._p.links.resolve(path)
         location = await self._p.engine.locate(inode)
         if location is None:
             raise errors.NotInRepository(
                 f"{path.decode(errors='replace') or '/'} is in no association: it has nothing to refresh from"
             )
         sweeper = self._p.links.of(location.association.assoc_id).sweeper
-        if inode.is_dir:
+        if inode.flags & InodeFlag.UNLISTED:
+            await self._p.links.ensure_listed(inode)
+            result = SweepResult()
+        elif inode.is_dir:
             result = await sweeper.sweep(location.relative)
         else:
             result = await sweeper.look_at(inode, location.key)

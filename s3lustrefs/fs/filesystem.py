@@ -22,10 +22,11 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
 from s3lustrefs.meta.namespace import RENAME_EXCHANGE
 from s3lustrefs.model.ids import ROOT_INO, FileHandleId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.links import Links
+from s3lustrefs.movers.whole_trees import ensure_tree
 
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
@@ -80,6 +81,8 @@ class FileSystem:
             return await self.getattr(parent)
         if name == b"..":
             return await self.getattr((await self._engine.get(parent)).parent or ROOT_INO)
+        if self._links.are_lazy:
+            await self._links.ensure_listed(await self._engine.get(parent))
         try:
             inode = await self._engine.lookup(parent, name)
         except errors.NotFound:
@@ -92,7 +95,8 @@ class FileSystem:
 
     async def can_remember_absence(self, parent: Ino) -> bool:
         """Whether a name that is not there will stay so unless we say otherwise."""
-        return await self._importing(parent) is None
+        inode = await self._engine.get(parent)
+        return not inode.flags & InodeFlag.UNLISTED and await self._importing(parent) is None
 
     def generation(self, inode: Inode) -> int:
         """See `Handles.generation`."""
@@ -118,12 +122,19 @@ class FileSystem:
         return inode.target
 
     async def opendir(self, ino: Ino) -> DirHandle:
-        location = await self._importing(ino)
+        await self._ensure_listed(await self._engine.get(ino))
+        return self._handles.open_dir(ino)
+
+    async def _ensure_listed(self, directory: Inode) -> None:
+        """Return once the names in a directory are here, and with them the attributes if they are to be there first."""
+        location = await self._importing(directory.ino)  # never for anything else
         if location is not None:
             await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
-            if location.association.posix_metadata == "eager":
-                await self._know_children(ino)
-        return self._handles.open_dir(ino)
+        elif directory.flags & InodeFlag.UNLISTED:
+            await self._links.ensure_listed(directory)
+            location = await self._engine.locate(directory)
+        if location is not None and location.association.posix_metadata == "eager":
+            await self._know_children(directory.ino)
 
     async def _know_children(self, ino: Ino) -> None:
         """An eager association shows no name whose attributes are unknown, not even while it is being imported."""
@@ -220,7 +231,7 @@ class FileSystem:
 
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
-        await self._know_entries(await self._engine.lookup(parent, name))
+        await self._ensure_listed(await self._engine.lookup(parent, name))
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
@@ -236,7 +247,7 @@ class FileSystem:
             if target is not None and flags & RENAME_EXCHANGE:
                 await self._know_subtree(target)
             elif target is not None and inode.is_dir:
-                await self._know_entries(target)
+                await self._ensure_listed(target)
         if patience.cancelled_caught:
             raise errors.InUse(f"an import that a rename has to wait for is not complete after {_IMPORT_SECONDS:.0f} s")
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
@@ -250,18 +261,14 @@ class FileSystem:
         except errors.NotFound:
             return None
 
-    async def _know_entries(self, inode: Inode) -> None:
-        """Return once everything in a directory is in the table. Raises: RepositoryError."""
-        location = await self._importing(inode.ino) if inode.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
-
     async def _know_subtree(self, inode: Inode) -> None:
         """Return once everything below a directory is in the table: a listing would bring the rest to where it was, not to where
-        it moves."""
+        it moves. Raises: RepositoryError."""
         location = await self._importing(inode.ino) if inode.is_dir else None
         if location is not None:
             await self._links.of(location.association.assoc_id).importer.wait_for_end()
+        elif inode.is_dir:
+            await ensure_tree(self._engine, self._links, inode)
 
     def _lost_name(self, inode: Inode) -> None:
         """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""

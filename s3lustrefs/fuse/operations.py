@@ -219,7 +219,8 @@ def entry(inode: Inode, generation: int) -> EntryAttributes:
     attr.st_ino = inode.ino
     attr.generation = generation
     attr.st_mode = inode.mode if not inode.flags & InodeFlag.KIND_UNKNOWN else 0
-    attr.st_nlink = inode.nlink
+    # 1, as btrfs has it: so that nobody takes its link count for the number of its subdirectories. Source: find(1), -noleaf.
+    attr.st_nlink = inode.nlink if not inode.flags & InodeFlag.UNLISTED else 1
     attr.st_uid = inode.uid
     attr.st_gid = inode.gid
     attr.st_rdev = inode.rdev

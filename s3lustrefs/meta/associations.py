@@ -13,7 +13,7 @@ from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association, Endpoint, Policies
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 
 _DELETED = b"fsx/deleted/"
 
@@ -45,8 +45,17 @@ def link(txn: Txn, association: Association, now_ns: int, allocate_ino: Any) -> 
             raise errors.ConfigError(f"cannot link {association.file_system_path}: {part.decode()!r} exists and is not a directory")
         ino = child
     linked = replace(association, root_ino=ino)
+    if linked.is_lazy:
+        mark_unlisted(txn, ino)
     store(txn, linked)
     return linked
+
+
+def mark_unlisted(txn: Txn, ino: Ino) -> None:
+    """The bucket may have names in this directory that are not here."""
+    directory = records.get_inode(txn, ino)
+    directory.flags |= InodeFlag.UNLISTED
+    records.put_inode(txn, directory)
 
 
 def note_deletion(txn: Txn, association: Association) -> None:

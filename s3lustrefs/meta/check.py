@@ -371,6 +371,8 @@ def _shape_defects(inode: Inode) -> Iterator[str]:
         yield "is DAMAGED but has no bytes that could be missing"
     if inode.flags & InodeFlag.KIND_UNKNOWN and not (inode.flags & InodeFlag.HEADERS_UNKNOWN and inode.is_file):
         yield "is of unknown kind, but its headers are known or it is no file"
+    if inode.flags & InodeFlag.UNLISTED and not inode.is_dir:
+        yield "is UNLISTED but no directory"
     if inode.is_file and not inode.chunk_bytes:
         yield "has no chunk size"
     if inode.is_symlink and inode.size != len(inode.target):

@@ -100,6 +100,9 @@ class RepositoryEngine(Protocol):
         """One batch of a listing; repeating it changes nothing. `sweep`: not the first listing of these keys. Without one,
         `touched`: objects (by table key) that were changed here since it began."""
 
+    async def note_listed(self, association: Association, relative: bytes) -> Ino | None:
+        """All names that the bucket has in a directory are in the table; its number, if that was not known before."""
+
     def sweep(
         self, events: frozenset[str], *, is_told: bool = False, new_since_ns: int = 0
     ) -> AbstractContextManager[Sweep]:  # fmt: skip

@@ -5,6 +5,7 @@ unknown object and free name: a new, cold file. Same ETag as known: nothing. Oth
 with local changes is left alone: its export will find the difference by its condition. So is an object that a request of ours
 may have written, while nobody knows (`writes`): the exporter finds out. A later listing of the same prefix (a
 sweep) follows the same rule, as far as the association's policy goes; what it no longer finds is `vanished`'s matter.
+In a file cache a sweep leaves directories alone that nobody has looked into: their names come when somebody does.
 
 No object is hidden by another in silence: what cannot show is in the table SKIPPED, with the reason, until it shows or is gone.
 """
@@ -86,7 +87,7 @@ class ListingApplier:
             and not self._is_followed(object_key, known.get(object_key), entry[2])
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
-        if not differing:
+        if not differing or not self._may_look_into(directory):
             return
         parent = self._directory_for_new(directory)
         if parent is None:
@@ -167,6 +168,28 @@ class ListingApplier:
         if not self._takes_new:
             return walk(self._txn, Ino(self._association.root_ino), path + b"/")
         return self.directory(path)
+
+    def _may_look_into(self, path: bytes) -> bool:
+        """Whether names in a directory are the business of this listing. Of one that a sweep may not look into, the first
+        directory on the way that is missing is made."""
+        if self._sweep is None or not self._association.is_lazy:
+            return True
+        ino = Ino(self._association.root_ino)
+        for name in [part for part in path.split(b"/") if part]:
+            if self._is_unlisted(ino):
+                return False
+            child = records.find_child(self._txn, ino, name)
+            if child is not None and not records.get_inode(self._txn, child).is_dir:
+                return True  # what a file in the way means is decided where the directory is needed
+            if child is None:
+                if self._takes_new:
+                    self._make_directory(ino, name)
+                return False
+            ino = child
+        return not self._is_unlisted(ino)
+
+    def _is_unlisted(self, ino: Ino) -> bool:
+        return bool(records.get_inode(self._txn, ino).flags & InodeFlag.UNLISTED)
 
     def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether the object is that of a file which was renamed here and takes the new content with it."""
@@ -302,6 +325,12 @@ class ListingApplier:
 
     def _make_directory(self, parent: Ino, name: bytes) -> Ino:
         ino = make_directory(self._txn, parent, name, self._association, self._now_ns, self._allocate())
+        if self._association.is_lazy:
+            inode = records.get_inode(self._txn, ino)
+            inode.flags |= InodeFlag.UNLISTED
+            if self._association.posix_metadata != "off":  # no listing of its parent shows whether it has an object
+                inode.flags |= InodeFlag.HEADERS_UNKNOWN
+            records.put_inode(self._txn, inode)
         self.applied.made.add(ino)
         if self._sweep is not None:
             self._announce(parent, [name])
@@ -321,6 +350,8 @@ class ListingApplier:
         if path.partition(b"/")[0] == self._reserved:
             self.skip(path + b"/", RESERVED)
             return
+        if path and not self._may_look_into(path.rpartition(b"/")[0]):
+            return
         ino = self._directory_for_new(path)
         if ino is None:
             if self._takes_new:
@@ -328,9 +359,8 @@ class ListingApplier:
             return
         self._txn.put(Table.OBJECTS, table_key, schema.pack_u64(ino) + tail)
         inode = records.get_inode(self._txn, ino)
-        if inode.flags & InodeFlag.EXCLUDED:
-            return  # its attributes were given here
-        if self._association.posix_metadata != "off" and self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
+        is_given_here = inode.flags & InodeFlag.EXCLUDED or self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is not None
+        if self._association.posix_metadata != "off" and not is_given_here:
             inode.flags |= InodeFlag.HEADERS_UNKNOWN
             inode.mtime_ns = mtime_ns
             records.put_inode(self._txn, inode)

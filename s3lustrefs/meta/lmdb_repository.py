@@ -25,6 +25,7 @@ from s3lustrefs.meta.export_targets import ExportView
 from s3lustrefs.meta.listing import Applied, PreparedEntry, Sweep
 from s3lustrefs.meta.listing_applier import ListingApplier
 from s3lustrefs.meta.lmdb_core import EngineCore
+from s3lustrefs.meta.location import walk
 from s3lustrefs.meta.schema import (
     JournalRecord,
     ObjectRecord,
@@ -34,7 +35,7 @@ from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict
 from s3lustrefs.model.ids import AssocId, ContentVersion, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 
 _SKIPPED_PAGE = 500
 
@@ -149,6 +150,16 @@ class RepositoryVerbs(EngineCore):
             self._save_next_ino(txn)
         self._inodes += self._next_ino - first - applier.applied.removed
         return applier.applied
+
+    async def note_listed(self, association: Association, relative: bytes) -> Ino | None:
+        with self._store.begin() as txn:
+            ino = walk(txn, Ino(association.root_ino), relative)
+            inode = records.find_inode(txn, ino) if ino is not None else None
+            if inode is None or not inode.flags & InodeFlag.UNLISTED:
+                return None
+            inode.flags &= ~InodeFlag.UNLISTED
+            records.put_inode(txn, inode)
+            return inode.ino
 
     @contextmanager
     def sweep(self, events: frozenset[str], *, is_told: bool = False, new_since_ns: int = 0) -> Iterator[Sweep]:

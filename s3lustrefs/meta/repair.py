@@ -173,6 +173,8 @@ class TableRepair:
             inode.flags &= ~InodeFlag.DAMAGED
         if inode.flags & InodeFlag.KIND_UNKNOWN and not (inode.flags & InodeFlag.HEADERS_UNKNOWN and inode.is_file):
             inode.flags &= ~InodeFlag.KIND_UNKNOWN
+        if not inode.is_dir:
+            inode.flags &= ~InodeFlag.UNLISTED
         if inode.is_file and not inode.chunk_bytes:
             inode.chunk_bytes = _CHUNK_BYTES
         if inode.is_symlink:
@@ -301,6 +303,20 @@ def import_again(store: Store) -> None:
     with store.begin() as txn:
         for association in associations.load(txn):
             associations.store(txn, replace(association, import_state="PENDING"))
+            if association.is_lazy and association.is_linked:
+                _list_again(txn, Ino(association.root_ino))
+
+
+def _list_again(txn: Txn, root: Ino) -> None:
+    """Of a file cache: each directory when somebody looks into it."""
+    stack = [root]
+    while stack:
+        ino = stack.pop()
+        associations.mark_unlisted(txn, ino)
+        for _, value in txn.scan(Table.DENTRIES, schema.pack_u64(ino)):
+            child = records.find_inode(txn, schema.decode_u64(value))
+            if child is not None and child.is_dir:
+                stack.append(child.ino)
 
 
 def forget_content(txn: Txn, inode: Inode) -> None:

@@ -31,6 +31,7 @@ is LOST or DAMAGED.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
 INVARIANT 6: a dirty file inside an association has a journal record, or is EXCLUDED by policy: no crash can hide it.
 INVARIANT 7: next_ino is above every ino.
+INVARIANT 8: only a directory is UNLISTED.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def inode_tail(i: Inode) -> bytes:
 
 # Enum constructors cost 0.4 us each, and every lookup decodes an inode: the few combinations that occur are kept.
 _HSM = {n: Hsm(n) for n in range(128)}
-_FLAGS = {n: InodeFlag(n) for n in range(128)}
+_FLAGS = {n: InodeFlag(n) for n in range(256)}
 
 
 def decode_inode(ino: Ino, raw: bytes) -> Inode:

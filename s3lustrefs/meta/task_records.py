@@ -19,12 +19,14 @@ from dataclasses import asdict
 from s3lustrefs.meta import schema
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
-from s3lustrefs.model.task import TaskFailure, TaskRecord, TaskReport
+from s3lustrefs.model.task import AUTO_RELEASE, TaskFailure, TaskRecord, TaskReport
 
 _TASK = b"fsx/task/"
 _FAILED = b"fsx/failed/"
 MOST_ENDED = 500
 """Ended tasks remembered at most; more than FSx's own clients ever show."""
+MOST_EVICTIONS = 100
+"""Of those that nobody asked for, so that a cache that is always full pushes no others out."""
 
 
 def tasks(txn: Txn) -> list[TaskRecord]:
@@ -45,7 +47,9 @@ def store(txn: Txn, record: TaskRecord) -> None:
 def forget_ended(txn: Txn) -> list[str]:
     """Drop the oldest ended tasks beyond those remembered; their ids."""
     ended = sorted((task for task in tasks(txn) if task.is_ended), key=lambda task: task.created_ns)
-    gone = [task.task_id for task in ended[:-MOST_ENDED]]
+    asked = [task.task_id for task in ended if task.type != AUTO_RELEASE]
+    evictions = [task.task_id for task in ended if task.type == AUTO_RELEASE]
+    gone = asked[:-MOST_ENDED] + evictions[:-MOST_EVICTIONS]
     for task_id in gone:
         txn.delete(Table.SUPER, _TASK + task_id.encode())
     return gone

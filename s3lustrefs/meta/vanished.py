@@ -116,7 +116,9 @@ def remove(
     is_kept = bool(inode.flags & InodeFlag.EXCLUDED)
     if inode.is_dir:
         records.delete_object(txn, association.assoc_id, key)
-        if is_kept or locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
+        # What nobody has looked into may have names in the bucket.
+        is_needed = is_kept or inode.flags & InodeFlag.UNLISTED or locations.is_root(inode.ino)
+        if is_needed or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
             return None
     elif is_kept and inode.nlink == 1:
         return _outlive(txn, known, now_ns)

@@ -96,6 +96,8 @@ class Association(AssociationSettings):
     """Of a deletion: the local tree goes too."""
     new_since_ns: int = 0
     """Made without an initial import: sweeps take as new only what is younger. 0: everything was, or is being, imported."""
+    is_lazy: bool = False
+    """Of a file cache: names are imported directory by directory, when somebody looks (`movers.directory_importer`)."""
     has_event_queue: bool = False
     """The bucket has been seen to send its events to a queue made here: from then on it is a fault when it does not."""
 

@@ -29,6 +29,8 @@ class InodeFlag(IntFlag):
     """Bytes which existed only here are gone, as fsck or a conflict found: what is not resident can be read nowhere."""
     WRITTEN_OFF = 0x40
     """Somebody said that the archive lost it (LOST, by `lfs hsm_set`): what is not resident is not even asked for."""
+    UNLISTED = 0x80
+    """A directory of a file cache that the bucket may have names in which are not here: nobody has looked into it yet."""
 
 
 @dataclass(slots=True)

@@ -66,6 +66,8 @@ class TaskRecord:
     succeeded: int = 0
     failed: int = 0
     released_bytes: int = 0
+    wanted_bytes: int = 0
+    """Of an AUTO_RELEASE: how many bytes had to go."""
     counted_ns: int = 0
     """When the counts changed last."""
     failure: str = ""

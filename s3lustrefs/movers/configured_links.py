@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 
 from s3lustrefs import errors
-from s3lustrefs.meta.engine_linking import LinkingEngine
+from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.movers.association_requests import AssociationRequests
@@ -31,7 +31,7 @@ class ConfiguredLinks:
 
     def __init__(
         self,
-        engine: LinkingEngine,
+        engine: MetadataEngine,
         links: Links,
         requests: AssociationRequests,
         probe: Callable[[AssociationSettings], Awaitable[Capabilities]],
@@ -85,6 +85,7 @@ class ConfiguredLinks:
                 association_id=new_association_id(), created_ns=time.time_ns(),
             ).with_settings(settings),
             configured_as=fingerprint(settings),
+            is_lazy=self._is_cache(),
         )  # fmt: skip
         defect = association_rules.addition_defect(association, self._engine.all_associations())
         if defect is not None:
@@ -92,6 +93,10 @@ class ConfiguredLinks:
         able = await self._probe(settings)
         linked = await self._engine.link_association(replace(association, capabilities=asdict(able)))
         await self._requests.keep_local(linked)
+
+    def _is_cache(self) -> bool:
+        record = self._engine.file_system()
+        return record is not None and record.is_cache
 
 
 def new_association_id() -> str:

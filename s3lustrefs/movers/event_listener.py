@@ -23,6 +23,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.ids import AssocId
+from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.repository.event_messages import BucketEvent
@@ -69,7 +70,7 @@ class Member:
     """One association whose events arrive in the queue, which `connect` finds or makes."""
 
     observer: EventObserver
-    importer: Importer
+    importer: Importer | DirectoryImporter
     connect: Callable[[], Awaitable[EventQueue]]
 
     @property

@@ -11,6 +11,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.model.task_paths import absolute, outermost
 from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.task_walk import walk_names
+from s3lustrefs.movers.whole_trees import ensure_tree
 
 
 async def files_below(
@@ -18,8 +19,8 @@ async def files_below(
 ) -> AsyncIterator[list[tuple[bytes, Inode]]]:
     """What is named and no directory, then what is below the directories, some names at a time and each with its path.
 
-    Waits until the associations are imported that the directories lie in or contain. A directory that is removed meanwhile is left
-    out. Raises: RepositoryError when such an import fails.
+    Waits until the associations are imported that the directories lie in or contain; of a file cache only what is below them. A
+    directory that is removed meanwhile is left out. Raises: RepositoryError when such an import fails.
     """
     yield [(path, inode) for path, inode in named if not inode.is_dir]
     directories = outermost(absolute(os.fsdecode(path)) for path, inode in named if inode.is_dir)
@@ -27,6 +28,9 @@ async def files_below(
         association = engine.association(link.assoc)
         if association is not None and any(paths_overlap(association.file_system_path, path) for path in directories):
             await link.importer.wait_imported()
+    for _, inode in named:
+        if inode.is_dir:
+            await ensure_tree(engine, links, inode)
     walk = walk_names(engine, [os.fsencode(path) for path in directories])
     while met := await walk.next():
         yield [(each.path, each.row.inode) for each in met if not each.row.inode.is_dir]

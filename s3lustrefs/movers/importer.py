@@ -179,19 +179,9 @@ class Importer:
         self._requests.clear()
 
     async def _apply(self, batch: Batch, touched: Container[bytes]) -> None:
-        first = True
-        for groups in slices(batch.groups):
-            applied = await self._engine.apply_listing(
-                self._association(), groups,
-                batch.markers if first else (), batch.skipped if first else (), batch.common_prefixes if first else (),
-                touched=touched,
-            )  # fmt: skip
-            failpoint("import.batch")
-            first = False
-            announce(applied, self._notify)
-            if batch.kind is BatchKind.BULK:
-                self._objects += sum(len(entries) for _, entries in groups)
-            await trio.lowlevel.checkpoint()
+        await apply_batch(self._engine, self._assoc, batch, touched, self._notify)
+        if batch.kind is BatchKind.BULK:
+            self._objects += sum(len(entries) for _, entries in batch.groups)
         if self._association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()
@@ -293,6 +283,27 @@ def association_of(engine: MetadataEngine, assoc: AssocId) -> Association:
     if association is None:
         raise errors.NotInRepository(f"association {assoc} is gone")
     return association
+
+
+async def apply_batch(
+    engine: MetadataEngine, assoc: AssocId, batch: Batch, touched: Container[bytes], notify: Callable[[Invalidation], None]
+) -> None:
+    """Bring a batch into the table, a few milliseconds at a time. Raises: NotInRepository when the association is gone by now."""
+    first = True
+    for at in range(_SLICE_ENTRIES, len(batch.common_prefixes), _SLICE_ENTRIES):
+        subdirectories = batch.common_prefixes[at : at + _SLICE_ENTRIES]
+        association = association_of(engine, assoc)
+        announce(await engine.apply_listing(association, (), directories=subdirectories, touched=touched), notify)
+        await trio.lowlevel.checkpoint()
+    for groups in slices(batch.groups):
+        applied = await engine.apply_listing(
+            association_of(engine, assoc), groups, batch.markers if first else (), batch.skipped if first else (),
+            batch.common_prefixes[:_SLICE_ENTRIES] if first else (), touched=touched,
+        )  # fmt: skip
+        failpoint("import.batch")
+        first = False
+        announce(applied, notify)
+        await trio.lowlevel.checkpoint()
 
 
 def announce(applied: Applied, notify: Callable[[Invalidation], None]) -> None:

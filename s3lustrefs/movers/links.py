@@ -6,6 +6,7 @@ one queue may carry the events of several associations (`event_plan.queue_of`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import Invalidation
-from s3lustrefs.model.ids import AssocId, Ino
+from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers import event_plan
+from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.event_judge import EventJudge
 from s3lustrefs.movers.event_listener import EventListener, Member
 from s3lustrefs.movers.event_observer import EventObserver
@@ -58,7 +61,7 @@ class Link:
     assoc: AssocId
     store: S3Store
     credentials: Credentials
-    importer: Importer
+    importer: Importer | DirectoryImporter
     sweeper: Sweeper
     observer: EventObserver
     queue: str
@@ -84,6 +87,8 @@ class Links:
         self._links: dict[AssocId, Link] = {}
         self._listening: dict[str, _Listening] = {}
         self._nursery: trio.Nursery | None = None
+        self.are_lazy = False
+        """Whether there are directories whose names come when somebody looks into them: see `ensure_listed`."""
 
     def __iter__(self) -> Iterator[Link]:
         return iter(list(self._links.values()))
@@ -111,6 +116,34 @@ class Links:
         """Each of them once, however many associations it serves."""
         return [each.listener for each in self._listening.values()]
 
+    # --- names that come when somebody looks -----------------------------------------------------------------------------
+
+    async def ensure_listed(self, directory: Inode) -> None:
+        """Return once every name that the bucket has in a directory of a file cache is in the table.
+
+        Nobody is told a name in such a directory before that. Raises: RepositoryError after a bounded time.
+        """
+        if not directory.flags & InodeFlag.UNLISTED:
+            return
+        location = await self._shared.engine.locate(directory)
+        link = self._links.get(location.association.assoc_id) if location is not None else None
+        if location is not None and link is not None:
+            await link.importer.ensure_directory(location.relative)
+
+    async def resolve(self, path: bytes) -> Inode:
+        """What an absolute path inside the mount leads to, symlinks not followed.
+
+        Raises: NotFound; RepositoryError when only the bucket knows and does not answer.
+        """
+        engine = self._shared.engine
+        if self.are_lazy:
+            with contextlib.suppress(errors.MetadataError):  # the way ends there, as it does below
+                inode = await engine.get(ROOT_INO)
+                for name in [part for part in path.split(b"/") if part]:
+                    await self.ensure_listed(inode)
+                    inode = await engine.lookup(inode.ino, name)
+        return await engine.resolve(path)
+
     # --- connecting ------------------------------------------------------------------------------------------------------
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -128,6 +161,7 @@ class Links:
         """Have everything run for an association, from now on or from `run` on. Raises: RepositoryDenied for an unknown profile."""
         link = self._build(association)
         self._links[link.assoc] = link
+        self.are_lazy = self.are_lazy or association.is_lazy
         self._shared.repositories.connect(link.assoc, link.store)
         if association.lifecycle == "MISCONFIGURED":
             self._shared.repositories.fail(link.assoc, errors.RepositoryRejected(association.failure, bucket=association.bucket))
@@ -164,7 +198,8 @@ class Links:
         target = ListingTarget(
             association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
         )
-        importer = Importer(shared.engine, association, target, credentials, shared.notify, shared.headers)
+        kind: type[DirectoryImporter] | type[Importer] = DirectoryImporter if association.is_lazy else Importer
+        importer = kind(shared.engine, association, target, credentials, shared.notify, shared.headers)
         observer = Observer(shared.engine, assoc, shared.repositories, shared.headers, shared.removals, shared.notify)
         sweeper = Sweeper(shared.engine, association, target, credentials, importer, observer, shared.refresh)
         judge = EventJudge(shared.engine, assoc)

@@ -48,7 +48,7 @@ class ListingService:
         self._output = output
         self._gate = PriorityGate()
         self._client = ListClient(request.target, request.credentials, connections=request.workers + URGENT_THREADS)
-        self._urgent = UrgentRequests(self._client, self)
+        self._urgent = UrgentRequests(self._client, self, threads=URGENT_THREADS if request.bulk else request.workers)
         self._bulk = BulkListing(self._client, self._emit, workers=request.workers, patience_seconds=request.patience_seconds)
         self._bulk_thread = threading.Thread(target=self._run_bulk, name="bulk", daemon=True)
         if request.bulk:

@@ -103,8 +103,8 @@ class Preloads:
                 self._nursery = None
 
     async def start(self, paths: Sequence[bytes]) -> int:
-        """The number of a new order. Raises: NotFound; QueueFull; RepositoryUnavailable at the end of the mount."""
-        named = [(path, await self._engine.resolve(path)) for path in paths]
+        """The number of a new order. Raises: NotFound; QueueFull; RepositoryError, also at the end of the mount."""
+        named = [(path, await self._links.resolve(path)) for path in paths]
         if self._nursery is None:
             raise errors.RepositoryUnavailable("the file system is shutting down")
         self._forget_oldest()

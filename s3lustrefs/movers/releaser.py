@@ -21,6 +21,7 @@ from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.hsm import Hsm, Request, refusal
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.movers.evictions import Evictions
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.room import Room
 
@@ -47,6 +48,7 @@ class Releaser:
         is_open: Callable[[Ino], bool],
         notify: Callable[[Invalidation], None],
         urge_exports: Callable[[], None],
+        evictions: Evictions,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
@@ -55,6 +57,7 @@ class Releaser:
         self._is_open = is_open
         self._notify = notify
         self._urge_exports = urge_exports
+        self._evictions = evictions
         self.released_bytes = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -105,13 +108,20 @@ class Releaser:
         if need and self._chunks.has_condemned:
             freed = await self._remove_condemned()
             need = self._need(urgent)
+        self._evictions.needed(need)
         if not need:
             return freed
         # With room in all, somebody waits because the one target that its bytes go to is full.
         targets = self._chunks.full_targets() if urgent and not self._needed() else set()
         released = 0
-        for ino in choose_victims(await self._candidates(targets), need):
-            released += await self._release(ino)
+        victims = choose_victims(await self._candidates(targets), need)
+        if victims:
+            await self._evictions.begin(need)
+        for ino in victims:
+            dropped = await self._release(ino)
+            released += dropped
+            if dropped:
+                await self._evictions.released(dropped)
         self.released_bytes += released
         await self._remove_condemned()
         if released:

@@ -69,7 +69,7 @@ class RestoreJobs:
 
     async def start(self, paths: Sequence[bytes], days: int, tier: str) -> int:
         """The number of a new job. Raises: NotFound."""
-        found = [(path, await self._engine.resolve(path)) for path in paths]
+        found = [(path, await self._links.resolve(path)) for path in paths]
         if self._nursery is None:
             raise errors.RepositoryUnavailable("the file system is shutting down")
         number = self._next

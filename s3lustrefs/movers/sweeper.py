@@ -24,6 +24,7 @@ from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers import event_log
+from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
@@ -56,7 +57,7 @@ class Sweeper:
         association: Association,
         target: ListingTarget,
         credentials: Credentials,
-        importer: Importer,
+        importer: Importer | DirectoryImporter,
         observer: Observer,
         refresh: Callable[[Ino], Awaitable[object]],
     ) -> None:

@@ -9,6 +9,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import paths_overlap
 from s3lustrefs.model.task_paths import below, outermost, readings
+from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.links import Links
 
@@ -46,7 +47,7 @@ class Roots:
                 await self._ask(link.importer, path, relative)
         return await self._is_known(path)
 
-    async def _ask(self, importer: Importer, path: str, relative: str) -> None:
+    async def _ask(self, importer: Importer | DirectoryImporter, path: str, relative: str) -> None:
         """A name that an import under way has not come to yet."""
         try:
             await importer.ensure_name(os.fsencode(relative))

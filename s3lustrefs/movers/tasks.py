@@ -6,6 +6,9 @@ mount after a crash takes up what was executing, cancels what was being canceled
 done by then is its own business (`task_progress`).
 
 A report is delivered before its task ends, so that whoever waits for the end finds it.
+
+Tasks that tell of evictions (`evictions`) are kept here with the others: nobody asks for them, they do not queue, and no job
+does them.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine_tasks import TaskEngine
 from s3lustrefs.model import task_rules
 from s3lustrefs.model.file_system import Asked
-from s3lustrefs.model.task import IMPORT, Lifecycle, TaskRecord, TaskType
+from s3lustrefs.model.task import AUTO_RELEASE, IMPORT, Lifecycle, TaskRecord, TaskType
 from s3lustrefs.movers import event_log
 from s3lustrefs.movers.task_progress import Progress, forget_failures
 from s3lustrefs.movers.task_report import ReportDelivery
@@ -244,7 +247,8 @@ class Tasks:
         return self._now(record) if record is not None else None
 
     def unfinished(self) -> list[TaskRecord]:
-        return [record for record in self._records.values() if not record.is_ended]
+        """Those that somebody asked for and that have not ended."""
+        return [record for record in self._records.values() if not record.is_ended and record.type != AUTO_RELEASE]
 
     def obstacle(self, record: TaskRecord) -> str | None:
         """Why this task cannot be created now, though it could later."""
@@ -257,6 +261,11 @@ class Tasks:
         self._records[record.task_id] = record
         failpoint("task.created")
         self._wake.set()
+
+    async def keep(self, record: TaskRecord) -> None:
+        """How a task stands that is not done here. Raises: StorageError."""
+        await self._engine.update_task(record)
+        self._records[record.task_id] = record
 
     async def cancel(self, task_id: str) -> TaskRecord:
         """The task as it is then. Raises: ValueError when it has ended; StorageError."""

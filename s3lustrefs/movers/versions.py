@@ -7,7 +7,7 @@ any change made by others: dying in between leaves a change that the next sweep 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import trio
@@ -74,6 +74,7 @@ class Versions:
         headers: HeaderFetcher,
         notify: Callable[[Invalidation], None],
         hold: HoldKey,
+        resolve: Callable[[bytes], Awaitable[Inode]],
     ) -> None:
         self._engine = engine
         self._repositories = repositories
@@ -82,6 +83,7 @@ class Versions:
         self._headers = headers
         self._notify = notify
         self._hold = hold
+        self._resolve = resolve
 
     # --- looking ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +123,7 @@ class Versions:
     async def _place(self, path: bytes) -> _Place:
         association, relative = self._split(path)
         try:
-            inode = await self._engine.resolve(path)
+            inode = await self._resolve(path)
         except errors.NotFound:
             inode = None
         text = path.decode(errors="replace")

@@ -286,11 +286,11 @@ class UrgentReceiver(Protocol):
 class UrgentRequests:
     """Answers `directory` and `probe` requests from threads of their own, so that they never wait for a bulk page."""
 
-    def __init__(self, client: ListClient, receiver: UrgentReceiver) -> None:
+    def __init__(self, client: ListClient, receiver: UrgentReceiver, *, threads: int = URGENT_THREADS) -> None:
         self._client = client
         self._receiver = receiver
         self._queue: queue.SimpleQueue[tuple[int, str, bytes] | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._work, name=f"urgent-{n}", daemon=True) for n in range(URGENT_THREADS)]
+        self._threads = [threading.Thread(target=self._work, name=f"urgent-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
             thread.start()
 

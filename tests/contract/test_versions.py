@@ -68,7 +68,7 @@ async def scene(moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.Monke
     repositories.connect(association.assoc_id, store)
     refresher = Refresher(engine, chunks, repositories, lambda _: None)
     headers = HeaderFetcher(engine, repositories, refresher.refresh)
-    found = Versions(engine, repositories, Multipart(chunks), refresher, headers, lambda _: None, KeyLocks().hold)
+    found = Versions(engine, repositories, Multipart(chunks), refresher, headers, lambda _: None, KeyLocks().hold, engine.resolve)
     yield Scene(engine, store, found)
     chunks.close()
     await table.close()

@@ -7,24 +7,18 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.mount.conftest import fresh_bucket
 from tests.mount.endpoint import AWS, Endpoint, endpoint
+from tests.mount.file_cache import REQUEST as CACHE
 from tests.mount.site import S3LUSTREFS, WAIT_SECONDS
 from tests.servers import S3Server
 
 needs_aws = pytest.mark.skipif(AWS is None, reason="needs the AWS command line: pip install awscli")
 
 SUBNETS = ["subnet-0123456789abcdef0"]
-CACHE: dict[str, Any] = {
-    "FileCacheType": "LUSTRE", "FileCacheTypeVersion": "2.12", "StorageCapacity": 1200, "SubnetIds": SUBNETS,
-    "LustreConfiguration": {
-        "PerUnitStorageThroughput": 1000, "DeploymentType": "CACHE_1", "MetadataConfiguration": {"StorageCapacity": 2400},
-    },
-}  # fmt: skip
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from s3lustrefs.control.fsx_tasks import OlderThan
 from s3lustrefs.errors import ControlFault
 from s3lustrefs.model import task_rules
 from s3lustrefs.model.association import policies_of
+from s3lustrefs.model.task import TaskRecord
 from tests.unit.control.fsx_scene import MODEL, ONE, REGION, TWO, Api
 
 EXPORT, IMPORT, RELEASE = "EXPORT_TO_REPOSITORY", "IMPORT_METADATA_FROM_REPOSITORY", "RELEASE_DATA_FROM_FILESYSTEM"
@@ -158,6 +160,43 @@ async def test_cancel_is_remembered_and_an_ended_task_refuses_it(api: Api) -> No
     await api.restart()
     assert (await api.refusal("cancel_data_repository_task", TaskId=made["TaskId"]))["Code"] == "DataRepositoryTaskEnded"
     assert (await api.refusal("cancel_data_repository_task", TaskId=UNKNOWN))["Code"] == "DataRepositoryTaskNotFound"
+
+
+async def test_eviction_of_a_file_cache_is_described_and_cannot_be_canceled(api: Api) -> None:
+    cache_id, gib = "fc-0123456789abcdef0", 1 << 30
+    fs_id = api.arn.rpartition("/")[2]
+    record = api.engine.file_system()
+    assert record is not None
+    await api.engine.update_file_system(replace(record, file_system_id=cache_id))
+    task = TaskRecord("task-" + "1" * 17, "AUTO_RELEASE_DATA", 10**18, associations=[ONE, TWO], wanted_bytes=3 * gib)
+    task = task.step("EXECUTING", 10**18 + 1)
+    await api.tasks.create(task, {}, None)
+    made = (await api.call("describe_data_repository_tasks"))["DataRepositoryTasks"][0]
+    assert (made["Lifecycle"], made["CapacityToRelease"], made["Status"]["ReleasedCapacity"]) == ("EXECUTING", 3, 0)
+    assert made["FileCacheId"] == cache_id and "FileSystemId" not in made
+    assert (await api.refusal("cancel_data_repository_task", TaskId=task.task_id))["Code"] == "UnsupportedOperation"
+
+    await api.tasks.keep(replace(task, total=7, succeeded=7, released_bytes=3 * gib + 1).step("SUCCEEDED", 10**18 + 2))
+    made = (await api.call("describe_data_repository_tasks"))["DataRepositoryTasks"][0]
+    assert (made["Lifecycle"], made["CapacityToRelease"], made["Status"]["ReleasedCapacity"]) == ("SUCCEEDED", 3, 4)
+    assert made["Status"]["TotalCount"] == made["Status"]["SucceededCount"] == 7 and made["EndTime"] >= made["StartTime"]
+    answer = await api.fsx.call("DescribeDataRepositoryTasks", {})
+    assert MODEL["DescribeDataRepositoryTasks"].output_defect(answer) is None
+    for filters, found in (
+        ({"Name": "file-cache-id", "Values": [cache_id]}, [task.task_id]),
+        ({"Name": "file-cache-id", "Values": [fs_id]}, []),
+        ({"Name": "data-repository-association-id", "Values": [TWO]}, [task.task_id]),
+        ({"Name": "task-lifecycle", "Values": ["SUCCEEDED"]}, [task.task_id]),
+    ):  # fmt: skip
+        assert await ids(api, Filters=[filters]) == found, filters
+    assert (await api.refusal("cancel_data_repository_task", TaskId=task.task_id))["Code"] == "DataRepositoryTaskEnded"
+
+
+async def test_eviction_under_way_takes_no_place_in_the_queue(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_rules, "MOST_UNFINISHED", 1)
+    eviction = TaskRecord("task-" + "1" * 17, "AUTO_RELEASE_DATA", 10**18).step("EXECUTING", 10**18)
+    await api.tasks.create(eviction, {}, None)
+    await create(api)
 
 
 async def test_export_is_refused_only_where_its_paths_reach(api: Api) -> None:

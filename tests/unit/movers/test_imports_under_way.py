@@ -16,6 +16,7 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association, Endpoint
 from s3lustrefs.model.ids import ROOT_INO, AssocId, Ino
+from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.files_below import files_below
 from s3lustrefs.movers.hsm_restores import HsmRestores
@@ -68,15 +69,23 @@ class Trees:
     importing: Importing = field(default_factory=Importing)
 
     def links(self) -> Links:
-        return cast(Links, _Links([_Link(self.far.assoc_id, Importing()), _Link(self.near.assoc_id, self.importing)]))
+        found = [_Link(self.far.assoc_id, Importing()), _Link(self.near.assoc_id, self.importing)]
+        return cast(Links, _Links(found, self.engine.resolve))
 
     async def exists(self, path: str) -> Sequence[str]:
         return await Roots(self.engine, self.links()).of_paths([path])
 
 
-class _Links(list[_Link]):
+@dataclass
+class _Links:
+    """None of them is of a file cache."""
+
+    links: list[_Link]
+    resolve: Callable[[bytes], Awaitable[Inode]]
+    are_lazy: bool = False
+
     def __iter__(self) -> Iterator[_Link]:
-        return iter(tuple(super().__iter__()))
+        return iter(tuple(self.links))
 
 
 @pytest.fixture

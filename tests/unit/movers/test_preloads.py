@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from s3lustrefs.model.ids import ContentVersion
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers import preloads
 from s3lustrefs.movers.hsm_restores import HsmRestores
+from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.preloads import Preload, Preloads
 
 SIZE = 5000
@@ -58,9 +60,9 @@ class Scene:
         self.association = association
         self.hydrator = Hydrator(engine)
         hydrator: Any = self.hydrator
-        links: Any = []
+        shared: Any = SimpleNamespace(engine=engine)
         self.restores = HsmRestores(engine, hydrator)
-        self.preloads = Preloads(engine, hydrator, self.restores, links, self._known)
+        self.preloads = Preloads(engine, hydrator, self.restores, Links(shared), self._known)
 
     async def _known(self, inode: Inode) -> Inode:
         return inode

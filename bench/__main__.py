@@ -25,6 +25,7 @@ from bench import (
     rename_rate,
     resident_sequential,
     stat_again,
+    sweep_deletions,
     sweep_listing,
 )
 from bench.candidate import Candidate, S3LustreFS
@@ -37,6 +38,7 @@ PROGRAMS: dict[str, Program] = {
     "import": import_listing.run,
     "describe": describe.run,
     "sweep": sweep_listing.run,
+    "sweep-deletions": sweep_deletions.run,
     "find": find_entries.run,
     "stat": stat_again.run,
     "cold-sequential": cold_sequential.run,

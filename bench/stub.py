@@ -1,7 +1,7 @@
 """A stub S3 server that answers at once: listings out of a catalog, and a small memory for whatever else is written to it.
 
 `python -m bench.stub generated COUNT`, `flat COUNT` or `served DIRECTORY`; prints its port once it answers.
-It checks no signature, and knows one bucket whatever its name.
+It checks no signature, and knows one bucket whatever its name. Deleting the bucket empties it.
 """
 
 from __future__ import annotations
@@ -67,6 +67,9 @@ class Stub:
         return self._get(method, key, headers) if method in (b"GET", b"HEAD") else Answer.error(501, "NotImplemented")
 
     def _of_bucket(self, method: bytes, query: dict[str, str]) -> Answer:
+        if method == b"DELETE":
+            self._catalog = Catalog(())
+            return Answer.of(204)
         if query.get("list-type") == "2":
             page = self._catalog.page(
                 _plain(query.get("prefix", "")),

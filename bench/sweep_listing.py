@@ -24,7 +24,7 @@ def run(candidate: Candidate, place: Workplace) -> list[Figure]:
             mounted.wait_imported()
             time.sleep(10.0)  # the table is written
             for _ in range(repeats):
-                with _Watch(mounted) as watch:
+                with Watch(mounted) as watch:
                     answer = mounted.refresh()
                 _check(answer, count)
                 rates.append(count / float(str(answer["seconds"])))
@@ -43,7 +43,7 @@ def run(candidate: Candidate, place: Workplace) -> list[Figure]:
     ]
 
 
-class _Watch:
+class Watch:
     """Asks the daemon for something small all the time, and looks at the memory of the processes."""
 
     def __init__(self, mounted: Mounted) -> None:
@@ -55,7 +55,7 @@ class _Watch:
         self.growth = 0.0
         self.listing = 0.0
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         for thread in self._threads:
             thread.start()
         return self

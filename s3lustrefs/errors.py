@@ -124,6 +124,10 @@ class StaleInode(MetadataError):
     """The kernel or a handle speaks of an inode or content version that is gone."""
 
 
+class StaleEntry(StaleInode):
+    """The kernel has to look a name up again: what it leads to is not, or no longer, what the kernel takes it for."""
+
+
 class NotSupported(MetadataError):
     """Nothing of this kind can be kept here, such as an attribute of a foreign name space."""
 
@@ -192,6 +196,11 @@ class RepositoryDenied(RepositoryError):
 
     terminal = True
     code = "S3AccessDenied"
+
+
+class ObjectRefused(RepositoryDenied):
+    """The endpoint does not say what it has under this one key (403, or 400 for a customer's own encryption key), but does so for
+    others."""
 
 
 class BucketNotFound(RepositoryError):

@@ -119,8 +119,12 @@ def _sweep_text(sweep: dict[str, Any] | None) -> str:
         return f"failed: {sweep['error']}"
     return (
         f"{time_text(max(0.0, time.time() - sweep['at']))} ago, {sweep['objects']:,} objects in {time_text(sweep['seconds'])}: "
-        f"{sweep['new']:,} new, {sweep['changed']:,} changed, {sweep['deleted']:,} deleted"
+        f"{sweep['new']:,} new, {sweep['changed']:,} changed, {sweep['deleted']:,} deleted{_refused_text(sweep)}"
     )
+
+
+def _refused_text(found: dict[str, Any]) -> str:
+    return f", {found['refused']:,} left as they were: the bucket refuses to tell" if found["refused"] else ""
 
 
 def _bucket_events_text(events: dict[str, Any]) -> str:
@@ -136,7 +140,10 @@ def _bucket_events_text(events: dict[str, Any]) -> str:
     if events["lag_seconds"] is not None:
         text += f", lag {events['lag_seconds']:.1f} s"
     text += f", oldest queued {time_text(events['oldest_queued_seconds'])}"
-    bad = {"unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"]}
+    bad = {
+        "unreadable": events["unreadable"], "given up": events["lost"], "of other keys": events["foreign"],
+        "keys that the bucket refuses to tell of": events["unanswered"],
+    }  # fmt: skip
     return text + "".join(f", {count:,} {word}" for word, count in bad.items() if count)
 
 
@@ -220,5 +227,5 @@ def refresh(path: str, mount: str | None, as_json: bool) -> None:
     else:
         click.echo(
             f"{path}: {answer['objects']:,} objects looked at, {answer['new']:,} new, {answer['changed']:,} changed, "
-            f"{answer['deleted']:,} deleted, {time_text(answer['seconds'])}"
+            f"{answer['deleted']:,} deleted{_refused_text(answer)}, {time_text(answer['seconds'])}"
         )

@@ -10,6 +10,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+import trio
+
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.data.space import Space
@@ -18,6 +20,7 @@ from s3lustrefs.fs.handles import DirHandle, FileHandle, Handles
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
+from s3lustrefs.meta.namespace import RENAME_EXCHANGE
 from s3lustrefs.model.ids import ROOT_INO, FileHandleId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.exporter import Exporter
@@ -26,16 +29,18 @@ from s3lustrefs.movers.links import Links
 
 _READDIR_BATCH = 512
 _DOTS = (b".", b"..")
-_IMPORT_SECONDS = 300.0
-"""How long a rename of a directory, or the removal of one, waits for a running import."""
+_IMPORT_SECONDS = 60.0
+"""How long a rename of a directory waits for a running import. The kernel keeps others out of both directories meanwhile, and lets
+nobody move anything from one directory to another."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """Who asks. `thread` is its number in the daemon's PID namespace, 0 where it has none there."""
 
     uid: int
     gid: int
+    thread: int
 
 
 class FileSystem:
@@ -64,8 +69,13 @@ class FileSystem:
 
     # --- looking ---------------------------------------------------------------------------------------------------------
 
-    async def lookup(self, parent: Ino, name: bytes) -> Inode:
-        """Raises: NotFound; RepositoryError when only the bucket knows and does not answer."""
+    async def lookup(self, parent: Ino, name: bytes, thread: int) -> Inode:
+        """What a thread finds under a name. Raises: NotFound; RepositoryError when only the bucket knows and does not answer."""
+        inode = await self._lookup(parent, name)
+        self._handles.note_lookup(inode.ino, inode.content_version, thread)
+        return inode
+
+    async def _lookup(self, parent: Ino, name: bytes) -> Inode:
         if name == b".":
             return await self.getattr(parent)
         if name == b"..":
@@ -83,6 +93,10 @@ class FileSystem:
     async def can_remember_absence(self, parent: Ino) -> bool:
         """Whether a name that is not there will stay so unless we say otherwise."""
         return await self._importing(parent) is None
+
+    def generation(self, inode: Inode) -> int:
+        """See `Handles.generation`."""
+        return self._handles.generation(inode.ino, inode.content_version)
 
     async def getattr(self, ino: Ino) -> Inode:
         return await self._headers.known(await self._engine.get(ino))
@@ -169,10 +183,20 @@ class FileSystem:
         self._exporter.wake()
         return inode
 
-    async def create(self, parent: Ino, name: bytes, mode: int, caller: Caller) -> tuple[Inode, FileHandle]:
+    async def create(self, parent: Ino, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Inode, FileHandle]:
+        """A name that the kernel takes for absent may have appeared by the bucket; without O_EXCL what is there is to be opened.
+
+        Not here: the kernel checks no permission of what it believes to be new, and follows no link. At ESTALE it looks the name up
+        again and opens what it finds. Source: linux fs/namei.c, do_filp_open and do_open; fs/fuse/dir.c, fuse_atomic_open.
+        """
         self._check_writable()
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        inode = await self._engine.create(parent, name, mode, caller.uid, caller.gid, open_for_write=True)
+        try:
+            inode = await self._engine.create(parent, name, mode, caller.uid, caller.gid, open_for_write=True)
+        except errors.AlreadyExists as exc:
+            if flags & os.O_EXCL:
+                raise
+            raise errors.StaleEntry(str(exc)) from exc
         return inode, self.io.opened_new(inode)
 
     async def symlink(self, parent: Ino, name: bytes, target: bytes, caller: Caller) -> Inode:
@@ -196,23 +220,48 @@ class FileSystem:
 
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         self._check_writable()
-        directory = await self._engine.lookup(parent, name)
-        location = await self._importing(directory.ino) if directory.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
+        await self._know_entries(await self._engine.lookup(parent, name))
         self._lost_name(await self._engine.rmdir(parent, name))
 
     async def rename(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int) -> None:
-        """A directory moves only once its association is wholly imported: what was not listed yet must move too."""
+        """A directory that would be replaced may only seem to be empty; one that is exchanged moves as well.
+
+        Raises: InUse while an import is under way for longer than we wait; RepositoryError.
+        """
         self._check_writable()
         inode = await self._engine.lookup(parent, name)
-        location = await self._importing(inode.ino) if inode.is_dir else None
-        if location is not None:
-            await self._links.of(location.association.assoc_id).importer.wait_done(_IMPORT_SECONDS)
+        target = await self._find(new_parent, new_name)
+        with trio.move_on_after(_IMPORT_SECONDS) as patience:
+            await self._know_subtree(inode)
+            if target is not None and flags & RENAME_EXCHANGE:
+                await self._know_subtree(target)
+            elif target is not None and inode.is_dir:
+                await self._know_entries(target)
+        if patience.cancelled_caught:
+            raise errors.InUse(f"an import that a rename has to wait for is not complete after {_IMPORT_SECONDS:.0f} s")
         gone = await self._engine.rename(parent, name, new_parent, new_name, flags)
         self._exporter.wake()
         if gone is not None:
             self._lost_name(gone)
+
+    async def _find(self, parent: Ino, name: bytes) -> Inode | None:
+        try:
+            return await self._engine.lookup(parent, name)
+        except errors.NotFound:
+            return None
+
+    async def _know_entries(self, inode: Inode) -> None:
+        """Return once everything in a directory is in the table. Raises: RepositoryError."""
+        location = await self._importing(inode.ino) if inode.is_dir else None
+        if location is not None:
+            await self._links.of(location.association.assoc_id).importer.ensure_directory(location.relative)
+
+    async def _know_subtree(self, inode: Inode) -> None:
+        """Return once everything below a directory is in the table: a listing would bring the rest to where it was, not to where
+        it moves."""
+        location = await self._importing(inode.ino) if inode.is_dir else None
+        if location is not None:
+            await self._links.of(location.association.assoc_id).importer.wait_for_end()
 
     def _lost_name(self, inode: Inode) -> None:
         """Somebody may use an inode without names in ways we do not see, until the kernel forgets it."""
@@ -248,6 +297,7 @@ class FileSystem:
         inode = await self.getattr(ino)
         if inode.is_dir:
             raise errors.IsADirectory(f"inode {ino} is a directory")
+        self._handles.check_open(ino, inode.content_version, caller.thread)
         handle = await self.io.open(inode, flags)
         mode = _without_set_id(inode.mode)
         if not flags & os.O_TRUNC or caller.uid == 0 or mode == inode.mode:

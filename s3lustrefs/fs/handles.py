@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import trio
@@ -27,6 +28,14 @@ class OpenInode:
     """Moves with every change of content."""
     written_since: float = math.inf
     """When the first of those writers wrote, or what they had written was exported last (trio's clock)."""
+    versions: Counter[ContentVersion] = field(default_factory=Counter)
+    """How many handles are of which content."""
+    arrived: set[int] = field(default_factory=set)
+    """Threads that looked a name of it up while older content was open, and have not opened it since."""
+
+    def has_other(self, version: ContentVersion) -> bool:
+        """Whether somebody has other content open."""
+        return len(self.versions) > (version in self.versions)
 
 
 @dataclass(slots=True)
@@ -91,6 +100,8 @@ class Handles:
         self._open_dirs: dict[Ino, int] = {}
         self._cached: dict[Ino, ContentVersion] = {}
         """Which content the kernel's pages of an inode are of, as last opened. The order to drop them may still be on its way."""
+        self._generations: dict[Ino, tuple[int, ContentVersion]] = {}
+        """Of inodes that were replaced while open, see `generation`. Kept: the kernel must always be told the same."""
         self._nameless: dict[Ino, bool] = {}
         """Inodes that lost their last name, and whether the kernel has forgotten them already."""
 
@@ -107,6 +118,7 @@ class Handles:
         if shared is None:
             shared = self._inodes[ino] = OpenInode(ino)
         shared.handles += 1
+        shared.versions[version] += 1
         handle = FileHandle(self._number(), shared, version)
         handle.is_renewed = self._cached.get(ino, version) != version
         self._cached[ino] = version
@@ -125,6 +137,7 @@ class Handles:
         del self._files[fh]
         shared = handle.inode
         shared.handles -= 1
+        shared.versions -= Counter([handle.version])
         if not shared.handles:
             del self._inodes[shared.ino]
         return handle
@@ -133,10 +146,51 @@ class Handles:
         """Handles that saw the old content go on with the new one, and so do the kernel's pages."""
         if self._cached.get(ino) == old:
             self._cached[ino] = new
+        number, of = self._generations.get(ino, (0, old))
+        if number and of == old:
+            self._generations[ino] = number, new
         if ino in self._inodes:
             for handle in self._files.values():
                 if handle.inode.ino == ino and handle.version == old:
                     handle.version = new
+            versions = self._inodes[ino].versions
+            versions[new] += versions.pop(old, 0)
+            self._inodes[ino].versions = +versions
+
+    # --- content that was replaced while it was open -----------------------------------------------------------------------
+
+    def generation(self, ino: Ino, version: ContentVersion) -> int:
+        """What the kernel is to be told with every entry of an inode.
+
+        Its page cache belongs to the inode: readers of old content would find pages there of the new one, which others read. An
+        entry of another generation gives the new content an inode of its own in the kernel; what is open of the old one fails
+        from then on. Source: linux fs/fuse/inode.c, fuse_iget, fuse_stale_inode.
+        """
+        shared = self._inodes.get(ino)
+        number, of = self._generations.get(ino, (0, version))
+        if shared is not None and shared.has_other(version) and (not number or of != version):
+            number += 1
+            self._generations[ino] = number, version
+        return number
+
+    def note_lookup(self, ino: Ino, version: ContentVersion, thread: int) -> None:
+        """A thread was told of an inode by name."""
+        shared = self._inodes.get(ino)
+        if shared is not None and shared.has_other(version):
+            shared.arrived.add(thread)
+
+    def check_open(self, ino: Ino, version: ContentVersion, thread: int) -> None:
+        """While other content is open nobody may open the inode that the kernel has for it: a thread has to look the name up first.
+
+        Raises: StaleEntry, upon which the kernel looks up the whole path anew. Source: linux fs/namei.c, do_filp_open.
+        """
+        shared = self._inodes.get(ino)
+        if shared is not None and shared.has_other(version):
+            if thread not in shared.arrived:
+                raise errors.StaleEntry(f"inode {ino} has new content, and the old one is still open")
+            shared.arrived.discard(thread)
+
+    # --- directories -------------------------------------------------------------------------------------------------------
 
     def open_dir(self, ino: Ino) -> DirHandle:
         handle = DirHandle(self._number(), ino)
@@ -168,7 +222,8 @@ class Handles:
 
     def note_forgotten(self, ino: Ino) -> bool:
         """The kernel has no use for the inode any more. Returns whether it is to be buried now, see `ended`."""
-        self._cached.pop(ino, None)
+        if ino not in self._generations:  # else it may have been the one before
+            self._cached.pop(ino, None)
         if ino not in self._nameless:
             return False
         self._nameless[ino] = True

@@ -16,6 +16,7 @@ from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.archive import Archive
 from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.links import Links
 from s3lustrefs.movers.repositories import Repositories
 
 _LOST = "delete the file, cut it to the part that can still be read, or empty it and write it anew"
@@ -47,13 +48,20 @@ class InodeStatus:
     """Answers for single files."""
 
     def __init__(
-        self, engine: MetadataEngine, chunks: ChunkStore, hydrator: Hydrator, repositories: Repositories, archive: Archive
+        self,
+        engine: MetadataEngine,
+        chunks: ChunkStore,
+        hydrator: Hydrator,
+        repositories: Repositories,
+        archive: Archive,
+        links: Links,
     ) -> None:
         self._engine = engine
         self._chunks = chunks
         self._hydrator = hydrator
         self._repositories = repositories
         self._archive = archive
+        self._links = links
 
     async def hsm_text(self, ino: Ino) -> bytes:
         """As `lfs hsm_state` prints it after the path. Raises: NoAttribute for anything but a regular file."""
@@ -84,6 +92,7 @@ class InodeStatus:
             "hsm_flags": int(inode.hsm_state()),
             "hsm_state": state_text(inode.hsm_state()) if inode.is_file else None,
             "excluded_by_policy": bool(inode.flags & InodeFlag.EXCLUDED),
+            "import": self._import(location.association.assoc_id) if location else None,
             "attributes_known": not inode.flags & InodeFlag.HEADERS_UNKNOWN,
             "export": _export(record) if record else None,
             "conflict": await self._conflict(ino),
@@ -96,6 +105,14 @@ class InodeStatus:
         """What keeps the association, or else this inode, from being fetched."""
         general = self._repositories.failure(assoc) if assoc is not None else None
         return general or self._repositories.troubles.find(ino)
+
+    def _import(self, assoc: AssocId) -> dict[str, Any] | None:
+        """How far an import is that is not complete."""
+        link = self._links.find(assoc)
+        if link is None or link.importer.is_done:
+            return None
+        statistics = link.importer.statistics()
+        return {"objects": statistics.objects, "error": statistics.error or None}
 
     async def _conflict(self, ino: Ino) -> dict[str, Any] | None:
         found = await self._engine.conflict_of(ino)
@@ -182,6 +199,8 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
+    if status["import"]:
+        yield from _import_texts(inode, **status["import"])
     for hidden in status["hides"]:
         yield f"in the bucket, but not shown: {hidden['key']} ({hidden['reason']})"
     if inode.is_file:
@@ -213,6 +232,12 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         changes = ", ".join(export["changes"]).lower()
         yield f"{wait} since {export['age_seconds']:.0f} s ({changes}), {export['attempts']} failed attempts"
     yield from _troubles(status)
+
+
+def _import_texts(inode: Inode, objects: int, error: str | None) -> Iterator[str]:
+    yield f"its association is still being imported, {objects} objects so far{f'; last error: {error}' if error else ''}"
+    if inode.is_dir:
+        yield "renaming this directory has to wait for that: a minute at most, then it fails with EBUSY and can be tried again"
 
 
 def _url(inode: Inode) -> str:

@@ -54,7 +54,7 @@ class Operations(pyfuse3.Operations):
 
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         try:
-            return entry(await self._fs.lookup(Ino(parent), name))
+            return self._entry(await self._fs.lookup(Ino(parent), name, ctx.pid))
         except errors.NotFound:
             if not await self._fs.can_remember_absence(Ino(parent)):
                 raise
@@ -73,7 +73,7 @@ class Operations(pyfuse3.Operations):
                 log.warning("orphan left for the next mount ino=%d error=%s", ino, exc)
 
     async def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
-        return entry(await self._fs.getattr(Ino(ino)))
+        return self._entry(await self._fs.getattr(Ino(ino)))
 
     async def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
@@ -87,22 +87,22 @@ class Operations(pyfuse3.Operations):
         )
         size = attr.st_size if fields.update_size else None
         handle = FileHandleId(fh) if fh is not None else None
-        return entry(await self._fs.setattr(Ino(ino), change, size, handle))
+        return self._entry(await self._fs.setattr(Ino(ino), change, size, handle))
 
     async def readlink(self, ino: int, ctx: RequestContext) -> bytes:
         return await self._fs.readlink(Ino(ino))
 
     async def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return entry(await self._fs.mknod(Ino(parent), name, mode, rdev, _caller(ctx)))
+        return self._entry(await self._fs.mknod(Ino(parent), name, mode, rdev, _caller(ctx)))
 
     async def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return entry(await self._fs.mknod(Ino(parent), name, stat.S_IFDIR | stat.S_IMODE(mode), 0, _caller(ctx)))
+        return self._entry(await self._fs.mknod(Ino(parent), name, stat.S_IFDIR | stat.S_IMODE(mode), 0, _caller(ctx)))
 
     async def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return entry(await self._fs.symlink(Ino(parent), name, target, _caller(ctx)))
+        return self._entry(await self._fs.symlink(Ino(parent), name, target, _caller(ctx)))
 
     async def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return entry(await self._fs.link(Ino(ino), Ino(parent), name))
+        return self._entry(await self._fs.link(Ino(ino), Ino(parent), name))
 
     async def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
         await self._fs.unlink(Ino(parent), name)
@@ -113,13 +113,16 @@ class Operations(pyfuse3.Operations):
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext) -> None:
         await self._fs.rename(Ino(parent), name, Ino(new_parent), new_name, flags)
 
+    def _entry(self, inode: Inode) -> EntryAttributes:
+        return entry(inode, self._fs.generation(inode))
+
     # --- files -----------------------------------------------------------------------------------------------------------
 
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        inode, handle = await self._fs.create(Ino(parent), name, mode, _caller(ctx))
-        return FileInfo(fh=handle.fh, keep_cache=True), entry(inode)
+        inode, handle = await self._fs.create(Ino(parent), name, mode, flags, _caller(ctx))
+        return FileInfo(fh=handle.fh, keep_cache=True), self._entry(inode)
 
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         handle, mode_changed = await self._fs.open(Ino(ino), flags, _caller(ctx))
@@ -156,7 +159,7 @@ class Operations(pyfuse3.Operations):
         while True:
             found = await self._fs.readdir(handle, position)
             for name, inode, after in found:
-                if not pyfuse3.readdir_reply(token, name, entry(inode), after):
+                if not pyfuse3.readdir_reply(token, name, self._entry(inode), after):
                     handle.taken = taken
                     return
                 position = after
@@ -206,15 +209,15 @@ class Operations(pyfuse3.Operations):
 
 
 def _caller(ctx: RequestContext) -> Caller:
-    return Caller(ctx.uid, ctx.gid)
+    return Caller(ctx.uid, ctx.gid, ctx.pid)
 
 
-def entry(inode: Inode) -> EntryAttributes:
+def entry(inode: Inode, generation: int) -> EntryAttributes:
     """Kernel attributes of an inode, with how long they may be kept."""
     attr = EntryAttributes()
     known = not inode.flags & InodeFlag.HEADERS_UNKNOWN
     attr.st_ino = inode.ino
-    attr.generation = 0
+    attr.generation = generation
     attr.st_mode = inode.mode if not inode.flags & InodeFlag.KIND_UNKNOWN else 0
     attr.st_nlink = inode.nlink
     attr.st_uid = inode.uid

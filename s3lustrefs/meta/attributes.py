@@ -42,16 +42,13 @@ def in_association(txn: Txn, locations: LocationMap, inode: Inode) -> bool:
     return any(locations.of_directory(txn, parent) is not None for parent, _ in records.names_of(txn, inode))
 
 
-def mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int, *, state: JournalState) -> None:
+def mark(
+    txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE
+) -> None:
     """Note a change of an inode in the journal if it is exported at all; clears EXCLUDED on the caller's `inode`."""
     if inode.is_exportable and inode.nlink and in_association(txn, locations, inode):
         inode.flags &= ~InodeFlag.EXCLUDED
         journal.mark(txn, inode.ino, change, now_ns, state=state)
-
-
-def _pending_state(txn: Txn, ino: Ino) -> JournalState:
-    pending = records.find_journal(txn, schema.journal_ino_key(ino))
-    return pending.state if pending else JournalState.DUE
 
 
 def set_attributes(txn: Txn, locations: LocationMap, ino: Ino, change: AttributeChange, now_ns: int) -> Inode:
@@ -69,7 +66,7 @@ def set_attributes(txn: Txn, locations: LocationMap, ino: Ino, change: Attribute
         inode.mtime_ns = change.mtime_ns
     inode.ctime_ns = now_ns
     if change.mode is not None or change.uid is not None or change.gid is not None:
-        mark(txn, locations, inode, Change.METADATA, now_ns, state=_pending_state(txn, ino))
+        mark(txn, locations, inode, Change.METADATA, now_ns)
     records.put_inode(txn, inode)
     return inode
 
@@ -180,7 +177,11 @@ def release_content(txn: Txn, ino: Ino, *, even_pinned: bool = False) -> Inode:
 
 
 def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inode | None:
-    """The bucket has another version of a clean file's object: new size and time, nothing resident. None when dirty or gone."""
+    """The bucket has another version of a clean file's object: new size and time, nothing resident. None when dirty or gone.
+
+    Attributes that were changed here and are not exported, yet or ever, stay; also those of a file whose name alone was: nobody
+    noted which it was.
+    """
     inode = records.find_inode(txn, ino)
     if inode is None or inode.is_dirty or not inode.is_file:
         return None
@@ -192,8 +193,8 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     inode.content_version = ContentVersion(inode.content_version + 1)
     inode.flags &= ~(InodeFlag.SPARSE | InodeFlag.DAMAGED | InodeFlag.WRITTEN_OFF)
     pending = records.find_journal(txn, schema.journal_ino_key(ino))
-    is_given_here = (pending is not None and pending.change & Change.METADATA) or is_lost_found(txn, inode.parent)
-    if not is_given_here:
+    is_given_here = bool(inode.flags & InodeFlag.EXCLUDED) or is_lost_found(txn, inode.parent)
+    if not is_given_here and not (pending is not None and pending.change & Change.METADATA):
         inode.flags |= InodeFlag.HEADERS_UNKNOWN
     inode.flags = inode.flags | InodeFlag.PARTIAL if seen.size else inode.flags & ~InodeFlag.PARTIAL
     inode.hsm = (inode.hsm | Hsm.EXISTS | Hsm.ARCHIVED) & ~Hsm.LOST
@@ -201,6 +202,20 @@ def replace_content(txn: Txn, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inod
     txn.delete(Table.RESIDENCY, schema.pack_u64(ino))
     records.put_inode(txn, inode)
     return inode
+
+
+def reimport(txn: Txn, locations: LocationMap, ino: Ino, seen: ObjectRecord, now_ns: int) -> Inode | None:
+    """`replace_content` for whoever looked at the object alone: a whole file that has another name by now stays as it is."""
+    inode = records.find_inode(txn, ino)
+    if (
+        inode is not None
+        and inode.is_complete
+        and not inode.is_dirty
+        and journal.holder(txn, locations, seen.assoc, seen.key) != ino
+    ):
+        journal.detach_source(txn, ino, seen.assoc, seen.key, now_ns)
+        return None
+    return replace_content(txn, ino, seen, now_ns)
 
 
 def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:

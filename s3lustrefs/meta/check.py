@@ -269,6 +269,9 @@ class _Check:
             yield "carries another key than it stands under"
         if found.ino >= int(self._view.get(Table.SUPER, SUPER_NEXT_INO) or b"2"):
             yield f"names inode {found.ino}, which was never handed out"
+        named = self._find(found.ino) if found.key.endswith(b"/") else None
+        if named is not None and not named.is_dir:
+            yield f"names inode {found.ino}, which is no directory"
 
     def _check_journal(self, key: bytes, value: bytes) -> Iterator[str]:
         record = schema.decode_journal(key, value)

@@ -16,21 +16,37 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
+SETTLED_NS = 2_000_000_000
+"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
+
 
 def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE) -> None:
-    """Note that an inode differs from its objects. OPEN wins over DUE: closed state only is exported."""
-    key = schema.journal_ino_key(ino)
-    old = records.find_journal(txn, key)
-    if old is None:
-        records.put_journal(txn, JournalRecord(ino, NO_ASSOC, b"", state, change, 1, now_ns))
-        return
-    old.change |= change
-    old.seq += 1
+    """Note that an inode differs from its objects. What is OPEN stays so until `make_due`: closed state only is exported."""
+    records.put_journal(txn, _marked(txn, ino, change, now_ns, state))
+
+
+def order(txn: Txn, ino: Ino, change: Change, now_ns: int) -> None:
+    """The same by order: what failed before counts no more. One that is open for writing follows with its close."""
+    record = _marked(txn, ino, change, now_ns - SETTLED_NS, JournalState.DUE)
+    _forget_failure(record)
+    records.put_journal(txn, record)
+
+
+def _marked(txn: Txn, ino: Ino, change: Change, now_ns: int, state: JournalState) -> JournalRecord:
+    old = records.find_journal(txn, schema.journal_ino_key(ino))
+    record = old or JournalRecord(ino, NO_ASSOC, b"", state, Change.NONE, 0, now_ns)
+    record.change |= change
+    record.seq += 1
     if state is JournalState.OPEN:
-        old.state = state
-    old.terminal = False
-    old.not_before_ns = 0
-    records.put_journal(txn, old)
+        record.state = state
+    record.terminal = False
+    record.not_before_ns = 0
+    return record
+
+
+def _forget_failure(record: JournalRecord) -> None:
+    record.attempts = 0
+    record.error_code = record.error_text = ""
 
 
 def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *, subtree: bool = False) -> None:
@@ -57,6 +73,12 @@ def is_looked_after(txn: Txn, association: Association, key: bytes) -> bool:
     return any(
         records.find_journal(txn, schema.journal_object_key(association.assoc_id, each)) is not None for each in (key, *above)
     )
+
+
+def is_due(txn: Txn, known: ObjectRecord) -> bool:
+    """Whether an export is to come of the file of an object, or of the key if that lost its name."""
+    keys = (schema.journal_ino_key(known.ino), schema.journal_object_key(known.assoc, known.key))
+    return any(txn.get(Table.JOURNAL, key) is not None for key in keys)
 
 
 def make_due(txn: Txn, ino: Ino, now_ns: int) -> bool:
@@ -88,18 +110,22 @@ def make_all_due(txn: Txn, now_ns: int) -> int:
 def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
     """Drop a record whose export is complete, unless something changed meanwhile. True when it is gone.
 
-    Nobody looks after a lost key from then on, nor needs to know what may have been written under it.
+    Nobody looks after a lost key from then on, nor needs to know what may have been written under it. Of an inode nothing is kept
+    back any more.
     """
     key = schema.journal_key(claimed)
     record = records.find_journal(txn, key)
     if record is None:
         return True
     if record.seq != claimed.seq:
-        record.attempts = 0
-        record.error_code = record.error_text = ""
+        _forget_failure(record)
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)
+    inode = records.find_inode(txn, record.ino) if record.ino else None
+    if inode is not None and inode.flags & InodeFlag.EXCLUDED:
+        inode.flags &= ~InodeFlag.EXCLUDED
+        records.put_inode(txn, inode)
     if not record.ino and holder(txn, locations, record.assoc, record.key) is None:
         writes.forget(txn, record.assoc, record.key)
     return True

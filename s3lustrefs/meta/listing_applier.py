@@ -99,9 +99,11 @@ class ListingApplier:
         fresh = []
         for object_key, seen, entry in differing:
             dentry = parent_key + entry[0]
+            if seen is not None and seen[:8] != taken.get(dentry, _NOBODY):
+                self._conflicts.outlives(schema.decode_object(object_key, seen))
             if dentry in taken:
                 may = seen is None or self._takes_changed
-                if not may or not self._observe_changed(taken[dentry], object_key, entry[2], directory, entry[0]):
+                if not may or not self._observe_changed(taken[dentry], object_key, seen, entry[2], directory, entry[0]):
                     continue
             elif not self._takes_new and (seen is None or not self._takes_changed):
                 continue
@@ -163,7 +165,7 @@ class ListingApplier:
 
     def _directory_for_new(self, path: bytes) -> Ino | None:
         if not self._takes_new:
-            return walk(self._txn, Ino(self._association.root_ino), path)
+            return walk(self._txn, Ino(self._association.root_ino), path + b"/")
         return self.directory(path)
 
     def _is_followed(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
@@ -176,8 +178,7 @@ class ListingApplier:
             return False
         self.applied.changed.append(after.ino)
         self.applied.outdated.append(before)
-        if after.flags & InodeFlag.HEADERS_UNKNOWN:
-            self._ask_for_headers(after)
+        self._ask_for_headers(after)
         return True
 
     def _object_key(self, plain: bytes) -> bytes:
@@ -208,7 +209,9 @@ class ListingApplier:
         self.applied.grown.add(parent)
         self.applied.appeared += [(parent, name) for name in names]
 
-    def _observe_changed(self, taken: bytes, object_key: bytes, object_tail: bytes, directory: bytes, name: bytes) -> bool:
+    def _observe_changed(
+        self, taken: bytes, object_key: bytes, known: bytes | None, object_tail: bytes, directory: bytes, name: bytes
+    ) -> bool:
         """True when the name is free now: the kernel takes no other kind of file under the number of a symlink."""
         ino = schema.decode_u64(taken)
         inode = records.get_inode(self._txn, ino)
@@ -218,20 +221,27 @@ class ListingApplier:
             self.skip(relative, reason)
             journal.forget_object(self._txn, self._association.assoc_id, self._prefix[2:] + relative, self._now_ns)
             return False
-        if inode.is_symlink:
-            return self._is_only_the_object(inode, object_key) and self._drop_name(inode)
-        seen = schema.decode_object(object_key, schema.pack_u64(ino) + object_tail)
+        if inode.is_symlink and self._is_only_the_object(inode, object_key):
+            return self._drop_name(inode)
         if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
-            replaced = attributes.replace_content(self._txn, ino, seen, self._now_ns)
-            if replaced is not None:
+            seen = schema.decode_object(object_key, taken + object_tail)
+            is_kept = bool(inode.flags & InodeFlag.EXCLUDED)
+            is_its_object = inode.is_left_behind or (known is not None and known[:8] == taken)
+            if is_kept and not is_its_object:  # renamed to where somebody put an object
+                self._conflicts.stays(inode, seen.etag)
+            elif (replaced := attributes.replace_content(self._txn, ino, seen, self._now_ns)) is not None:
                 self.applied.changed.append(ino)
                 self.applied.outdated.append(inode)
                 self._ask_for_headers(replaced)
-            elif inode.flags & InodeFlag.EXCLUDED:
+                if is_kept:
+                    self._conflicts.keeps_attributes(inode, seen.etag)
+            elif is_kept:
                 self._conflicts.stays(inode, seen.etag)
         return False
 
     def _ask_for_headers(self, changed: Inode) -> None:
+        if not changed.flags & InodeFlag.HEADERS_UNKNOWN:
+            return
         if self._association.posix_metadata == "off":
             changed.flags &= ~InodeFlag.HEADERS_UNKNOWN
         elif 0 < changed.size < PATH_MAX:
@@ -318,6 +328,8 @@ class ListingApplier:
             return
         self._txn.put(Table.OBJECTS, table_key, schema.pack_u64(ino) + tail)
         inode = records.get_inode(self._txn, ino)
+        if inode.flags & InodeFlag.EXCLUDED:
+            return  # its attributes were given here
         if self._association.posix_metadata != "off" and self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
             inode.flags |= InodeFlag.HEADERS_UNKNOWN
             inode.mtime_ns = mtime_ns

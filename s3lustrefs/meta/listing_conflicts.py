@@ -33,6 +33,14 @@ class ListingConflicts:
         replaced = attributes.replace_content(self._txn, inode.ino, listed, self._now_ns)
         return None if replaced is None else (inode, replaced)
 
+    def outlives(self, old: ObjectRecord) -> None:
+        """The object of a file that has another name here, for good, is another one now: all of the file is here, or it will
+        be found out when it is read. It must not be released any more."""
+        inode = records.find_inode(self._txn, old.ino) if old.ino else None
+        if inode is None or not inode.is_complete or journal.is_due(self._txn, old):
+            return
+        journal.detach_source(self._txn, old.ino, old.assoc, old.key, self._now_ns)
+
     def take_from(self, old: ObjectRecord, parent: Ino, name: bytes, etag: str, ino: Ino) -> None:
         """An object whose name was taken away here, and not yet there, has new content: that is a new file, number `ino`."""
         if old.ino:
@@ -45,6 +53,10 @@ class ListingConflicts:
         before = conflict_log.of_inode(self._txn, inode.ino)
         if before is None or (before.kind, before.etag) != (ConflictKind.NOT_EXPORTED, etag):
             self._note(ConflictKind.NOT_EXPORTED, inode.parent, inode.name, etag, inode.ino)
+
+    def keeps_attributes(self, inode: Inode, etag: str) -> None:
+        """The export policy keeps attributes here, and the file has new content from the bucket."""
+        self._note(ConflictKind.ATTRIBUTES_KEPT, inode.parent, inode.name, etag, inode.ino)
 
     def gives_way(self, inode: Inode) -> None:
         """A file is about to lose its name to a directory in the bucket."""

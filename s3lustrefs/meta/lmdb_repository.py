@@ -40,7 +40,7 @@ _SKIPPED_PAGE = 500
 
 
 class RepositoryVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_repository.RepositoryEngine` for the contract."""
 
     # --- export ----------------------------------------------------------------------------------------------------------
 
@@ -165,17 +165,17 @@ class RepositoryVerbs(EngineCore):
         keys = {schema.object_key(association.assoc_id, key) for key in listed}
         return vanished.suspects(self._txn(), association, below, span, keys, sweep)
 
-    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | None:
+    async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
         with self._store.begin() as txn:
-            removed = vanished.remove(txn, self._locations, association, key, self._now(), self._in_use, sweep)
-        self._inodes -= removed is not None and not removed.inode.nlink
-        return removed
+            found = vanished.remove(txn, self._locations, association, key, self._now(), self._in_use, sweep)
+        self._inodes -= isinstance(found, Removed) and not found.inode.nlink
+        return found
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         if self._locations.association(seen.assoc) is None:
             return None
         with self._store.begin() as txn:
-            return attributes.replace_content(txn, ino, seen, self._now())
+            return attributes.reimport(txn, self._locations, ino, seen, self._now())
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         with self._store.begin() as txn:

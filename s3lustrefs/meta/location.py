@@ -133,7 +133,10 @@ def check_entry(txn: Txn, parent: Ino, name: bytes) -> None:
 
 
 def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:
-    """Follow a relative path of dentries (no symlinks, `.` or `..`); None when some part is missing."""
+    """Follow a relative path of dentries (no symlinks, `.` or `..`); None when some part is missing.
+
+    A path that ends in a slash is a directory's: None also when something else has the name.
+    """
     ino = start
     for part in relative.split(b"/"):
         if part:
@@ -141,4 +144,7 @@ def walk(txn: Txn, start: Ino, relative: bytes) -> Ino | None:
             if found is None:
                 return None
             ino = found
+    if relative.endswith(b"/"):
+        inode = records.find_inode(txn, ino)
+        return ino if inode is not None and inode.is_dir else None
     return ino

@@ -15,7 +15,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import associations, attributes, conflict_log, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.repair_names import Names
-from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, ObjectRecord, Table
 from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.table_view import view_of
 from s3lustrefs.meta.txn import Txn
@@ -51,7 +51,7 @@ class TableRepair:
         self._restore_roots(inodes, dentries)
         names = Names(inodes, dentries, self._read_orphans(inodes), self._allocate, self._now_ns, self._say)
         names.repair()
-        objects = {key: record for key, record in self._read_objects().items() if record.ino not in names.missing}
+        objects = {key: record for key, record in self._read_objects(inodes).items() if record.ino not in names.missing}
         for inode in inodes.values():
             self._repair_shape(inode, names)
             self._repair_source(inode, objects, inodes, names)
@@ -132,7 +132,7 @@ class TableRepair:
                 self._drop(Table.ORPHANS, key, "its inode is not there")
         return {schema.decode_u64(key) for key in self._rows[Table.ORPHANS]}
 
-    def _read_objects(self) -> dict[bytes, ObjectRecord]:
+    def _read_objects(self, inodes: dict[Ino, Inode]) -> dict[bytes, ObjectRecord]:
         found = {}
         for key, raw in list(self._rows[Table.OBJECTS].items()):
             try:
@@ -145,6 +145,8 @@ class TableRepair:
                 defect = "it carries another key"
             if not defect and record.ino >= self._next_ino:
                 defect = "its inode was never handed out"
+            if not defect and record.key.endswith(b"/") and record.ino in inodes and not inodes[record.ino].is_dir:
+                defect = "it is of a directory, its inode is none"
             if defect:
                 self._drop(Table.OBJECTS, key, defect)
             else:
@@ -290,7 +292,7 @@ class TableRepair:
             if not (inode.is_file and inode.is_dirty and inode.nlink) or inode.flags & InodeFlag.EXCLUDED:
                 continue
             if records.find_journal(txn, schema.journal_ino_key(ino)) is None and attributes.in_association(txn, locations, inode):
-                attributes.mark(txn, locations, inode, Change.CONTENT, self._now_ns, state=JournalState.DUE)
+                attributes.mark(txn, locations, inode, Change.CONTENT, self._now_ns)
                 self._say("was changed and not due for export", f"inode {ino} {inode.name.decode(errors='replace')}")
 
 

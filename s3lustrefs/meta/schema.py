@@ -25,7 +25,7 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
 INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an ino that was handed out; one that is gone is as
-good as 0, since numbers are never used again.
+good as 0, since numbers are never used again. One whose key ends in `/` names a directory.
 INVARIANT 4: a PARTIAL inode has a source object that is recorded with its ino, since nothing else has the missing bytes; or it
 is LOST or DAMAGED.
 INVARIANT 5: HSM flags are a legal combination (model/hsm.violation).
@@ -351,16 +351,21 @@ class SentObject:
     size: int
     headers: dict[str, str]
     in_parts: bool = False
+    tags: tuple[tuple[str, str], ...] = ()
+    """Tags of others that are set after a copy which drops them."""
 
 
 def encode_writes(key: bytes, writes: list[SentObject]) -> bytes:
-    rows = [[w.size, w.headers, w.in_parts] for w in writes]
+    rows = [[w.size, w.headers, w.in_parts, *([w.tags] if w.tags else [])] for w in writes]
     return json.dumps([key.decode("latin-1"), rows], separators=(",", ":")).encode()
 
 
 def decode_writes(raw: bytes) -> tuple[bytes, list[SentObject]]:
     key, rows = json.loads(raw)
-    return key.encode("latin-1"), [SentObject(*row) for row in rows]
+    return key.encode("latin-1"), [
+        SentObject(size, headers, in_parts, tuple((name, value) for tags in more for name, value in tags))
+        for size, headers, in_parts, *more in rows
+    ]
 
 
 # --- residency ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Transaction functions about objects that a later listing no longer finds, and the names they take with them.
 
 A listing tells which keys a span of the bucket holds; what the table knows there beyond them is only suspected, and removed
-once a HEAD has confirmed it. A change made here survives the loss of its object: the export makes a new one.
+once a HEAD has confirmed it. A change made here survives the loss of its object: the export makes a new one. Where nothing is
+exported, the file is no longer taken for archived, so that its bytes stay, or is LOST.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
-from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta import conflict_log, journal, records, schema
 from s3lustrefs.meta.listing import Sweep
-from s3lustrefs.meta.location import LocationMap, walk
+from s3lustrefs.meta.location import LocationMap, is_lost_found, path_of, walk
 from s3lustrefs.meta.namespace import drop_link, touch_dir
-from s3lustrefs.meta.schema import Table
+from s3lustrefs.meta.schema import ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import Conflict, ConflictKind
+from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 
 _SCAN = 500
 
@@ -40,9 +43,9 @@ def suspects(
     found = []
     for table_key, raw in _rows_in(txn, Table.OBJECTS, association, below, span):
         if table_key not in listed and table_key not in sweep.touched:
-            key = schema.decode_object(table_key, raw).key
-            if _is_in(span, below, key):
-                found.append(key)
+            known = schema.decode_object(table_key, raw)
+            if _is_in(span, below, known.key) and not _has_outlived(txn, association, known):
+                found.append(known.key)
     return found
 
 
@@ -91,8 +94,9 @@ def remove(
     now_ns: int,
     in_use: Callable[[Ino], bool],
     sweep: Sweep,
-) -> Removed | None:
-    """The bucket has no object under this key. None when no name goes with it, because there is none or it was changed here."""
+) -> Removed | Conflict | None:
+    """The bucket has no object under this key. No name goes with it when there is none or it was changed here; a conflict tells
+    of a change that is not exported."""
     table_key = schema.object_key(association.assoc_id, key)
     if table_key in sweep.touched:
         sweep.overtaken.add(table_key)
@@ -105,14 +109,17 @@ def remove(
     relative = key[len(association.prefix.encode()) :]
     ino = walk(txn, Ino(association.root_ino), relative)
     inode = records.find_inode(txn, ino) if ino is not None else None
-    if known is None or inode is None or known.ino != inode.ino:
+    if known is None or (inode is not None and txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None):
         return None  # renamed, removed or replaced here: its export brings the rest into line
-    if txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None:
-        return None
+    if inode is None or known.ino != inode.ino:
+        return _outlive(txn, known, now_ns)
+    is_kept = bool(inode.flags & InodeFlag.EXCLUDED)
     if inode.is_dir:
         records.delete_object(txn, association.assoc_id, key)
-        if locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
+        if is_kept or locations.is_root(inode.ino) or txn.scan(Table.DENTRIES, schema.pack_u64(inode.ino), limit=1):
             return None
+    elif is_kept and inode.nlink == 1:
+        return _outlive(txn, known, now_ns)
     elif inode.is_file and inode.is_dirty:
         return None
     else:
@@ -125,6 +132,36 @@ def remove(
     if inode.nlink and inode.source_key == key:
         _find_other_source(txn, locations, inode, now_ns)
     return Removed(parent, name, inode, in_use(inode.ino))
+
+
+def _outlive(txn: Txn, known: ObjectRecord, now_ns: int) -> Conflict | None:
+    """A file was renamed or changed here, which nobody exports, and its object is gone. One that is all here stands on its own from
+    now on. Of another what is known of the object stays: somebody may restore it."""
+    if journal.is_due(txn, known):
+        return None
+    inode = records.find_inode(txn, known.ino) if known.ino else None
+    if inode is None or inode.is_complete or (inode.source_assoc, inode.source_key) != (known.assoc, known.key):
+        records.delete_object(txn, known.assoc, known.key)
+    elif inode.hsm & Hsm.LOST:
+        return None  # told before
+    if inode is None or (inode.source_assoc, inode.source_key) != (known.assoc, known.key):
+        return None
+    journal.detach_source(txn, inode.ino, known.assoc, known.key, now_ns)
+    if not inode.nlink or is_lost_found(txn, inode.parent):
+        return None
+    path = path_of(txn, inode.parent).rstrip(b"/") + b"/" + inode.name
+    conflict = Conflict(ConflictKind.ONLY_HERE, now_ns, path.decode(errors="replace"), winner_ino=inode.ino)
+    conflict_log.note(txn, conflict)
+    return conflict
+
+
+def _has_outlived(txn: Txn, association: Association, known: ObjectRecord) -> bool:
+    """Whether the file of an object is one that `_outlive` told of, and nothing more can be learned."""
+    inode = records.find_inode(txn, known.ino) if known.ino else None
+    if inode is None or inode.is_complete or not inode.hsm & Hsm.LOST:
+        return False
+    relative = known.key[len(association.prefix.encode()) :]
+    return bool(inode.flags & InodeFlag.EXCLUDED) or walk(txn, Ino(association.root_ino), relative) != inode.ino
 
 
 def _find_other_source(txn: Txn, locations: LocationMap, inode: Inode, now_ns: int) -> None:

@@ -16,6 +16,8 @@ class ConflictKind(StrEnum):
     DELETED_HERE = "deleted-here"
     NOT_EXPORTED = "not-exported"
     DIRECTORY_THERE = "directory-in-bucket"
+    ATTRIBUTES_KEPT = "attributes-not-exported"
+    ONLY_HERE = "only-here"
 
 
 _BOTH = "changed here and in the bucket"
@@ -26,6 +28,10 @@ _TEXTS = {
     ConflictKind.DELETED_THERE: "changed here and deleted in the bucket: the local version was exported again",
     ConflictKind.DELETED_HERE: "deleted or renamed here and changed in the bucket: the bucket's version is here again",
     ConflictKind.NOT_EXPORTED: _BOTH + ", and the export policy keeps the local change here: the bucket's version is not shown",
+    ConflictKind.ATTRIBUTES_KEPT: "owner or mode changed here, which the export policy keeps here, and the object in the bucket: "
+    "the content is the bucket's, the attributes are the local ones",
+    ConflictKind.ONLY_HERE: "renamed or changed here, where it is not exported, and deleted in the bucket: "
+    "what of it is local is all there is",
     ConflictKind.DIRECTORY_THERE: "a file here and now a directory in the bucket: the object of the file is not shown any more",
 }
 

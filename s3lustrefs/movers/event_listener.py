@@ -2,7 +2,8 @@
 
 One long poll at a time while little happens; as many calls side by side as the queue fills while much does. A message is
 deleted after the table is synced, for all of the last second together: a power cut costs a repetition, never an event. What
-the bucket gave no answer about comes again by itself, and is left to the next sweep after some times. Without a queue, for
+the bucket gave no answer about comes again by itself; after some times, or at once where it refuses to tell of one key only,
+the key is put off: it is asked about now and then, and holds no other up. Without a queue, for
 whatever reason, sweeps alone serve, and `status` says why.
 """
 
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _MOST_CALLS = 32
 _MOST_RECEIVES = 5
-"""How often a message is tried whose keys the bucket says nothing about."""
+"""How often a message is tried whose keys the bucket says nothing about, before they are put off."""
 _POLICY_SECONDS = 5.0
 """How soon a policy that was switched on is noticed."""
 _SYNC_SECONDS = 1.0
@@ -56,6 +57,8 @@ class EventStatistics:
     foreign: int
     unreadable: int
     lost: int
+    unanswered: int
+    """Keys put off, those that sweeps met included."""
     last_event_at: float
     lag_seconds: float | None
     oldest_queued_seconds: float | None
@@ -194,6 +197,7 @@ class EventListener:
         for member in self._members.values():
             if member.is_wanted:
                 await member.observer.settle_directories()
+                await member.observer.look_again()
         if messages:
             failpoint("event.applied")
         self._finish(messages, failed)
@@ -227,12 +231,15 @@ class EventListener:
 
     def _finish(self, messages: Sequence[Message], failed: Mapping[AssocId, frozenset[bytes]]) -> None:
         for message in messages:
-            stuck = [e.key for e in message.events or () if (a := self._place(e)) is not None and e.key in failed.get(a, ())]
+            stuck = [(a, e.key) for e in message.events or () if (a := self._place(e)) is not None and e.key in failed.get(a, ())]
             if stuck and message.receives < _MOST_RECEIVES:
                 continue
-            if stuck:
+            lost = [key for assoc, key in stuck if not self._members[assoc].observer.put_off([key])]
+            if lost:
                 self._lost += 1
-                log.error("event given up, left to the next sweep key=%r tries=%d", stuck[0], message.receives)
+                log.error("event given up, left to the next sweep key=%r tries=%d", lost[0], message.receives)
+            elif stuck:
+                log.warning("event put off, its key is looked at later key=%r tries=%d", stuck[0][1], message.receives)
             self._done.append(message.receipt)
         if self._done:
             self._wake.set()
@@ -280,7 +287,8 @@ class EventListener:
         return EventStatistics(
             self._state, self._error or None, self._queue.address.url if self._queue else None, self._events,
             sum(t.asked for t in told), sum(t.new for t in told), sum(t.changed for t in told), sum(t.deleted for t in told),
-            self._foreign, self._unreadable, self._lost, self._last_event_at,
+            self._foreign, self._unreadable, self._lost, sum(m.observer.unanswered for m in self._members.values()),
+            self._last_event_at,
             statistics.median(self._lags) if self._lags else None, oldest if listening else None,
         )  # fmt: skip
 

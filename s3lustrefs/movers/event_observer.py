@@ -71,7 +71,8 @@ class EventObserver:
         return self._observer.association()
 
     async def observe(self, events: Iterable[BucketEvent]) -> frozenset[bytes]:
-        """Bring the table into line with what events tell. The keys that the bucket gave no answer about.
+        """Bring the table into line with what events tell. The keys that the bucket gave no answer about; those that it refuses
+        to tell of, while it tells of others, are not among them: they are looked at later (`look_again`).
 
         Raises: StorageError, NotInRepository; some of the events may have had their effect.
         """
@@ -160,9 +161,28 @@ class EventObserver:
                 await limit.acquire()
                 self.told.asked += 1
                 nursery.start_soon(ask, key)
+        failed -= {key for key in failed if key in self._observer.unanswered}
         if failures:
             log.warning("events wait, the bucket does not say what is true keys=%d error=%s", len(failures), failures[0])
         return found
+
+    @property
+    def unanswered(self) -> int:
+        """Keys that are looked at later."""
+        return len(self._observer.unanswered)
+
+    def put_off(self, keys: Iterable[bytes]) -> bool:
+        """Look at keys later, though no event about them comes again. False: not all of them, there are too many."""
+        return not [key for key in keys if not self._observer.unanswered.note(key)]
+
+    async def look_again(self) -> None:
+        """Ask about some of the keys whose time has come. Raises: StorageError."""
+        keys = frozenset(self._observer.unanswered.due(_HEADS_AT_ONCE))
+        if keys:
+            failed: set[bytes] = set()
+            with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
+                again = await self._bring_in({}, set(keys), sweep, failed)
+            self.put_off(again)
 
     async def settle_directories(self) -> None:
         """Remove directories whose own object is gone, deepest first, once they are empty.

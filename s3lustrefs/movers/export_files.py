@@ -22,16 +22,17 @@ from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.disputes import Disputes
-from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds, with_tags
+from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet
 from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
 from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.kept_tags import KeptTags
 from s3lustrefs.movers.multipart import Multipart
-from s3lustrefs.movers.object_versions import version_of
+from s3lustrefs.movers.object_versions import head_of_source, record_of
 from s3lustrefs.movers.repositories import Repositories
-from s3lustrefs.movers.sent_objects import SentObjects
+from s3lustrefs.movers.sent_objects import SentObjects, Tags
 from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead, ObjectStore, ObjectVersion, PutHeaders
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ class FileExport:
         self._disputes = disputes
         self._multipart = Multipart(chunks)
         self._sent = SentObjects(engine)
+        self._tags = KeptTags(engine, repositories)
         self._order = ExportOrder(engine, hydrator, disputes.vanished)
-        self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes)
+        self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes, self._tags)
         self._requests = trio.Semaphore(_REQUESTS)
         self.exported_bytes = 0
 
@@ -132,7 +134,8 @@ class FileExport:
         elif inode.hsm & Hsm.DIRTY or view.source is None or (record.change & Change.CONTENT and target.known is None):
             await self._put_content(store, inode, target)
         elif (view.source.assoc, view.source.key) == (target.association.assoc_id, target.key):
-            if record.change & (Change.METADATA | Change.CONTENT):
+            # What the policy of another day kept back goes with it.
+            if record.change & (Change.METADATA | Change.CONTENT) or inode.flags & InodeFlag.EXCLUDED:
                 return await self._copy(store, inode, target, view.source)
         else:  # another name of the file: what changed went up under the first one
             return await self._copy(store, inode, target, view.source)
@@ -161,10 +164,16 @@ class FileExport:
         """Content that others keep in a directory's object, and nobody here can see, stays: only its attributes change."""
         headers = headers_of(inode, target.key, there)
         if there is not None and carries(there, headers) and (inode.is_dir or holds(there, body)):
+            await self._tags.put_back(target, there)
             return there.version  # written by an earlier request, whose answer was lost
         if inode.is_dir and there is not None and there.version.size:
-            source = replace(there.version, version_id="")
-            return await store.copy(target.key, store.bucket, target.key, source, headers, Condition(there.version.etag))
+            version = replace(there.version, version_id="")
+            tags = await self._tags.to_copy(target, record_of(target.association.assoc_id, target.key, version), version, there)
+            if tags:
+                await self._outcome.note(inode, target, tags=tags)
+            condition = Condition(there.version.etag)
+            return await store.copy(target.key, store.bucket, target.key, version, headers, condition, there, tags)
+        headers = await self._tags.with_tags(target, headers, there)
         return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
@@ -176,7 +185,7 @@ class FileExport:
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._outcome.resolve(inode, target, foreign)
             return
-        headers = await with_tags(store, headers_of(inode, target.key, foreign), target.key, foreign)
+        headers = await self._tags.with_tags(target, headers_of(inode, target.key, foreign), foreign)
         condition = _condition(target.known if foreign else None)
         try:
             written = await self._send(store, inode, target, headers, condition)
@@ -230,7 +239,7 @@ class FileExport:
                 await self._order.before_write(view, target)
                 await self._sent.drop_uploads(store, *place)
                 foreign = await _head_if(store, target.key, target.known)
-                headers = await with_tags(store, headers_of(frozen, target.key, foreign), target.key, foreign)
+                headers = await self._tags.with_tags(target, headers_of(frozen, target.key, foreign), foreign)
                 written = await self._send(store, frozen, target, headers, _condition(target.known if foreign else None))
             except (NotYet, errors.ObjectChanged) as reason:
                 log.info("open file left to its close ino=%d reason=%s", frozen.ino, reason)
@@ -272,7 +281,7 @@ class FileExport:
         try:
             async with self._requests:
                 # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
-                head, is_current = await self._source_head(source)
+                head, is_current = await head_of_source(self._repositories.of(source.assoc), source)
                 written = await self._copy_version(store, inode, target, source, head, is_current=is_current)
         except (errors.ObjectChanged, errors.ObjectNotFound):
             await self._copy_failed(store, inode, target, source)
@@ -288,35 +297,18 @@ class FileExport:
         headers = headers_of(inode, target.key, head)
         onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
         if is_current and onto_itself and carries(head, headers):
+            await self._tags.put_back(target, head)
             return head.version  # done before a crash, or changed there and back
-        failpoint("copy.before")
         # Naming a version takes a permission of its own, so it is done only where it must be.
         version = replace(head.version, version_id="") if is_current else head.version
-        written = await self._copy_object(store, target, source, version, head, headers)
+        in_parts = version.size > COPY_BYTES
+        tags = await self._tags.to_copy(target, source, version, head, in_parts=in_parts)
+        if tags:
+            await self._outcome.note(inode, target, in_parts=in_parts, tags=tags)
+        failpoint("copy.before")
+        written = await self._copy_object(store, target, source, version, head, headers, tags)
         failpoint("copy.answered")
         return written
-
-    async def _source_head(self, source: ObjectRecord) -> tuple[ObjectHead, bool]:
-        """What a copy is to carry, and whether that is the current version: one that was replaced can be copied while it is kept.
-
-        Raises: ObjectChanged, ObjectNotFound when it is gone.
-        """
-        store = self._repositories.of(source.assoc)
-        try:
-            head = await store.head(source.key)
-            if head.version.etag == source.etag:
-                return head, True
-            changed: errors.RepositoryError = errors.ObjectChanged(
-                f"{source.key.decode()} is no longer the version it was", key=source.key.decode()
-            )
-        except errors.ObjectNotFound as exc:
-            changed = exc
-        if not version_of(source).is_kept:
-            raise changed
-        try:
-            return await store.head(source.key, version_id=source.version_id), False
-        except (errors.ObjectNotFound, errors.RepositoryDenied, errors.RepositoryRejected):
-            raise changed from None
 
     async def _copy_object(
         self,
@@ -326,14 +318,14 @@ class FileExport:
         version: ObjectVersion,
         head: ObjectHead,
         headers: PutHeaders,
+        tags: Tags,
     ) -> ObjectVersion:
         bucket = self._repositories.of(source.assoc).bucket
         if version.size > COPY_BYTES:
-            tags = await store.get_tags(source.key, version_id=version.version_id) if bucket == store.bucket else ()
             return await self._multipart.copy(
                 store, target.key, bucket, source.key, version, replace(headers, tags=tags), _condition(target.known)
             )
-        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known), head)
+        return await store.copy(target.key, bucket, source.key, version, headers, _condition(target.known), head, tags)
 
     async def _copy_failed(self, store: ObjectStore, inode: Inode, target: Target, source: ObjectRecord) -> None:
         """Either end of a copy is not what we last saw."""

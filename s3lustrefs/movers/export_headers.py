@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from dataclasses import replace
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import MAX_KEY_BYTES
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.repository import posix_headers
-from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectStore, PutHeaders
+from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, PutHeaders
 
 _DIRECTORY_TYPE = "application/x-directory"
 _DEFAULT_TYPE = "binary/octet-stream"
@@ -37,13 +36,6 @@ def kept_headers(existing: ObjectHead) -> PutHeaders:
     storage_class = existing.version.storage_class
     content = dict(existing.content_headers)
     return PutHeaders(dict(existing.metadata), content, "" if storage_class in _NOT_KEPT else storage_class)
-
-
-async def with_tags(store: ObjectStore, headers: PutHeaders, key: bytes, existing: ObjectHead | None) -> PutHeaders:
-    """The same headers with the tags of the object that is replaced. Raises: RepositoryError."""
-    if existing is None or not existing.tag_count:
-        return headers
-    return replace(headers, tags=await store.get_tags(key))
 
 
 def carries(head: ObjectHead, headers: PutHeaders) -> bool:

@@ -9,15 +9,16 @@ import logging
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_repository import RepositoryEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.model.ids import ContentVersion
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_order import NotYet
+from s3lustrefs.movers.kept_tags import KeptTags
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.object_versions import record_of
-from s3lustrefs.movers.sent_objects import SentObjects
+from s3lustrefs.movers.sent_objects import SentObjects, Tags
 from s3lustrefs.repository import posix_headers
 from s3lustrefs.repository.object_store import ObjectHead, ObjectVersion
 
@@ -30,11 +31,14 @@ MULTIPART_BYTES = 16 << 20
 class ExportOutcome:
     """Callers hold the lock of the target's key."""
 
-    def __init__(self, engine: MetadataEngine, sent: SentObjects, multipart: Multipart, disputes: Disputes) -> None:
+    def __init__(
+        self, engine: RepositoryEngine, sent: SentObjects, multipart: Multipart, disputes: Disputes, tags: KeptTags
+    ) -> None:
         self._engine = engine
         self._sent = sent
         self._multipart = multipart
         self._disputes = disputes
+        self._tags = tags
         self.settled_objects = 0
 
     async def settle(
@@ -51,10 +55,10 @@ class ExportOutcome:
         if not is_current:
             raise NotYet(0.0)
 
-    async def note(self, inode: Inode, target: Target, *, in_parts: bool = False) -> None:
+    async def note(self, inode: Inode, target: Target, *, in_parts: bool = False, tags: Tags = ()) -> None:
         """Raises: NotYet when the file has lost this name."""
         size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
-        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts):
+        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts, tags=tags):
             raise NotYet(0.0)
 
     async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:
@@ -72,12 +76,14 @@ class ExportOutcome:
 
     async def settle_found(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """The right bytes are there already. Raises: NotYet when they have older attributes: those are next."""
+        await self._tags.put_back(target, head)
         await self.settle(inode, target, head.version, content=True)
         if not _has_attributes(head, inode):
             raise NotYet(0.0)
 
     async def observe(self, target: Target, head: ObjectHead) -> None:
         """An earlier request of ours wrote this: the next attempt may replace it. Raises: NotYet."""
+        await self._tags.put_back(target, head)
         await self._engine.observe_object(record_of(target.association.assoc_id, target.key, head.version))
         raise NotYet(0.0)
 

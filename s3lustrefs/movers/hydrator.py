@@ -213,7 +213,8 @@ class Hydrator:
     async def ensure(
         self, inode: Inode, start: int, end: int, window: ReadWindow | None = None, *, demand: bool = True
     ) -> None:  # fmt: skip
-        """Return once bytes `[start, end)` are resident. `demand`: somebody waits, otherwise readers go first.
+        """Return once bytes `[start, end)` are resident. `window`: of the handle that the kernel reads; `demand`: somebody waits,
+        otherwise readers go first.
 
         Raises: StaleInode when the object changed; ObjectArchived, RepositoryDenied, ObjectNotFound, OutOfSpace;
         RepositoryUnavailable after a bounded time.
@@ -227,7 +228,9 @@ class Hydrator:
             if (demand or for_all) and content.residency.missing(start, end):
                 raise _again(content.given_up) from content.given_up
         wanted, jobs = self._claim_missing(content, start, end, demand=demand)
-        mine = jobs.pop() if demand and len(jobs) == 1 else None
+        # The kernel's reads are never cancelled before the end of the mount, so a single fetch of theirs needs no task of its own.
+        # Whoever else asks may go (a writer interrupts an export), while readers wait for the same fetch.
+        mine = jobs.pop() if window is not None and len(jobs) == 1 else None
         self._spawn(inode, content, jobs)
         if window is not None:
             ahead = window.advance(start, end)
@@ -237,7 +240,6 @@ class Hydrator:
         self._waiting += demand
         try:
             if mine is not None:
-                # Requests are never cancelled before the end of the mount, so a single fetch needs no task of its own.
                 await self._fetch(inode, content, mine)
             for fetch in wanted:
                 if not fetch.done.is_set():

@@ -239,13 +239,6 @@ class Importer:
         if attempt.error is not None:
             raise type(attempt.error)(f"the import fails: {attempt.error}", bucket=attempt.error.bucket)
 
-    async def wait_done(self, seconds: float) -> None:
-        """Raises: RepositoryUnavailable when the import is not complete by then."""
-        with trio.move_on_after(seconds):
-            await self._done.wait()
-        if not self.is_done:
-            raise errors.RepositoryUnavailable("the import of this association is still running; try again when it is complete")
-
     async def _ask(self, kind: str, relative: bytes) -> None:
         with trio.move_on_after(self._patience_seconds) as patience:
             request = self._asking.get((kind, relative))

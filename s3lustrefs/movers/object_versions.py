@@ -6,7 +6,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import NO_INO, AssocId, Ino
 from s3lustrefs.model.inode import Inode
-from s3lustrefs.repository.object_store import ObjectVersion
+from s3lustrefs.repository.object_store import ObjectHead, ObjectStore, ObjectVersion
 
 
 def record_of(assoc: AssocId, key: bytes, version: ObjectVersion, ino: Ino = NO_INO) -> ObjectRecord:
@@ -18,6 +18,28 @@ def record_of(assoc: AssocId, key: bytes, version: ObjectVersion, ino: Ino = NO_
 def version_of(record: ObjectRecord) -> ObjectVersion:
     """A recorded version, as requests name it."""
     return ObjectVersion(record.etag, record.size, record.mtime_ns, record.version_id, record.storage_class)
+
+
+async def head_of_source(store: ObjectStore, source: ObjectRecord) -> tuple[ObjectHead, bool]:
+    """What a copy is to carry, and whether that is the current version: one that was replaced can be copied while it is kept.
+
+    Raises: ObjectChanged, ObjectNotFound when it is gone.
+    """
+    try:
+        head = await store.head(source.key)
+        if head.version.etag == source.etag:
+            return head, True
+        changed: errors.RepositoryError = errors.ObjectChanged(
+            f"{source.key.decode()} is no longer the version it was", key=source.key.decode()
+        )
+    except errors.ObjectNotFound as exc:
+        changed = exc
+    if not version_of(source).is_kept:
+        raise changed
+    try:
+        return await store.head(source.key, version_id=source.version_id), False
+    except (errors.ObjectNotFound, errors.RepositoryDenied, errors.RepositoryRejected):
+        raise changed from None
 
 
 def no_source(inode: Inode) -> errors.S3LustreError:

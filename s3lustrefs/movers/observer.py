@@ -9,28 +9,32 @@ before (`meta.listing.Sweep.touched`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
 from s3lustrefs.meta.schema import ObjectRecord, decode_object, pack_u64
+from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
-from s3lustrefs.model.ids import NO_INO, AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.events import Invalidation
+from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import announce, association_of, slices
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
+from s3lustrefs.movers.unanswered import Unanswered
 from s3lustrefs.repository.list_page import STANDARD, Page
-from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectVersion
+from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectStore, ObjectVersion
+from s3lustrefs.repository.probe import PROBE_PREFIX
+
+log = logging.getLogger(__name__)
 
 Archived = Sequence[tuple[bytes, ObjectRecord]]
 """Paths relative to the prefix, and what was listed of their objects."""
@@ -47,12 +51,14 @@ class Seen:
     deleted: int = 0
     skipped: int = 0
     """Keys that can be no path."""
+    refused: int = 0
+    """Names that stay since the bucket does not say whether it has their objects."""
     on_archived: Callable[[Archived], Awaitable[None]] | None = None
     """Is told of files whose object is in an archive storage class, those of a batch at a time."""
 
 
 class Observer:
-    """Of one association. `note_nameless` has an open file that lost its last name buried when nobody has it open any more."""
+    """Of one association."""
 
     def __init__(
         self,
@@ -60,30 +66,51 @@ class Observer:
         assoc: AssocId,
         repositories: Repositories,
         headers: HeaderFetcher,
-        hydrator: Hydrator,
-        chunks: ChunkStore,
-        note_nameless: Callable[[Ino], None],
+        removals: Removals,
         notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine
         self._assoc = assoc
         self._repositories = repositories
         self._headers = headers
-        self._hydrator = hydrator
-        self._chunks = chunks
-        self._note_nameless = note_nameless
+        self._removals = removals
         self._notify = notify
+        self.unanswered = Unanswered(repositories.troubles)
 
     def association(self) -> Association:
         """As it is now. Raises: NotInRepository when it is gone."""
         return association_of(self._engine, self._assoc)
 
     async def find(self, key: bytes) -> ObjectHead | None:
-        """What the bucket has under a key now. Raises: RepositoryError."""
+        """What the bucket has under a key now. Raises: ObjectRefused when it tells of others only; RepositoryError."""
+        store = self._repositories.of(self._assoc)
+        found: ObjectHead | None = None
         try:
-            return await self._repositories.of(self._assoc).head(key)
+            found = await store.head(key)
         except errors.ObjectNotFound:
-            return None
+            pass
+        except (errors.RepositoryDenied, errors.RepositoryRejected) as exc:
+            if not await self._tells_of_others(store):
+                raise
+            refusal = errors.ObjectRefused(str(exc), bucket=exc.bucket, key=exc.key)
+            known = await self._engine.find_object(self._assoc, key)
+            self.unanswered.note(key, known.ino if known is not None else NO_INO, refusal)
+            raise refusal from exc
+        self.unanswered.forget([key])
+        return found
+
+    async def _tells_of_others(self, store: ObjectStore) -> bool:
+        """Answers to HEAD carry no words; one about a key that nobody has tells whether all are refused.
+
+        Raises: RepositoryUnavailable.
+        """
+        try:
+            await store.head(self.association().prefix.encode() + PROBE_PREFIX.encode() + b"none")
+        except errors.ObjectNotFound:
+            return True
+        except (errors.RepositoryDenied, errors.RepositoryRejected):
+            return False
+        return True
 
     async def apply(self, batch: Batch, below: bytes, sweep: Sweep, seen: Seen) -> list[bytes]:
         """Objects that are there; paths of the batch are relative to `below`. Their whole keys."""
@@ -101,7 +128,7 @@ class Observer:
             seen.changed += len(applied.changed) + len(applied.doubted)
             self._headers.prefetch(applied.doubted)
             for inode in applied.outdated:
-                self._drop(inode)
+                self._removals.drop_content(inode)
             announce(applied, self._notify)
             await trio.lowlevel.checkpoint()
         seen.objects += sum(len(entries) for _, entries in groups) + len(markers)
@@ -111,28 +138,19 @@ class Observer:
         if self.association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()
-        return _keys(self.association(), groups, markers)
+        keys = _keys(self.association(), groups, markers)
+        self.unanswered.forget(keys)
+        return keys
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
         """The bucket has nothing under this key: `find` said so."""
-        removed = await self._engine.remove_vanished(self.association(), key, sweep)
+        found = await self._engine.remove_vanished(self.association(), key, sweep)
         failpoint("sweep.removed")
-        if removed is None:
-            return
-        seen.deleted += 1
-        self._notify(DentryInvalidation(removed.parent, removed.name))
-        self._notify(InodeInvalidation(removed.parent, content=False))
-        if removed.inode.nlink:
-            self._notify(InodeInvalidation(removed.inode.ino, content=False))
-        elif removed.is_open:
-            self._note_nameless(removed.inode.ino)
-        elif removed.inode.is_file:
-            self._drop(removed.inode)
-
-    def _drop(self, inode: Inode) -> None:
-        """The bytes of a version that is no longer the file's."""
-        self._hydrator.forget(inode.ino)
-        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+        if isinstance(found, Removed):
+            seen.deleted += 1
+            self._removals.follow(found.parent, [found])
+        elif found is not None:
+            log.warning("conflict kept kind=%s path=%s", found.kind, found.path)
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

@@ -20,6 +20,8 @@ from s3lustrefs.repository.object_store import ObjectHead, ObjectStore
 
 log = logging.getLogger(__name__)
 
+Tags = tuple[tuple[str, str], ...]
+
 
 class SentObjects:
     """Callers hold the key's lock."""
@@ -27,10 +29,10 @@ class SentObjects:
     def __init__(self, engine: MetadataEngine) -> None:
         self._engine = engine
 
-    async def note(self, inode: Inode, assoc: AssocId, key: bytes, size: int, *, in_parts: bool = False) -> bool:
+    async def note(self, inode: Inode, assoc: AssocId, key: bytes, size: int, *, in_parts: bool = False, tags: Tags = ()) -> bool:
         """What is about to be written under a key. False: the key is no longer a name of the inode, nothing may be sent."""
         headers = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts))
+        noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts, tags))
         try:
             await sync_together(self._engine)  # after a power cut, too, the object must be known as ours, and its file be there
         except errors.StorageError as exc:

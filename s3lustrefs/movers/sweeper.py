@@ -2,7 +2,8 @@
 
 Every `import_interval`, and at a mount that had imported everything before, so that what others did in the bucket
 meanwhile shows here: new, changed and deleted objects. The listing runs in its own process and arrives in batches, each of which
-tells for a span of keys what is there; what the table knows beyond that is looked for with a HEAD before its name goes.
+tells for a span of keys what is there; what the table knows beyond that is looked for with a HEAD before its name goes. A HEAD
+that is refused for one key leaves that name alone; trouble with the whole bucket ends the sweep.
 
 What changes here meanwhile is left alone (`observer`); the next sweep sees it.
 """
@@ -131,8 +132,8 @@ class Sweeper:
             result.seconds, result.at = time.monotonic() - started, time.time()
             self.last = result
         log.info(
-            "sweep complete association=%d below=%r objects=%d new=%d changed=%d deleted=%d seconds=%.1f",
-            self._assoc, directory, result.objects, result.new, result.changed, result.deleted, result.seconds,
+            "sweep complete association=%d below=%r objects=%d new=%d changed=%d deleted=%d refused=%d seconds=%.1f",
+            self._assoc, directory, result.objects, result.new, result.changed, result.deleted, result.refused, result.seconds,
         )  # fmt: skip
         return result
 
@@ -214,10 +215,18 @@ class Sweeper:
             finally:
                 limit.release()
 
+        async def check_or_leave(key: bytes) -> None:
+            try:
+                await check(key)
+            except errors.ObjectRefused as exc:  # one key must not keep what sorts behind it from being looked at
+                result.refused += 1
+                if result.refused == 1:
+                    log.warning("name stays, the bucket does not say whether its object is there error=%s", exc)
+
         try:
             async with trio.open_nursery() as nursery:
                 for key in suspects:
                     await limit.acquire()
-                    nursery.start_soon(check, key)
+                    nursery.start_soon(check_or_leave, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None

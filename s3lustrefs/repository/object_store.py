@@ -192,11 +192,12 @@ class ObjectStore(Protocol):
         headers: PutHeaders,
         condition: Condition | None,
         found: ObjectHead | None = None,
+        tags: Sequence[tuple[str, str]] = (),
     ) -> ObjectVersion:
         """Server-side copy of at most 5 GiB on the same endpoint, metadata replaced by `headers`, tags kept.
 
         With a version id in `source` it is that version, current or not. `found`: what a HEAD of it has just said, if there
-        was one.
+        was one. `tags`: to be set afterwards if the copy has none; looked up where none are given.
         Raises: ObjectChanged when source or destination is not as expected.
         """
         ...
@@ -218,6 +219,8 @@ class ObjectStore(Protocol):
         ...
 
     async def get_tags(self, key: bytes, *, version_id: str = "") -> Sequence[tuple[str, str]]: ...
+
+    async def put_tags(self, key: bytes, tags: Sequence[tuple[str, str]]) -> None: ...
 
     async def delete(self, key: bytes, condition: Condition | None) -> None:
         """Delete one object; no object is fine. With a condition the object must still be that version (ObjectChanged)."""

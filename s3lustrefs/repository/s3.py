@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from s3lustrefs import errors
+from s3lustrefs.failpoints import failpoint
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import batch_delete, replies, versions
 from s3lustrefs.repository.address import quote_key
@@ -170,6 +171,7 @@ class S3Store:
         headers: PutHeaders,
         condition: Condition | None,
         found: ObjectHead | None = None,
+        tags: Sequence[tuple[str, str]] = (),
     ) -> ObjectVersion:
         """Few endpoints take a condition on the destination of a copy (Amazon among them only lately), so HEAD stands in for it."""
         if condition is not None:
@@ -178,13 +180,14 @@ class S3Store:
         sent += [("content-length", "0"), ("x-amz-metadata-directive", "REPLACE"), *object_headers(headers)]
         if headers.tags:
             sent.append(("x-amz-tagging-directive", "REPLACE"))
-        kept: Sequence[tuple[str, str]] = ()
-        if found is not None and found.tag_count and not headers.tags:
+        kept = tags
+        if found is not None and found.tag_count and not kept and not headers.tags:
             kept = await self.sibling(source_bucket).get_tags(
                 source_key, version_id=source.version_id
             )  # before: the copy may be of the object onto itself
         response = await self._client.call("CopyObject", "PUT", key, headers=sent, seconds=COPY_SECONDS)
         if kept:
+            failpoint("copy.untagged")
             await self._keep_tags(key, kept)
         etag = replies.bare_etag(replies.xml_fields(response.body).get("ETag", ""))
         if not etag:
@@ -194,8 +197,10 @@ class S3Store:
 
     async def _keep_tags(self, key: bytes, tags: Sequence[tuple[str, str]]) -> None:
         """Ceph drops the tags of a copy whose metadata is replaced, and garbles those sent with it: set them afterwards."""
-        if (await self.head(key)).tag_count:
-            return
+        if not (await self.head(key)).tag_count:
+            await self.put_tags(key, tags)
+
+    async def put_tags(self, key: bytes, tags: Sequence[tuple[str, str]]) -> None:
         rows = "".join(f"<Tag><Key>{escape(name)}</Key><Value>{escape(value)}</Value></Tag>" for name, value in tags)
         body = f"<Tagging><TagSet>{rows}</TagSet></Tagging>".encode()
         await self._client.send_body("PutObjectTagging", key, body, [content_md5(body)], [("tagging", "")])

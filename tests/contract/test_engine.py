@@ -130,8 +130,10 @@ async def test_what_is_not_there_is_said_by_kind(scene: Scene) -> None:
         await engine.lookup(scene.root, b"absent")
     with pytest.raises(errors.NameTooLong):
         await engine.lookup(scene.root, b"n" * 256)
-    with pytest.raises(errors.NotFound):
-        await engine.resolve(b"/a/absent/x")
+    await scene.make(b"file")
+    for path in (b"/a/absent/x", b"/a/file/", b"/a/file/x"):
+        with pytest.raises(errors.NotFound):
+            await engine.resolve(path)
     for verb in (engine.get(GONE), engine.path_of(GONE), engine.begin_write(GONE), engine.release_content(GONE)):
         with pytest.raises(errors.StaleInode):
             await verb
@@ -724,6 +726,37 @@ async def test_changed_or_linked_file_does_not_give_way_to_a_directory(scene: Sc
     await scene.import_(b"n/x", b"l/x")
     assert (await scene.engine.resolve(b"/a/n")).is_file and (await scene.engine.resolve(b"/a/l")).is_file
     assert [key for key, _ in await scene.engine.skipped(scene.association)] == [b"l/x", b"n/x"]
+
+
+@pytest.mark.parametrize("events", ["CHANGED", "DELETED", "CHANGED DELETED", ""])
+async def test_a_directory_object_beside_a_file_is_not_the_files(scene: Scene, events: str) -> None:
+    """Where new objects are not imported, nothing makes way: the file must not go with the marker either."""
+    file = await scene.cold(b"n")
+    marker = (b"n", 0, b"d0", 77, b"STANDARD")
+    with scene.engine.sweep(frozenset(events.split())) as sweep:
+        await scene.engine.apply_listing(scene.association, [], [marker], sweep=sweep)
+        assert await scene.engine.get(file.ino) == file
+        assert await scene.engine.find_object(scene.assoc, b"p/n/") is None
+        assert await scene.engine.remove_vanished(scene.association, b"p/n/", sweep) is None
+    assert await scene.names() == [b"n"]
+
+
+@pytest.mark.parametrize("events", ["CHANGED", "CHANGED DELETED"])
+async def test_nothing_is_put_below_a_file(scene: Scene, events: str) -> None:
+    await scene.import_(b"d/x", b"d/e/y")
+    top = await scene.engine.resolve(b"/a/d")
+    below = await scene.engine.resolve(b"/a/d/e")
+    await scene.engine.unlink(below.ino, b"y")
+    await scene.engine.unlink(top.ino, b"x")
+    await scene.engine.rmdir(top.ino, b"e")
+    await scene.engine.rmdir(scene.root, b"d")
+    file = await scene.make(b"d")
+    prepare = preparer(**preparer_options(scene.association))  # type: ignore[arg-type]
+    entry = partial(prepare, size=10, etag=b"e1", mtime_ns=5, storage_class=b"STANDARD")
+    found = [(b"d", [entry(b"d/x", b"x")]), (b"d/e", [entry(b"d/e/y", b"y")])]
+    with scene.engine.sweep(frozenset(events.split())) as sweep:
+        applied = await scene.engine.apply_listing(scene.association, found, sweep=sweep)
+    assert applied.new == 0 and not await scene.engine.readdir(file.ino, b"", 10)
 
 
 async def test_key_longer_than_a_table_key_keeps_its_whole_name(scene: Scene) -> None:

@@ -40,6 +40,7 @@ class Crashing:
         self.scratch = scratch
         (scratch / "acknowledged").touch()
         self.state_dir = scratch / "state"
+        self.endpoint_url = server.endpoint_url
         self._environment = monkeypatch
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
@@ -51,7 +52,7 @@ class Crashing:
     def mount(self, failpoint: str = "", *more_options: str) -> bool:
         """False when the daemon died at the failpoint before the mount answered."""
         self._environment.setenv(VARIABLE, failpoint)
-        fixed = f"state_dir={self.state_dir}", f"endpoint_url={self.server.endpoint_url}", "addressing_style=path"
+        fixed = f"state_dir={self.state_dir}", f"endpoint_url={self.endpoint_url}", "addressing_style=path"
         options = ",".join((*fixed, *more_options))
         config = load(f"s3://{self.bucket}/p", options, mountpoint=str(self.root))
         try:

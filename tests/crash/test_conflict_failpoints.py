@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,29 @@ def test_a_file_that_comes_back_does_so_once(crashing: Crashing, failpoint: str)
     assert (crashing.root / "old/a.txt").read_bytes() == THEIRS == body(crashing, KEY)
     assert crashing.client().call("Status")["conflicts"] == 1
     assert crashing.end_cleanly() == 0
+
+
+def test_a_rename_that_nobody_exports_outlives_its_object_and_the_daemon(crashing: Crashing) -> None:
+    crashing.fill()
+    crashing.mount("sweep.removed", "auto_export=none")
+    crashing.wait_import()
+    before = (crashing.root / "old/a.txt").read_bytes()
+    (crashing.root / "old/a.txt").rename(crashing.root / "old/b.txt")
+    crashing.drain()
+    crashing.s3.delete_object(Bucket=crashing.bucket, Key=KEY)
+    with dying():
+        crashing.client().call("Refresh", path="/")
+    assert crashing.wait_death() == -9
+    crashing.clear()
+    assert check_state_dir(crashing.state_dir) == []
+    crashing.mount("", "auto_export=none")
+    crashing.client().call("Refresh", path="/")
+    crashing.drain()
+    assert crashing.client().call("Status")["conflicts"] == 1
+    assert os.getxattr(crashing.root / "old/b.txt", "system.s3lustrefs.hsm") == b"(0x00000000)"  # so it cannot be released
+    assert (crashing.root / "old/b.txt").read_bytes() == before
+    assert crashing.end_cleanly() == 0
+    assert check_state_dir(crashing.state_dir) == []
 
 
 @pytest.mark.parametrize("failpoint", ["lost_found.removed:1", pytest.param("lost_found.removed:2", marks=pytest.mark.long)])

@@ -17,6 +17,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
@@ -32,6 +33,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.observer import Observer, Seen
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.repository.event_messages import BucketEvent, EventKind
@@ -54,6 +56,7 @@ class Bucket:
     heads: int = 0
     with_sequencers: bool = True
     is_silent: bool = False
+    refused: set[bytes] = field(default_factory=set)
 
     def put(self, key: bytes, content: int) -> None:
         body = b"" if key.endswith(b"/") else b"x" * content
@@ -74,6 +77,8 @@ class Bucket:
         await trio.lowlevel.checkpoint()
         if self.is_silent:
             raise errors.RepositoryUnavailable("no answer")
+        if key in self.refused:
+            raise errors.RepositoryDenied("denied")
         if key not in self.objects:
             raise errors.ObjectNotFound("no such object")
         return ObjectHead(self.objects[key])
@@ -108,9 +113,8 @@ class Mount:
 
         headers = HeaderFetcher(self.engine, repositories, refresh)
         hydrator = Hydrator(self.engine, self.chunks, repositories, refresh, lambda _: None, Room(self.chunks))
-        self.observer = Observer(
-            self.engine, linked.assoc_id, repositories, headers, hydrator, self.chunks, lambda _: None, lambda _: None
-        )
+        removals = Removals(self.chunks, hydrator, lambda _: None, lambda _: None)
+        self.observer = Observer(self.engine, linked.assoc_id, repositories, headers, removals, lambda _: None)
         judge = EventJudge(self.engine, linked.assoc_id, clock_ns=lambda: self.bucket.now_ns)
         self.told = EventObserver(self.engine, linked.assoc_id, self.observer, headers, lambda _: None, judge)
 
@@ -288,6 +292,41 @@ def test_what_the_bucket_does_not_answer_comes_again(chunks: ChunkStore) -> None
             assert await mounted.tree() == await fresh(chunks, bucket)
 
     trio.run(run)
+
+
+def test_keys_that_the_bucket_refuses_to_tell_of_are_looked_at_later(chunks: ChunkStore) -> None:
+    async def run() -> None:
+        bucket = Bucket()
+        async with mount(chunks, bucket) as mounted:
+            bucket.now_ns += 10 * SECOND
+            for name in (b"f", b"g", b"d/"):
+                bucket.put(PREFIX + name, 1)
+            await mounted.hear(bucket.events)
+            for name in (b"f", b"g", b"d/"):
+                bucket.delete(PREFIX + name)
+            bucket.refused = {PREFIX + b"f", PREFIX + b"d/"}
+            await mounted.hear(bucket.events[3:])  # no event has to come again
+            assert set(await mounted.tree()) == {b"f", b"d/"} and mounted.told.unanswered == 2
+            for pause in (60, 120, 240):
+                heads = bucket.heads
+                await trio.sleep(pause - 1)
+                await mounted.told.look_again()
+                await mounted.told.settle_directories()
+                assert bucket.heads == heads
+                await trio.sleep(2)
+                bucket.is_silent = pause == 120  # which changes nothing
+                await mounted.told.look_again()
+                assert bucket.heads > heads and mounted.told.unanswered == 2
+                if bucket.is_silent:
+                    bucket.is_silent = False
+                    await trio.sleep(pause)
+                    await mounted.told.look_again()
+            bucket.refused.clear()
+            await trio.sleep(481)
+            await mounted.told.look_again()
+            assert await mounted.tree() == await fresh(chunks, bucket) == {} and mounted.told.unanswered == 0
+
+    trio.run(run, clock=MockClock(autojump_threshold=0.01))
 
 
 def test_a_tree_that_is_deleted_goes_whole_whatever_the_order(chunks: ChunkStore) -> None:

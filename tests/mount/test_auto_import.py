@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from s3lustrefs.cli.control_client import ControlClient
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.site import Site
 from tests.servers import S3Server
@@ -195,6 +196,52 @@ def wait_for_sweep(place: Site) -> dict[str, Any]:
         assert not association["sweep"]["error"], association
 
 
+def wait_next_sweep(place: Site) -> None:
+    """One that began after now has ended."""
+    client = ControlClient(str(place.state_dir / "control.sock"))
+
+    def ended() -> float:
+        (association,) = client.call("Status")["associations"]
+        return float(association["sweep"]["at"] or 0)
+
+    for _ in range(2):
+        before = ended()
+        while ended() == before:
+            time.sleep(0.05)
+
+
+def test_a_directory_object_beside_a_file_takes_nothing_along(make_site: Callable[..., Site]) -> None:
+    """New objects are not imported, so the file does not make way; nor does it go with an object that is not its own."""
+    place = make_site(auto_import="changed+deleted", import_interval="1")
+    place.put("p/a", b"content")
+    place.mount()
+    mtime = os.stat(place.root / "a").st_mtime_ns
+    place.put("p/a/")
+    wait_next_sweep(place)
+    assert os.stat(place.root / "a").st_mtime_ns == mtime
+    place.s3.delete_object(Bucket=place.bucket, Key="p/a/")
+    wait_next_sweep(place)
+    assert tree(place.root) == {"a": b"content"}
+    place.unmount()
+    assert place.cli("fsck", place.state_dir).returncode == 0
+
+
+def test_an_object_below_what_is_a_file_now_is_not_put_there(make_site: Callable[..., Site]) -> None:
+    place = make_site(auto_import="changed", auto_export="new+changed", import_interval="1")
+    place.put("p/d/x", b"content")
+    place.mount()
+    (place.root / "d/x").unlink()
+    (place.root / "d").rmdir()
+    (place.root / "d").write_bytes(b"a file")
+    place.put("p/d/x", b"changed")
+    wait_next_sweep(place)
+    assert tree(place.root) == {"d": b"a file"}
+    place.drain()
+    place.unmount()
+    assert place.cli("fsck", place.state_dir).returncode == 0
+    assert place.objects() == {"p/d": b"a file", "p/d/x": b"changed"}
+
+
 def test_sweeps_come_by_themselves(make_site: Callable[..., Site]) -> None:
     place = make_site(import_interval="1").mount()
     assert os.listdir(place.root) == []
@@ -258,3 +305,46 @@ def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -
         place.s3.delete_object(Bucket=place.bucket, Key=key)
     assert refresh(place)["deleted"] == 502
     assert sorted(os.listdir(place.root)) == ["x" * 200]
+
+
+def test_a_key_that_may_not_be_looked_at_holds_no_other_up(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, posix_metadata="off")
+    place.expected_log.append("name stays, the bucket does not say")
+    keys = [f"p/f{number:04d}" for number in range(1050)]  # more than a page
+    for key in (*keys, "p/gone", "p/m/"):
+        place.put(key, b"")
+    place.mount()
+    for key in ("p/f0000", "p/f0001", "p/f1040", "p/gone", "p/m/"):
+        place.s3.delete_object(Bucket=place.bucket, Key=key)
+    place.put("p/new", b"new")
+    for key in ("p/f0000", "p/f1040", "p/m/"):
+        proxy.add("denied", method="HEAD", path=key, times=1000)
+    found = json.loads(place.cli("refresh", place.root, "--json").stdout)
+    assert [found[name] for name in ("new", "deleted", "refused")] == [1, 2, 3]
+    assert {"f0000", "f1040", "m", "new"} < set(os.listdir(place.root)) and not (place.root / "gone").exists()
+    assert "HeadObject" in place.why("f0000")["last_error"] and "s3:GetObject" in place.why("f0000")["remedy"]
+    assert "3 left as they were" in place.cli("refresh", place.root).stdout
+    place.put("p/f1040", b"again")
+    refresh(place)
+    assert place.why("f1040")["last_error"] is None  # a listing tells of it
+    place.unmount()
+    place.mount()  # the sweep of a mount comes to its end as well
+    assert wait_for_sweep(place)["refused"] == 2 and "2 left as they were" in place.cli("status", place.root).stdout
+    proxy.clear_faults()
+    assert refresh(place)["deleted"] == 2
+    assert sorted(set(os.listdir(place.root)) - {key[2:] for key in keys}) == ["new"]
+
+
+def test_a_bucket_that_refuses_every_look_fails_the_sweep(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url)
+    place.expected_log.append("control failed operation=S3LustreFS.Refresh")
+    for key in ("p/a", "p/gone"):
+        place.put(key, b"")
+    place.mount()
+    place.s3.delete_object(Bucket=place.bucket, Key="p/gone")
+    for action in ("denied", "slowdown"):
+        proxy.add(action, method="HEAD", times=1000)
+        done = place.cli("refresh", place.root, check=False)
+        assert done.returncode == 1 and "HeadObject" in done.stderr and (place.root / "gone").exists()
+        proxy.clear_faults()
+    assert refresh(place)["deleted"] == 1

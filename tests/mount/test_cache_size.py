@@ -68,6 +68,30 @@ def test_what_the_bucket_has_makes_way_for_what_it_has_not(make_site: Callable[.
     place.unmount()
 
 
+def test_the_only_bytes_of_a_file_renamed_here_alone_do_not_make_way(make_site: Callable[..., Site]) -> None:
+    place = make_site(cache_size="16MiB", auto_export="none")
+    body = os.urandom(8 * MIB)
+    for name in ("a", "other"):
+        place.put(f"p/{name}", body)
+    place.mount()
+    place.expected_log.append("conflict kept kind=only-here path=/b")
+    assert (place.root / "a").read_bytes() == body
+    (place.root / "a").rename(place.root / "b")
+    place.drain()
+    place.s3.delete_object(Bucket=place.bucket, Key="p/a")
+    place.cli("refresh", place.root)
+    place.drain()
+    assert (place.root / "other").read_bytes() == body  # above the mark from which on content is released
+    deadline = time.monotonic() + 30
+    while "released" not in place.hsm("other"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    place.unmount()
+    place.mount()
+    assert (place.root / "b").read_bytes() == body
+    place.unmount()
+
+
 @pytest.mark.parametrize("change", ["write", "delete"])
 def test_bytes_whose_object_is_going_do_not_make_way(here: Site, proxy: BackgroundProxy, change: str) -> None:
     here.options["cache_size"] = "16MiB"

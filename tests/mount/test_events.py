@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from s3lustrefs.cli.control_client import ControlClient
+from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import Site
 from tests.mount.test_auto_import import OBJECTS, refresh, tree
@@ -165,6 +166,7 @@ class Queue:
     def __init__(self, server: S3Server) -> None:
         self._sqs = server.client("sqs")
         self.url: str = self._sqs.create_queue(QueueName=fresh_bucket(server))["QueueUrl"]
+        self.arn: str = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
     def send(self, *bodies: str) -> None:
         for body in bodies:
@@ -221,6 +223,43 @@ def test_what_messages_say_is_true_or_has_no_effect(make_site: Callable[..., Sit
     assert refresh(place) == NOTHING
 
 
+def through_sns(server: S3Server, queue: Queue, bucket: str) -> None:
+    sns, s3 = server.client("sns"), server.client()
+    topic = sns.create_topic(Name=bucket)["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
+    told = {"TopicArn": topic, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"TopicConfigurations": [told]})
+
+
+def through_eventbridge(server: S3Server, queue: Queue, bucket: str) -> None:
+    bus, s3 = server.client("events"), server.client()
+    pattern = {"source": ["aws.s3"], "detail": {"bucket": {"name": [bucket]}}}
+    bus.put_rule(Name=bucket, EventPattern=json.dumps(pattern))
+    bus.put_targets(Rule=bucket, Targets=[{"Id": "queue", "Arn": queue.arn}])
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}})
+
+
+@pytest.mark.parametrize("connect", [through_sns, through_eventbridge])
+def test_queues_behind_sns_and_eventbridge(
+    make_site: Callable[..., Site], moto_server: S3Server, queue: Queue, connect: Callable[[S3Server, Queue, str], None]
+) -> None:
+    place = make_site(event_queue_url=queue.url)
+    place.put("p/kept", b"before")
+    connect(moto_server, queue, place.bucket)
+    place.mount()
+    wait_state(place, "LISTENING")
+    assert tree(place.root) == {"kept": b"before"}
+    place.put("p/kept", b"changed, and longer")
+    place.put("p/a b+c é", b"new")
+    wait_tree(place, {"kept": b"changed, and longer", "a b+c é": b"new"})
+    place.s3.delete_object(Bucket=place.bucket, Key="p/kept")
+    wait_tree(place, {"a b+c é": b"new"})
+    wait(lambda: not queue.left(), lambda: (queue.left(), events(place)))
+    found = events(place)
+    assert (found["unreadable"], found["lost"], totals(place)) == (0, 0, {"new": 1, "changed": 1, "deleted": 1})
+    assert refresh(place) == NOTHING
+
+
 def test_delete_markers_and_undeletes(make_site: Callable[..., Site], queue: Queue) -> None:
     place = make_site(event_queue_url=queue.url)
     place.s3.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -240,6 +279,34 @@ def test_delete_markers_and_undeletes(make_site: Callable[..., Site], queue: Que
     place.s3.delete_object(Bucket=place.bucket, Key="p/f", VersionId=second)
     queue.send(told(place, "ObjectRemoved:Delete", "p/f", versionId=second))
     wait_tree(place, {})
+
+
+def test_a_key_that_is_refused_costs_only_itself(make_site: Callable[..., Site], queue: Queue, proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, event_queue_url=queue.url, import_interval="0")
+    place.expected_log.append("events wait, the bucket does not say")
+    names = [f"f{number}" for number in range(12)]
+    for name in ("secret", *names):
+        place.put(f"p/{name}", b"x")
+    place.mount()
+    wait_state(place, "LISTENING")
+    proxy.add("denied", method="HEAD", path="p/secret", times=1000)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/secret")
+    started = time.monotonic()
+    for name in names:
+        place.s3.delete_object(Bucket=place.bucket, Key=f"p/{name}")
+        queue.send(told(place, "ObjectRemoved:Delete", "p/secret"), told(place, "ObjectRemoved:Delete", f"p/{name}"))
+        wait(lambda path=place.root / name: not path.exists(), lambda: events(place))  # type: ignore[misc]
+    assert time.monotonic() - started < 40, "a pause after each of them doubles: the twelfth would be a minute long"
+    wait(lambda: not queue.left(), queue.left)
+    found = events(place)
+    assert (found["unanswered"], found["lost"], found["deleted"]) == (1, 0, len(names)) and (place.root / "secret").exists()
+    assert "1 keys that the bucket refuses to tell of" in place.cli("status", place.root).stdout
+    assert "HeadObject" in place.why("secret")["last_error"]
+    proxy.clear_faults()
+    place.kill_daemon()  # what it remembered goes with it: a mount begins with a sweep
+    place.cli("unmount", "--no-drain", place.root, check=False)
+    place.mount()
+    wait(lambda: not (place.root / "secret").exists(), lambda: events(place))
 
 
 def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:

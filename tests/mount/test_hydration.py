@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import Site, ended
+from tests.mount.site import WAIT_SECONDS, Site, ended
+from tests.mount.test_export_scale import wait_until
 
 MIB = 1 << 20
 BODY = b"".join(bytes([number]) * MIB for number in range(20))
@@ -129,6 +133,41 @@ def test_object_changed_under_a_reader_is_estale_and_never_spliced(here: Site) -
     assert (here.root / "big").read_bytes() == new
 
 
+def test_reader_through_the_page_cache_gets_nothing_of_the_next_version(here: Site) -> None:
+    here.expected_log.append("errno=ESTALE")
+    new = os.urandom(len(BODY))
+    here.put("p/big", BODY)
+    here.mount()
+    path = here.root / "big"
+    descriptor = os.open(path, os.O_RDONLY)
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
+        assert os.pread(descriptor, MIB, 0) == BODY[:MIB] == mapped[:MIB]
+        here.put("p/big", new)
+        here.cli("refresh", path)
+        assert path.read_bytes() == new and path.stat().st_size == len(new)
+        for offset in (15 * MIB, 0):
+            with pytest.raises(OSError) as caught:
+                os.pread(descriptor, MIB, offset)
+            assert caught.value.errno in (errno.EIO, errno.ESTALE)
+        with open(path, "r+b") as latest, ThreadPoolExecutor(16) as pool:  # what is open of the new version stays good
+            assert set(pool.map(lambda _: path.read_bytes() == new, range(64))) == {True}
+            latest.write(b"changed here")
+            latest.flush()
+            assert path.read_bytes() == b"changed here" + new[12:]
+            path.write_bytes(b"all of it")
+            assert path.read_bytes() == b"all of it" == os.pread(latest.fileno(), 100, 0)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)  # tells of it once more
+    assert path.read_bytes() == b"all of it"
+    here.drain()
+    assert here.body("p/big") == b"all of it"
+    path.unlink()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while here.status()["cache"]["used_bytes"]:  # a handle that was never given back would keep it
+        assert time.monotonic() < deadline
+    here.unmount()
+
+
 def test_object_replaced_by_a_shorter_one(here: Site) -> None:
     here.expected_log.append("errno=ESTALE")
     here.put("p/file", b"the first version")
@@ -224,3 +263,22 @@ def test_denied_is_eacces(here: Site, proxy: BackgroundProxy) -> None:
     assert caught.value.errno == errno.EACCES
     proxy.clear_faults()
     assert (here.root / "file").read_bytes() == b"content"
+
+
+def test_a_reader_that_joined_an_export_is_served_though_a_writer_interrupts_that(here: Site, proxy: BackgroundProxy) -> None:
+    body = os.urandom(2 * MIB)
+    here.put("p/f", body)
+    here.mount()
+    with open(here.root / "f", "r+b", buffering=0) as file:
+        file.write(b"#" * 4096)
+        proxy.add("hold", method="GET", path="/p/f")
+    proxy.wait_held()  # the second block, for the export
+    with ThreadPoolExecutor() as threads:
+        reader = threads.submit(read_at, here.root / "f", MIB, 4096)
+        wait_until(lambda: here.status()["hydration"]["waiting_readers"] == 2)
+        with open(here.root / "f", "r+b", buffering=0) as file:
+            file.write(b"+" * 10)
+        proxy.clear_faults()
+        assert reader.result() == body[MIB : MIB + 4096]
+    here.drain()
+    assert here.body("p/f") == b"+" * 10 + b"#" * 4086 + body[4096:]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ import pytest
 
 from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
-from tests.mount.site import Site
+from tests.mount.site import WAIT_SECONDS, Site
+from tests.posix.calls import RENAME_EXCHANGE, fails, renameat2
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
@@ -163,7 +167,19 @@ def test_keys_that_cannot_be_files_are_skipped_and_listed(here: Site) -> None:
 @pytest.fixture
 def importing(crowded: Site, proxy: BackgroundProxy) -> Site:
     """Mounted, while every listing of a page that goes on from another is held."""
-    here = crowded
+    return held_importing(crowded, proxy)
+
+
+@pytest.fixture
+def importing_one(crowded: Site, proxy: BackgroundProxy) -> Site:
+    """The same, but linked with the directory `one`, so that there is room outside of the association."""
+    path = crowded.scratch / "one.toml"
+    path.write_text(f'[[dra]]\nfile_system_path = "/one"\ndata_repository_path = "s3://{crowded.bucket}/p/"\n')
+    crowded.source = str(path)
+    return held_importing(crowded, proxy)
+
+
+def held_importing(here: Site, proxy: BackgroundProxy) -> Site:
     here.put("p/z/deep/file", b"content")
     here.put("p/z/other", b"other")
     proxy.add("hold", method="GET", path="continuation-token", times=10**6)
@@ -204,6 +220,59 @@ def test_working_in_a_directory_that_is_not_imported_yet(importing: Site, proxy:
     assert sorted(os.listdir(importing.root / "z/deep")) == ["made", "new", "renamed"]
     importing.drain()
     assert importing.objects("p/z/") == {"p/z/deep/made/": b"", "p/z/deep/new": b"new", "p/z/deep/renamed": b"content"}
+
+
+def test_directory_is_exchanged_only_once_it_is_wholly_imported(importing_one: Site, proxy: BackgroundProxy) -> None:
+    """What the listing still brings belongs to the directory that had the name in the bucket, not to the one put in its place."""
+    root = importing_one.root
+    (root / "d").mkdir()
+    (root / "d/mine").write_bytes(b"mine")
+    with ThreadPoolExecutor(1) as pool:
+        exchange = pool.submit(renameat2, root / "d", root / "one/z", RENAME_EXCHANGE)
+        with pytest.raises(TimeoutError):
+            exchange.result(1)
+        finish(importing_one, proxy)
+        exchange.result(WAIT_SECONDS)
+    assert tree(root / "d") == {"deep/file": 7, "other": 5}
+    assert tree(root / "one/z") == {"mine": 4}
+    importing_one.drain()
+    assert importing_one.objects("p/z/") == {"p/z/": b"", "p/z/mine": b"mine"}
+
+
+def test_directory_not_listed_yet_is_neither_replaced_nor_removed(importing_one: Site, proxy: BackgroundProxy) -> None:
+    root = importing_one.root
+    (root / "d").mkdir()
+    with fails(errno.ENOTEMPTY):
+        os.rename(root / "d", root / "one/z")
+    with fails(errno.ENOTEMPTY):
+        os.rmdir(root / "one/z/deep")
+    finish(importing_one, proxy)
+    assert tree(root / "one/z") == {"deep/file": 7, "other": 5}
+
+
+def test_renaming_a_directory_does_not_wait_for_ever_for_a_stuck_import(importing_one: Site, proxy: BackgroundProxy) -> None:
+    root = importing_one.root
+    (root / "d").mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        renaming = pool.submit(os.rename, root / "one/z", root / "one/moved")
+        with pytest.raises(TimeoutError):
+            renaming.result(1)
+        (root / "d/free").write_bytes(b"x")  # nobody waits elsewhere
+        with fails(errno.EBUSY):
+            renaming.result(WAIT_SECONDS + 60)
+        assert 59 < time.monotonic() - started < 75
+    told = importing_one.cli("why", root / "one/z").stdout
+    assert "still being imported, " in told and "fails with EBUSY" in told
+    assert (root / "one/z/other").stat().st_size == 5
+    assert "EBUSY" not in importing_one.cli("why", root / "one/z/other").stdout
+    assert importing_one.why("one/z")["import"]["error"] is None
+    finish(importing_one, proxy)
+    assert importing_one.why("one/z")["import"] is None
+    os.rename(root / "one/z", root / "one/moved")
+    assert tree(root / "one/moved") == {"deep/file": 7, "other": 5}
+    os.rename(root / "one/moved", root / "one/z")  # so that this bucket is as it was
+    importing_one.drain()
 
 
 def test_import_that_was_cut_off_goes_on_after_the_next_mount(importing: Site, proxy: BackgroundProxy) -> None:

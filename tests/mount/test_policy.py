@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 
 import pytest
@@ -48,6 +49,21 @@ def test_only_events_of_the_policy_are_exported(make_site: Callable[..., Site], 
     here.mount()
     check_local()
     assert here.objects() == expected
+
+
+def test_what_one_policy_kept_goes_with_the_next_export(make_site: Callable[..., Site]) -> None:
+    here = make_site(auto_export="none")
+    here.put("p/f", b"x")
+    here.mount()
+    (here.root / "f").chmod(0o640)
+    here.drain()
+    linked = here.status()["associations"][0]["association_id"]
+    here.cli("dra", "update", "--mount", here.root, "--association-id", linked, "--s3", "AutoExportPolicy={Events=[NEW,CHANGED]}")
+    os.link(here.root / "f", here.root / "g")
+    here.drain()
+    assert {key: here.head(key)["Metadata"]["file-permissions"] for key in here.keys()} == {"p/f": "0100640", "p/g": "0100640"}
+    assert not here.about("f")["excluded_by_policy"]
+    here.unmount()
 
 
 def test_drain_of_nothing_is_0(here: Site) -> None:

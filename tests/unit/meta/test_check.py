@@ -95,6 +95,10 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
         added(Table.DENTRIES, lambda m: schema.dentry_key(Ino(77), b"x"), b"\0" * 8),
         "in an inode that is not there",
     ),
+    "directory object of a file": (
+        lambda txn, m: records.put_object(txn, ObjectRecord(ONE, b"p/cold/", m["cold"].ino, "d", 0)),
+        "which is no directory",
+    ),
     "dentry in a file": (
         lambda txn, m: records.put_dentry(txn, m["file"].ino, b"x", m["cold"].ino),
         "in an inode that is no directory",

@@ -16,6 +16,8 @@ U16, U32, U64 = st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1), st.integer
 TIME = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 
+PAIRS = st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple)
+
 INODES = st.builds(
     Inode, U64, U32, U32, U32, U32, U64, TIME, TIME, TIME, U64, U64, st.binary(max_size=255), st.integers(0, 127).map(Hsm),
     st.integers(0, 15).map(InodeFlag), U32, U64, U16, st.binary(max_size=1024), st.binary(max_size=4095),
@@ -58,7 +60,7 @@ def test_journal(record: JournalRecord) -> None:
 
 @given(
     st.binary(max_size=1024),
-    st.lists(st.builds(SentObject, U64, st.dictionaries(TEXT, TEXT, max_size=3), st.booleans()), max_size=4),
+    st.lists(st.builds(SentObject, U64, st.dictionaries(TEXT, TEXT, max_size=3), st.booleans(), PAIRS), max_size=4),
 )
 def test_writes(key: bytes, sent: list[SentObject]) -> None:
     assert schema.decode_writes(schema.encode_writes(key, sent)) == (key, sent)

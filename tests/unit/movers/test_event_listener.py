@@ -62,7 +62,7 @@ class Watched:
     def __init__(self, number: int) -> None:
         self.now = Association("/a", "b", "", assoc_id=AssocId(number))
         self.judge = self.told = self
-        self.asked = self.new = self.changed = self.deleted = 0
+        self.asked = self.new = self.changed = self.deleted = self.unanswered = 0
 
     def association(self) -> Association:
         return self.now
@@ -74,7 +74,7 @@ class Watched:
     async def settle_directories(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    prune = wait_for_end = settle_directories
+    prune = wait_for_end = look_again = settle_directories
 
     def member(self, queue: Queue) -> Member:
         return Member(cast(Any, self), cast(Any, self), queue.connect)

@@ -18,7 +18,7 @@ REPEAT_SECONDS = 5.0
 """How long equal requests are served, counted from the first: a second in which they were signed, and what busy clients take to
 send them."""
 MAX_SEEN = 20_000
-"""66 different requests in each of the 300 seconds that they are kept for; 4 MB when full."""
+"""66 different requests in each of the 300 seconds that they are kept for; 2.5 MB when full (measured)."""
 
 
 class SeenSignatures:

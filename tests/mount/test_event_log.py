@@ -113,7 +113,7 @@ def test_name_stays_while_nobody_may_say_that_its_object_is_gone(
     here = make_site(endpoint_url=proxy.endpoint_url, **({"event_queue_url": queue} if queue else {}))
     here.put("p/gone", b"x")
     watched(here)
-    here.expected_log.append("events wait")
+    here.expected_log += ["events wait", "name stays"]
     if queue:
         deadline = time.monotonic() + WAIT_SECONDS
         while here.status()["associations"][0]["events"]["state"] != "LISTENING":

@@ -115,7 +115,9 @@ class RepositoryEngine(Protocol):
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None: no name went."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
-        """The bucket has another version of a clean file's object; None when the file is dirty or gone."""
+        """The bucket has another version of an object of a clean file. The file that is this version now: this one, or a new one
+        whose name leaves the file, since that keeps its content under others (hard_links). None when the file is dirty or gone, or
+        needs that object no more."""
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
@@ -141,7 +143,8 @@ class RepositoryEngine(Protocol):
         from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
-        """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
+        """The bucket no longer has the object a clean file was imported from: it relies on that of another name, or has lost it. An
+        inode that is gone is fine."""
 
     async def apply_headers(
         self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-from s3lustrefs.meta import attributes, journal, records, schema
+from s3lustrefs.meta import attributes, hard_links, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.listing import (
     DIRECTORY_WINS,
@@ -27,7 +27,7 @@ from s3lustrefs.meta.listing import (
     Sweep,
 )
 from s3lustrefs.meta.listing_conflicts import ListingConflicts
-from s3lustrefs.meta.location import LOST_FOUND, walk
+from s3lustrefs.meta.location import LOST_FOUND, LocationMap, walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import Table
 from s3lustrefs.meta.txn import Txn
@@ -44,6 +44,7 @@ class ListingApplier:
     def __init__(
         self,
         txn: Txn,
+        locations: LocationMap,
         association: Association,
         now_ns: int,
         allocate: Callable[[], Ino],
@@ -52,6 +53,7 @@ class ListingApplier:
         touched: Container[bytes] = (),
     ) -> None:
         self._txn = txn
+        self._locations = locations
         self._association = association
         self._prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()
         self._now_ns = now_ns
@@ -62,7 +64,7 @@ class ListingApplier:
         self._new_since_ns = sweep.new_since_ns - attributes.TIME_MARGIN_NS if sweep is not None and sweep.new_since_ns else 0
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
-        self._conflicts = ListingConflicts(txn, association, now_ns)
+        self._conflicts = ListingConflicts(txn, locations, association, now_ns)
         self.applied = Applied(conflicts=self._conflicts.met)
         self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
@@ -222,10 +224,15 @@ class ListingApplier:
             return self._is_only_the_object(inode, object_key) and self._drop_name(inode)
         seen = schema.decode_object(object_key, schema.pack_u64(ino) + object_tail)
         if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
-            replaced = attributes.replace_content(self._txn, ino, seen, self._now_ns)
+            apart = hard_links.set_apart(self._txn, self._locations, inode, seen, self._now_ns, self._allocate) or inode
+            replaced = attributes.replace_content(self._txn, apart.ino, seen, self._now_ns)
             if replaced is not None:
-                self.applied.changed.append(ino)
-                self.applied.outdated.append(inode)
+                self.applied.changed.append(replaced.ino)
+                if replaced.ino == ino:
+                    self.applied.outdated.append(inode)
+                else:
+                    self.applied.replaced.append((replaced.parent, replaced.name))
+                    self.applied.grown.add(ino)
                 self._ask_for_headers(replaced)
             elif inode.flags & InodeFlag.EXCLUDED:
                 self._conflicts.stays(inode, seen.etag)

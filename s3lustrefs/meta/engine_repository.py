@@ -119,8 +119,10 @@ class RepositoryEngine(Protocol):
         file of that object was renamed or changed here, where it is not exported, and that is told once."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
-        """The bucket has another version of a clean file's object; None when the file is dirty or gone, or all here under another
-        name: then it stays as it is, and has no archived copy any more."""
+        """The bucket has another version of an object of a clean file. The file that is this version now: this one, or a new one
+        whose name leaves the file, since that keeps its content under others (hard_links). None when the file is dirty or gone, or
+        needs that object no more, as one that is all here under another name: then it stays as it is.
+        """
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
@@ -146,7 +148,8 @@ class RepositoryEngine(Protocol):
         from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
-        """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
+        """The bucket no longer has the object a clean file was imported from: it relies on that of another name, or has lost it. An
+        inode that is gone is fine."""
 
     async def apply_headers(
         self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-from s3lustrefs.meta import attributes, journal, records, schema
+from s3lustrefs.meta import attributes, hard_links, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.listing import (
     DIRECTORY_WINS,
@@ -28,9 +28,9 @@ from s3lustrefs.meta.listing import (
     Sweep,
 )
 from s3lustrefs.meta.listing_conflicts import ListingConflicts
-from s3lustrefs.meta.location import LOST_FOUND, walk
+from s3lustrefs.meta.location import LOST_FOUND, LocationMap, walk
 from s3lustrefs.meta.namespace import purge
-from s3lustrefs.meta.schema import Table
+from s3lustrefs.meta.schema import ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, Ino
@@ -45,6 +45,7 @@ class ListingApplier:
     def __init__(
         self,
         txn: Txn,
+        locations: LocationMap,
         association: Association,
         now_ns: int,
         allocate: Callable[[], Ino],
@@ -53,6 +54,7 @@ class ListingApplier:
         touched: Container[bytes] = (),
     ) -> None:
         self._txn = txn
+        self._locations = locations
         self._association = association
         self._prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()
         self._now_ns = now_ns
@@ -63,7 +65,7 @@ class ListingApplier:
         self._new_since_ns = sweep.new_since_ns - attributes.TIME_MARGIN_NS if sweep is not None and sweep.new_since_ns else 0
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
-        self._conflicts = ListingConflicts(txn, association, now_ns)
+        self._conflicts = ListingConflicts(txn, locations, association, now_ns)
         self.applied = Applied(conflicts=self._conflicts.met)
         self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
@@ -252,15 +254,27 @@ class ListingApplier:
             is_its_object = inode.is_left_behind or (known is not None and known[:8] == taken)
             if is_kept and not is_its_object:  # renamed to where somebody put an object
                 self._conflicts.stays(inode, seen.etag)
-            elif (replaced := attributes.replace_content(self._txn, ino, seen, self._now_ns)) is not None:
-                self.applied.changed.append(ino)
-                self.applied.outdated.append(inode)
+            elif (replaced := self._replace(inode, seen)) is not None:
                 self._ask_for_headers(replaced)
                 if is_kept:
                     self._conflicts.keeps_attributes(inode, seen.etag)
             elif is_kept:
                 self._conflicts.stays(inode, seen.etag)
         return False
+
+    def _replace(self, inode: Inode, seen: ObjectRecord) -> Inode | None:
+        """Give a file what its object has now; the file that is so then, see `hard_links.set_apart`. None: it stays as it is."""
+        apart = hard_links.set_apart(self._txn, self._locations, inode, seen, self._now_ns, self._allocate) or inode
+        replaced = attributes.replace_content(self._txn, apart.ino, seen, self._now_ns)
+        if replaced is None:
+            return None
+        self.applied.changed.append(replaced.ino)
+        if replaced.ino == inode.ino:
+            self.applied.outdated.append(inode)
+        else:
+            self.applied.replaced.append((replaced.parent, replaced.name))
+            self.applied.grown.add(inode.ino)
+        return replaced
 
     def _ask_for_headers(self, changed: Inode) -> None:
         if not changed.flags & InodeFlag.HEADERS_UNKNOWN:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
-from s3lustrefs.meta import conflict_log, journal, records, schema
+from s3lustrefs.meta import conflict_log, hard_links, journal, records, schema
 from s3lustrefs.meta.listing import Sweep
 from s3lustrefs.meta.location import LocationMap, is_lost_found, path_of, walk
 from s3lustrefs.meta.namespace import drop_link, touch_dir
@@ -125,14 +125,15 @@ def remove(
     elif inode.is_file and inode.is_dirty:
         return None
     else:
+        hard_links.rely_on_other(txn, locations, inode, known)
         records.delete_object(txn, association.assoc_id, key)
     directory, _, name = relative.rstrip(b"/").rpartition(b"/")
     parent = walk(txn, Ino(association.root_ino), directory)
     assert parent is not None  # it was on the way
     drop_link(txn, inode, parent, name, now_ns, in_use)
     touch_dir(txn, records.get_dir(txn, parent), now_ns, links=-1 if inode.is_dir else 0)
-    if inode.nlink and inode.source_key == key:
-        _find_other_source(txn, locations, inode, now_ns)
+    if inode.nlink:
+        journal.detach_source(txn, inode.ino, association.assoc_id, key, now_ns)
     return Removed(parent, name, inode, in_use(inode.ino))
 
 
@@ -164,15 +165,3 @@ def _has_outlived(txn: Txn, association: Association, known: ObjectRecord) -> bo
         return False
     relative = known.key[len(association.prefix.encode()) :]
     return bool(inode.flags & InodeFlag.EXCLUDED) or walk(txn, Ino(association.root_ino), relative) != inode.ino
-
-
-def _find_other_source(txn: Txn, locations: LocationMap, inode: Inode, now_ns: int) -> None:
-    """A hard link is left whose object holds the same content."""
-    for parent, name in records.names_of(txn, inode):
-        location = locations.of_name(txn, parent, name)
-        other = records.find_object(txn, location.association.assoc_id, location.key) if location else None
-        if other is not None and other.ino == inode.ino:
-            inode.source_assoc, inode.source_key = other.assoc, other.key
-            records.put_inode(txn, inode)
-            return
-    journal.detach_source(txn, inode.ino, inode.source_assoc, inode.source_key, now_ns)

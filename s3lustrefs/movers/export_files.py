@@ -154,7 +154,6 @@ class FileExport:
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and not holds(head, body):
                 await self._outcome.conflict(inode, target, head)
-                return
             written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._outcome.settle(inode, target, written, content=True)
 
@@ -348,8 +347,10 @@ class FileExport:
             await self._engine.forget_object(target.association.assoc_id, target.key)
             await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)
-        elif await self._engine.find_object(source.assoc, source.key) != source:
-            raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
+        elif await self._engine.find_object(source.assoc, source.key) != source or (
+            inode.nlink > 1 and await self._disputes.follow(inode)
+        ):
+            raise NotYet(0.0)  # out of date: another inode was exported there meanwhile, or it is the object of another name
         elif inode.is_complete:
             await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))

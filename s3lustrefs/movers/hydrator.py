@@ -351,9 +351,14 @@ class Hydrator:
         except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
             log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
             is_known = await self._on_changed(inode.ino)
+            current = await self._engine.get(inode.ino)
             # Known in a later version, perhaps, than the one wanted here: somebody else noticed the change first.
-            if is_known and (await self._engine.get(inode.ino)).content_version == inode.content_version:
-                raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
+            if current.content_version == inode.content_version:
+                other = await self._engine.source_of(current)
+                if other is not None and (other.assoc, other.key) != (source.assoc, source.key):
+                    return await self._get(inode, other, start, end)  # that of another name has the same bytes
+                if is_known:
+                    raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             if isinstance(exc, errors.ObjectNotFound):
                 raise
             raise errors.StaleInode(f"the object changed in the bucket: {exc}") from exc

@@ -49,7 +49,7 @@ class SweepResult(Seen):
 
 
 class Sweeper:
-    """Sweeps one association, once its first import is complete. `refresh` re-imports one file."""
+    """Sweeps one association, once its first import is complete. `refresh` re-imports the object of one name of a file."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Sweeper:
         credentials: Credentials,
         importer: Importer | DirectoryImporter,
         observer: Observer,
-        refresh: Callable[[Ino], Awaitable[object]],
+        refresh: Callable[[Ino, tuple[AssocId, bytes]], Awaitable[object]],
     ) -> None:
         self._engine = engine
         self._assoc: AssocId = association.assoc_id
@@ -145,8 +145,10 @@ class Sweeper:
             if await self._observer.find(key) is None:
                 await self._observer.remove(key, sweep, result)
             else:
-                await self._refresh(inode.ino)
-                result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
+                known = await self._engine.find_object(self._assoc, key)
+                await self._refresh(inode.ino, (self._assoc, key))
+                is_replaced = (await self._engine.get(inode.ino)).content_version != inode.content_version
+                result.changed = is_replaced or await self._engine.find_object(self._assoc, key) != known
         return result
 
     async def find(self, relative: bytes) -> ObjectHead | None:

@@ -271,6 +271,41 @@ def test_a_key_that_is_refused_costs_only_itself(make_site: Callable[..., Site],
     wait(lambda: not (place.root / "secret").exists(), lambda: events(place))
 
 
+def test_ages_of_what_waits_are_told(make_site: Callable[..., Site], queue: Queue, proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, event_queue_url=queue.url, auto_export="new+changed", import_interval="0")
+    place.expected_log += ["events wait, the bucket does not say", "export"]
+    place.put("p/f", b"x")
+
+    def ages() -> tuple[float | None, float]:
+        found = ask(place)["metrics"]["AgeOfOldestQueuedMessage"]
+        return found["AutoImport"], found["AutoExport"]
+
+    proxy.add("hold", method="GET", path="list-type=2", skip=1, times=1000)  # the first is the look at the bucket
+    place.mount(imported=False)
+    proxy.wait_held()
+    etag = place.put("p/new", b"new")["ETag"].strip('"')
+    queue.send(told(place, "ObjectCreated:Put", "p/new", etag, 3))
+    before = time.time()
+    time.sleep(2.5)
+    wait(lambda: ages()[0], lambda: events(place))
+    assert 2 <= (ages()[0] or 0) <= time.time() - before + 1 and ages()[1] == 0
+    proxy.clear_faults()
+    wait(lambda: (place.root / "new").exists() and ages() == (0, 0), lambda: (ages(), events(place)))
+    proxy.add("internal", method="HEAD", path="p/f", times=1000)
+    proxy.add("internal", method="PUT", path="p/mine", times=1000)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f")
+    queue.send(told(place, "ObjectRemoved:Delete", "p/f"))
+    (place.root / "mine").write_bytes(b"mine")
+    before = time.time()
+    wait(lambda: "events wait, the bucket does not say" in place.log(), place.log)  # hidden from now on
+    time.sleep(2.5)
+    for age in ages():
+        assert 2 <= (age or 0) <= time.time() - before + 1, ages()
+    proxy.clear_faults()
+    place.drain()
+    assert ages()[1] == 0 and (ages()[0] or 0) > 2, "what could be exported says nothing of what is to be imported"
+
+
 def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:
     here.expected_log += ["bucket events not available", "event messages not deleted"]
     before = time.monotonic()

@@ -192,7 +192,8 @@ class HeaderFetcher:
         except errors.ObjectChanged:
             await self._on_changed(inode.ino)
             return
-        await self._engine.apply_headers(inode.ino, etag, _change(posix), target, head.version.version_id)
+        version = head.version
+        await self._engine.apply_headers(inode.ino, etag, _change(posix), target, version.version_id, version.storage_class)
 
     async def _place(self, inode: Inode) -> tuple[AssocId, bytes, str] | None:
         """(association, key, expected ETag) of the object that has the headers; None when there is none."""

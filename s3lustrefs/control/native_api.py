@@ -301,7 +301,7 @@ class NativeApi:
             )
         sweeper = self._p.links.of(location.association.assoc_id).sweeper
         if inode.is_dir:
-            result = await sweeper.sweep(location.relative)
+            result = await sweeper.refresh_below(location.relative)
         else:
             result = await sweeper.look_at(inode, location.key)
         await self._p.wait_told()

@@ -314,7 +314,7 @@ class NativeApi:
             await self._p.links.ensure_listed(inode)
             result = SweepResult()
         elif inode.is_dir:
-            result = await sweeper.sweep(location.relative)
+            result = await sweeper.refresh_below(location.relative)
         else:
             result = await sweeper.look_at(inode, location.key)
         await self._p.wait_told()

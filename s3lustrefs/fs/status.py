@@ -10,7 +10,7 @@ from typing import Any
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, Change, JournalRecord, JournalState
 from s3lustrefs.model.hsm import Hsm, state_text
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -86,7 +86,7 @@ class InodeStatus:
             "key": (location.key + (b"/" if inode.is_dir else b"")).decode(errors="replace") if location else None,
             "etag": source.etag if source else None,
             "version_id": source.version_id or None if source else None,
-            "storage_class": source.storage_class if source else None,
+            "storage_class": source.storage_class if source and source.storage_class != UNKNOWN_CLASS else None,
             "size": inode.size,
             "resident_bytes": await self._hydrator.resident_bytes(inode) if inode.is_file else 0,
             "hsm_flags": int(inode.hsm_state()),
@@ -206,7 +206,7 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     if inode.is_file:
         yield f"state {status['hsm_state']}; {status['resident_bytes']} of {inode.size} bytes are local"
         yield (
-            f"archived copy: ETag {status['etag']}, storage class {status['storage_class']}"
+            f"archived copy: ETag {status['etag']}, storage class {status['storage_class'] or 'not known yet'}"
             if status["etag"]
             else "no archived copy yet"
         )

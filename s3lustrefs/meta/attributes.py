@@ -247,7 +247,7 @@ def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino,
 
 
 def apply_headers(
-    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
 ) -> Inode | None:  # fmt: skip
     """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
     inode or object moved on meanwhile.
@@ -263,8 +263,10 @@ def apply_headers(
         source = source_of(txn, inode)
         if etag != (source.etag if source else ""):
             return None
-        if source is not None and version_id:  # which no listing tells
-            source.version_id = version_id
+        is_new_class = source is not None and storage_class not in ("", source.storage_class)  # which no event tells
+        if source is not None and (version_id or is_new_class):  # which no listing tells
+            source.version_id = version_id or source.version_id
+            source.storage_class = storage_class or source.storage_class
             records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)

@@ -152,7 +152,7 @@ class RepositoryEngine(Protocol):
         inode that is gone is fine."""
 
     async def apply_headers(
-        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
     ) -> Inode | None:  # fmt: skip
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 

@@ -236,10 +236,10 @@ class RepositoryVerbs(EngineCore):
             attributes.lose_object(txn, self._locations, ino, self._now())
 
     async def apply_headers(
-        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
     ) -> Inode | None:  # fmt: skip
         with self._store.begin() as txn:
-            return attributes.apply_headers(txn, ino, etag, change, target, version_id)
+            return attributes.apply_headers(txn, ino, etag, change, target, version_id, storage_class)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
         return attributes.unknown_headers(self._txn(), after, limit)

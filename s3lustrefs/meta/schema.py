@@ -215,6 +215,8 @@ class ObjectRecord:
 
 _OBJECT = struct.Struct(">QqBHBH")
 STANDARD = b"STANDARD"
+UNKNOWN_CLASS = "UNKNOWN"
+"""Storage class of an object that an event told of, until its headers or a listing tell."""
 
 
 def object_tail(

@@ -17,7 +17,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep
-from s3lustrefs.meta.schema import object_key
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
@@ -106,7 +106,8 @@ class EventObserver:
                 else:
                     ask.add(key)
             elif verdict is Verdict.BELIEVE:
-                believed[key] = ObjectVersion(event.etag, event.size, event.time_ns // 10**9 * 10**9)
+                time_ns = event.time_ns // 10**9 * 10**9
+                believed[key] = ObjectVersion(event.etag, event.size, time_ns, storage_class=UNKNOWN_CLASS)
             elif verdict is Verdict.SAME_VERSION:
                 await self._hear_again(event)
         return believed, ask

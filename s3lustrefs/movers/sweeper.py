@@ -6,6 +6,10 @@ tells for a span of keys what is there; what the table knows beyond that is look
 that is refused for one key leaves that name alone; trouble with the whole bucket ends the sweep.
 
 What changes here meanwhile is left alone (`observer`); the next sweep sees it.
+
+Sweeps take turns, but a refresh of some subtree goes in between two batches of a sweep under way, which rests until it is done:
+what a refresh finds is never older than what it meets in the table, and is noted as touched for that sweep, whose listing may be
+older.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import trio
@@ -69,8 +74,9 @@ class Sweeper:
         self._observer = observer
         self._refresh = refresh
         self._one_at_a_time = trio.Lock()
-        self._gone_markers: list[bytes] = []
-        """Of the sweep under way: directories go last and deepest first, once nothing is left in them."""
+        """Of sweeps; not of refreshes."""
+        self._turn = trio.Lock()
+        """Held for one batch of a sweep, or for a whole refresh. After `_one_at_a_time`, by who wants both."""
         self._is_due = association.import_state == "DONE"
         self.last = SweepResult()
         self.error = ""
@@ -122,16 +128,34 @@ class Sweeper:
         """
         await self._importer.wait_imported()
         async with self._one_at_a_time:
-            started, result = time.monotonic(), result or SweepResult()
-            try:
-                with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
-                    await self._list(directory, sweep, result)
-            except errors.S3LustreError as exc:
-                self.error = str(exc)
-                raise
-            self.error = ""
-            result.seconds, result.at = time.monotonic() - started, time.time()
-            self.last = result
+            with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
+                async with self._turn:
+                    pass  # a refresh under way, which does not know of this sweep
+                return await self._bring_into_line(directory, sweep, result or SweepResult(), self._turn)
+
+    async def refresh_below(self, directory: bytes) -> SweepResult:
+        """As `sweep`, whatever the policy says; only of everything one waits for other sweeps. Raises: as `sweep`."""
+        if not directory:
+            return await self.sweep(b"")
+        await self._importer.wait_imported()
+        async with self._turn:
+            is_amid = self._one_at_a_time.locked()
+            with self._engine.sweep(frozenset(EVENTS), is_told=is_amid) as sweep:
+                return await self._bring_into_line(directory, sweep, SweepResult(), nullcontext())
+
+    async def _bring_into_line(
+        self, directory: bytes, sweep: Sweep, result: SweepResult, turn: AbstractAsyncContextManager[None]
+    ) -> SweepResult:
+        """`turn` is held for each batch."""
+        started = time.monotonic()
+        try:
+            await self._list(directory, sweep, result, turn)
+        except errors.S3LustreError as exc:
+            self.error = str(exc)
+            raise
+        self.error = ""
+        result.seconds, result.at = time.monotonic() - started, time.time()
+        self.last = result
         log.info(
             "sweep complete association=%d below=%r objects=%d new=%d changed=%d deleted=%d refused=%d seconds=%.1f",
             self._assoc, directory, result.objects, result.new, result.changed, result.deleted, result.refused, result.seconds,
@@ -164,7 +188,9 @@ class Sweeper:
                 batch = batch_of(self._observer.association(), {key: head.version})
                 await self._observer.apply(batch, b"", sweep, result)
 
-    async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
+    async def _list(
+        self, directory: bytes, sweep: Sweep, result: SweepResult, turn: AbstractAsyncContextManager[None]
+    ) -> None:  # fmt: skip
         association = self._observer.association()
         below = directory + b"/" if directory else b""
         target = replace(self._target, prefix=self._target.prefix + below)
@@ -173,34 +199,38 @@ class Sweeper:
         request = ListingRequest(
             target, await self._credentials.snapshot(), preparer="s3lustrefs.meta.listing:preparer", preparer_options=options
         )
-        self._gone_markers.clear()
+        gone_markers: list[bytes] = []  # they go last and deepest first, once nothing is left in them
         try:
             async with open_listing(request) as process, trio.open_nursery() as nursery:
                 nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
                     if batch.kind is BatchKind.BULK:
-                        listed = await self._observer.apply(batch, directory, sweep, result)
-                        if batch.span is not None:
-                            await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
+                        async with turn:
+                            listed = await self._observer.apply(batch, directory, sweep, result)
+                            if batch.span is not None:
+                                gone_markers += await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
-        for key in sorted(self._gone_markers, reverse=True):
+        for key in sorted(gone_markers, reverse=True):
             await self._observer.remove(key, sweep, result)
 
     async def _compare(
         self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
-    ) -> None:
-        """What the table knows of a span, beyond what is there; all keys listed begin with `below`."""
+    ) -> list[bytes]:
+        """What the table knows of a span, beyond what is there; all keys listed begin with `below`. Markers that are gone."""
+        gone_markers: list[bytes] = []
         if "DELETED" in sweep.events:
-            await self._look_for_vanished(below, span, listed, sweep, result)
+            gone_markers = await self._look_for_vanished(below, span, listed, sweep, result)
         await self._engine.forget_skipped(
             self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
         )
+        return gone_markers
 
     async def _look_for_vanished(
         self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
-    ) -> None:
+    ) -> list[bytes]:
+        gone_markers: list[bytes] = []
         suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
         limit = trio.Semaphore(_HEADS_AT_ONCE)
 
@@ -209,7 +239,7 @@ class Sweeper:
                 if await self._observer.find(key) is not None:
                     return
                 if key.endswith(b"/"):
-                    self._gone_markers.append(key)
+                    gone_markers.append(key)
                 else:
                     await self._observer.remove(key, sweep, result)
             except errors.RepositoryError as exc:
@@ -233,3 +263,4 @@ class Sweeper:
                     nursery.start_soon(check_or_leave, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
+        return gone_markers

@@ -1038,18 +1038,18 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     assert scene.engine.association(AssocId(3)) is None
 
 
-async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
+async def test_the_version_and_class_that_a_head_named_are_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
     await scene.import_(b"f")
     inode = await scene.engine.resolve(b"/a/f")
-    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1")
+    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1", "GLACIER")
     await scene.import_(b"f")
     source = await scene.engine.source_of(inode)
     assert source is not None
-    assert source.version_id == "version 1"
+    assert (source.version_id, source.storage_class) == ("version 1", "GLACIER")
     await scene.import_(b"f", etag=b"e1")
     source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
     assert source is not None
-    assert (source.etag, source.version_id) == ("e1", "")
+    assert (source.etag, source.version_id, source.storage_class) == ("e1", "", "STANDARD")
 
 
 # --- what the FSx API alone knows -------------------------------------------------------------------------------------------

@@ -348,3 +348,34 @@ def test_a_bucket_that_refuses_every_look_fails_the_sweep(make_site: Callable[..
         assert done.returncode == 1 and "HeadObject" in done.stderr and (place.root / "gone").exists()
         proxy.clear_faults()
     assert refresh(place)["deleted"] == 1
+
+
+def test_a_refresh_of_a_subtree_goes_ahead_of_a_sweep(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, import_interval="1h", posix_metadata="off")
+    keys = [f"p/f{number:04d}" for number in range(1001)]  # more than a page
+    for key in (*keys, "p/z/changed", "p/z/gone", "p/z/kept", "p/z/m/"):
+        place.put(key, b"old")
+    place.mount()
+    place.unmount()
+    place.put("p/z/gone", b"changed first")
+    place.put("p/z/fresh", b"first")
+    for path in ("continuation-token", "start-after"):
+        proxy.add("hold-reply", method="GET", path=path, times=1000)
+    place.mount()  # the sweep gets an answer about `z` that is out of date when it arrives
+    proxy.wait_held()
+    place.put("p/z/changed", b"new content")
+    place.put("p/z/fresh", b"changed since")
+    place.put("p/z/new", b"new")
+    place.put("p/z/n/m/", b"")
+    for key in ("p/z/gone", "p/z/m/"):
+        place.s3.delete_object(Bucket=place.bucket, Key=key)
+    found = json.loads(place.cli("refresh", place.root / "z", "--json").stdout)
+    assert (found["changed"], found["deleted"]) == (1, 2) and not place.status()["associations"][0]["sweep"]["error"]
+    after = {"changed": b"new content", "fresh": b"changed since", "kept": b"old", "new": b"new", "n/": b"", "n/m/": b""}
+    assert tree(place.root / "z") == after
+    proxy.clear_faults()
+    while place.status()["associations"][0]["sweep"]["objects"] < 1000:
+        time.sleep(0.1)
+    sizes = [os.stat(place.root / "z" / name).st_size for name in ("changed", "fresh")]  # a read would find out by itself
+    assert sizes == [11, 13] and tree(place.root / "z") == after, "the older answer undid what the refresh had found"
+    assert refresh(place) == {"new": 0, "changed": 0, "deleted": 0}

@@ -8,9 +8,11 @@ tags) is read with a HEAD before and written again.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -38,7 +40,7 @@ from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead,
 log = logging.getLogger(__name__)
 
 _REQUESTS = 32
-"""Objects written at once."""
+"""Objects written at once, of each association: a bucket that does not answer must not keep those of another from being written."""
 SMALL_BYTES = 64 << 10
 """Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
@@ -73,7 +75,7 @@ class FileExport:
         self._tags = KeptTags(engine, repositories)
         self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes, self._tags)
-        self._requests = trio.Semaphore(_REQUESTS)
+        self._requests: defaultdict[AssocId, trio.Semaphore] = defaultdict(partial(trio.Semaphore, _REQUESTS))
         self.exported_bytes = 0
 
     @property
@@ -204,7 +206,7 @@ class FileExport:
     ) -> ObjectVersion:
         in_parts = inode.size > MULTIPART_BYTES
         await self._outcome.note(inode, target, in_parts=in_parts)
-        async with self._requests:
+        async with self._requests[target.association.assoc_id]:
             if in_parts:
                 written = await self._multipart.upload(store, inode, target.key, headers, condition)
             else:
@@ -278,7 +280,7 @@ class FileExport:
             return False
         await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
         try:
-            async with self._requests:
+            async with self._requests[target.association.assoc_id]:
                 # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
                 head, is_current = await head_of_source(self._repositories.of(source.assoc), source)
                 written = await self._copy_version(store, inode, target, source, head, is_current=is_current)

@@ -110,7 +110,7 @@ class Observer:
         return _keys(self.association(), groups, markers)
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
-        """The bucket has nothing under this key: `find` said so."""
+        """The bucket has nothing under this key: `find` said so. Gives way to others after each."""
         found = await self._engine.remove_vanished(self.association(), key, sweep)
         failpoint("sweep.removed")
         if isinstance(found, Removed):
@@ -118,6 +118,7 @@ class Observer:
             self._removals.follow(found.parent, [found])
         elif found is not None:
             log.warning("conflict kept kind=%s path=%s", found.kind, found.path)
+        await trio.lowlevel.checkpoint()
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

@@ -9,6 +9,7 @@ What changes here meanwhile is left alone (`observer`); the next sweep sees it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,6 +20,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer_options
+from s3lustrefs.meta.schema import CUT, object_key
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
@@ -33,7 +35,8 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_HEADS_AT_ONCE = 16
+_HEADS_AT_ONCE = 32
+"""As for events. A quarter of what a client keeps in flight, so that readers find room."""
 _LOOK_SECONDS = 10.0
 
 
@@ -67,7 +70,7 @@ class Sweeper:
         self._refresh = refresh
         self._one_at_a_time = trio.Lock()
         self._gone_markers: list[bytes] = []
-        """Of the sweep under way: directories go last and deepest first, once nothing is left in them."""
+        """Of the sweep under way: directories of which more may come, in spans that are not there yet; they go last."""
         self._is_due = association.import_state == "DONE"
         self.last = SweepResult()
         self.error = ""
@@ -178,6 +181,7 @@ class Sweeper:
             raise group.exceptions[0] from None
         for key in sorted(self._gone_markers, reverse=True):
             await self._observer.remove(key, sweep, result)
+        self._gone_markers.clear()
 
     async def _compare(
         self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
@@ -185,22 +189,45 @@ class Sweeper:
         """What the table knows of a span, beyond what is there; all keys listed begin with `below`."""
         if "DELETED" in sweep.events:
             await self._look_for_vanished(below, span, listed, sweep, result)
-        await self._engine.forget_skipped(
-            self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
-        )
+        keys = functools.cache(lambda: {*listed, *(below + key for key, _ in batch.skipped)})
+        after: bytes | None = b""
+        while after is not None:
+            after = await self._engine.forget_skipped(self._observer.association(), below, span, keys, after)
+            await trio.lowlevel.checkpoint()
 
     async def _look_for_vanished(
         self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
     ) -> None:
-        suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
+        """Page by page of the table, since an emptied bucket is one span. Directories go deepest first, each once all that is below
+        it has been looked at: that is what the table has next."""
+        keys = frozenset(object_key(self._assoc, key) for key in listed)
+        gone: list[bytes] = []
+        after: bytes | None = b""
+        while after is not None:
+            association = self._observer.association()
+            suspects, after = await self._engine.vanished_suspects(association, below, span, keys, sweep, after)
+            if suspects:
+                gone += await self._remove_vanished(suspects, sweep, result)
+                await self._engine.wait_room()
+            reached = span[1] if after is None else after
+            waiting = [key for key in gone if len(key) > CUT or (reached is not None and reached.startswith(key))]
+            for key in sorted(set(gone).difference(waiting), reverse=True):
+                await self._observer.remove(key, sweep, result)
+            gone = waiting
+            await trio.lowlevel.checkpoint()
+        self._gone_markers += gone
+
+    async def _remove_vanished(self, suspects: Iterable[bytes], sweep: Sweep, result: SweepResult) -> list[bytes]:
+        """Remove the names of those objects that are not there; the directories among them, which stay for now."""
         limit = trio.Semaphore(_HEADS_AT_ONCE)
+        markers: list[bytes] = []
 
         async def check(key: bytes) -> None:
             try:
                 if await self._observer.find(key) is not None:
                     return
                 if key.endswith(b"/"):
-                    self._gone_markers.append(key)
+                    markers.append(key)
                 else:
                     await self._observer.remove(key, sweep, result)
             finally:
@@ -213,3 +240,4 @@ class Sweeper:
                     nursery.start_soon(check, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
+        return markers

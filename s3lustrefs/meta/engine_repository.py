@@ -110,9 +110,12 @@ class RepositoryEngine(Protocol):
         but what events tell, which may be newer than a listing under way. Unknown objects older than `new_since_ns` are not new."""
 
     async def vanished_suspects(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
-    ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep,
+        after: bytes = b"",
+    ) -> tuple[list[bytes], bytes | None]:  # fmt: skip
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there (by
+        table key), out of some hundred records; and what to go on `after`, None at the end: all up to there have been looked at,
+        and the first 440 bytes of it are those of an object key."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None or a conflict: no name went; the
@@ -169,9 +172,11 @@ class RepositoryEngine(Protocol):
         """Why the object with this key does not show; empty when it does, or is not known."""
 
     async def forget_skipped(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
-    ) -> None:
-        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]],
+        after: bytes = b"",
+    ) -> bytes | None:  # fmt: skip
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed (whole
+        keys), out of some hundred; what to go on `after`, None at the end."""
 
     async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
         """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""

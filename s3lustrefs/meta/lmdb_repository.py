@@ -174,10 +174,10 @@ class RepositoryVerbs(EngineCore):
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
     async def vanished_suspects(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
-    ) -> list[bytes]:
-        keys = {schema.object_key(association.assoc_id, key) for key in listed}
-        return vanished.suspects(self._txn(), association, below, span, keys, sweep)
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep,
+        after: bytes = b"",
+    ) -> tuple[list[bytes], bytes | None]:  # fmt: skip
+        return vanished.suspects(self._txn(), association, below, span, listed, sweep, after)
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
         with self._store.begin() as txn:
@@ -265,9 +265,10 @@ class RepositoryVerbs(EngineCore):
         below: bytes,
         span: tuple[bytes, bytes | None],
         listed: Callable[[], Container[bytes]],
-    ) -> None:
+        after: bytes = b"",
+    ) -> bytes | None:
         with self._store.begin() as txn:
-            vanished.forget_skipped(txn, association, below, span, listed)
+            return vanished.forget_skipped(txn, association, below, span, listed, after)
 
     async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
         is_file = inode.parent and not inode.is_dir

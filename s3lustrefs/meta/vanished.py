@@ -7,7 +7,7 @@ exported, the file is no longer taken for archived, so that its bytes stay, or i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from s3lustrefs.meta import conflict_log, hard_links, journal, records, schema
@@ -22,7 +22,8 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_INO, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
-_SCAN = 500
+_PAGE = 500
+"""Records looked at in one go: 3 ms if the bucket has none of them any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,49 +38,55 @@ class Removed:
 
 
 def suspects(
-    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep
-) -> list[bytes]:
-    """Keys in the span that the table knows and the listing does not; `listed` are table keys."""
+    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep,
+    after: bytes = b"",
+) -> tuple[list[bytes], bytes | None]:  # fmt: skip
+    """Keys in the span that the table knows and the listing does not, out of one page of the table; `listed` are table keys.
+
+    Also how far that page went, by the key in the table: the next one begins `after` it; None: it was the last.
+    """
     found = []
-    for table_key, raw in _rows_in(txn, Table.OBJECTS, association, below, span):
+    rows, after_this = _page(txn, Table.OBJECTS, association, below, span, after)
+    for table_key, raw in rows:
         if table_key not in listed and table_key not in sweep.touched:
             known = schema.decode_object(table_key, raw)
             if _is_in(span, below, known.key) and not _has_outlived(txn, association, known):
                 found.append(known.key)
-    return found
+    return found, after_this
 
 
 def forget_skipped(
-    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
-) -> None:
-    """Drop the notes about keys in the span that show by now, or that the listing (`listed`: whole keys) no longer has."""
-    keys: Container[bytes] | None = None
-    for table_key, value in list(_rows_in(txn, Table.SKIPPED, association, below, span)):
+    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]],
+    after: bytes = b"",
+) -> bytes | None:  # fmt: skip
+    """Drop the notes about keys in the span that show by now, or that the listing (`listed`: whole keys) no longer has, out of
+    one page; how far that went, as `suspects` says."""
+    rows, after_this = _page(txn, Table.SKIPPED, association, below, span, after)
+    keys: Container[bytes] = listed() if rows else ()
+    for table_key, value in rows:
         key = association.key_of(value.partition(b"\0")[2])
-        keys = listed() if keys is None else keys
         shows = not key.endswith(b"/") and txn.get(Table.OBJECTS, table_key) is not None
         if _is_in(span, below, key) and (shows or key not in keys):
             txn.delete(Table.SKIPPED, table_key)
+    return after_this
 
 
-def _rows_in(
-    txn: Txn, table: Table, association: Association, below: bytes, span: tuple[bytes, bytes | None]
-) -> Iterator[tuple[bytes, bytes]]:
-    """Records of keys in `(span[0], span[1]]` that begin with `below`, and perhaps some more.
+def _page(
+    txn: Txn, table: Table, association: Association, below: bytes, span: tuple[bytes, bytes | None], after: bytes
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """Records of keys in `(span[0], span[1]]` that begin with `below`, and perhaps some more; where the next page begins.
 
     Cut table keys (over 500 bytes) sort by their first bytes only, so that `_is_in` has to look at the whole key.
     """
     assoc = schema.pack_u16(association.assoc_id)
-    start = assoc + span[0][: schema.CUT]
-    end = None if span[1] is None else assoc + span[1][: schema.CUT] + b"\xff"
-    while rows := txn.scan(table, assoc + below[: schema.CUT], after=start, limit=_SCAN):
-        start = rows[-1][0]
-        for row in rows:
-            if end is not None and row[0] > end:
-                return
-            yield row
-        if len(rows) < _SCAN:
-            return
+    start = assoc + (after or span[0][: schema.CUT])
+    rows = txn.scan(table, assoc + below[: schema.CUT], after=start, limit=_PAGE)
+    reached = rows[-1][0][2:] if len(rows) == _PAGE else None
+    if span[1] is not None and rows:
+        end = assoc + span[1][: schema.CUT] + b"\xff"
+        if rows[-1][0] > end:
+            return [row for row in rows if row[0] <= end], None
+    return rows, reached
 
 
 def _is_in(span: tuple[bytes, bytes | None], below: bytes, key: bytes) -> bool:
@@ -101,6 +108,15 @@ def remove(
     if table_key in sweep.touched:
         sweep.overtaken.add(table_key)
         return None  # written by us since it was looked for
+    found = _remove(txn, locations, association, key, now_ns, in_use)
+    sweep.touched.discard(table_key)  # by this, and nobody asks again: a million of them are not worth remembering
+    return found
+
+
+def _remove(
+    txn: Txn, locations: LocationMap, association: Association, key: bytes, now_ns: int, in_use: Callable[[Ino], bool]
+) -> Removed | Conflict | None:
+    table_key = schema.object_key(association.assoc_id, key)
     if txn.get(Table.SKIPPED, table_key) is not None:
         txn.delete(Table.SKIPPED, table_key)
     known = records.find_object(txn, association.assoc_id, key)

@@ -14,6 +14,7 @@ older.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +26,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer_options
+from s3lustrefs.meta.schema import CUT, object_key
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
@@ -41,7 +43,8 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_HEADS_AT_ONCE = 16
+_HEADS_AT_ONCE = 32
+"""As for events. A quarter of what a client keeps in flight, so that readers find room."""
 _LOOK_SECONDS = 10.0
 
 
@@ -222,24 +225,46 @@ class Sweeper:
         gone_markers: list[bytes] = []
         if "DELETED" in sweep.events:
             gone_markers = await self._look_for_vanished(below, span, listed, sweep, result)
-        await self._engine.forget_skipped(
-            self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
-        )
+        keys = functools.cache(lambda: {*listed, *(below + key for key, _ in batch.skipped)})
+        after: bytes | None = b""
+        while after is not None:
+            after = await self._engine.forget_skipped(self._observer.association(), below, span, keys, after)
+            await trio.lowlevel.checkpoint()
         return gone_markers
 
     async def _look_for_vanished(
         self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
     ) -> list[bytes]:
-        gone_markers: list[bytes] = []
-        suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
+        """Page by page of the table, since an emptied bucket is one span. Directories go deepest first, each once all that is below
+        it has been looked at: that is what the table has next. Those of which more may come in other spans are returned."""
+        keys = frozenset(object_key(self._assoc, key) for key in listed)
+        gone: list[bytes] = []
+        after: bytes | None = b""
+        while after is not None:
+            association = self._observer.association()
+            suspects, after = await self._engine.vanished_suspects(association, below, span, keys, sweep, after)
+            if suspects:
+                gone += await self._remove_vanished(suspects, sweep, result)
+                await self._engine.wait_room()
+            reached = span[1] if after is None else after
+            waiting = [key for key in gone if len(key) > CUT or (reached is not None and reached.startswith(key))]
+            for key in sorted(set(gone).difference(waiting), reverse=True):
+                await self._observer.remove(key, sweep, result)
+            gone = waiting
+            await trio.lowlevel.checkpoint()
+        return gone
+
+    async def _remove_vanished(self, suspects: Iterable[bytes], sweep: Sweep, result: SweepResult) -> list[bytes]:
+        """Remove the names of those objects that are not there; the directories among them, which stay for now."""
         limit = trio.Semaphore(_HEADS_AT_ONCE)
+        markers: list[bytes] = []
 
         async def check(key: bytes) -> None:
             try:
                 if await self._observer.find(key) is not None:
                     return
                 if key.endswith(b"/"):
-                    gone_markers.append(key)
+                    markers.append(key)
                 else:
                     await self._observer.remove(key, sweep, result)
             except errors.RepositoryError as exc:
@@ -263,4 +288,4 @@ class Sweeper:
                     nursery.start_soon(check_or_leave, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
-        return gone_markers
+        return markers

@@ -278,7 +278,7 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return False
-        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
+        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES, copy_of=source.etag)
         try:
             async with self._requests[target.association.assoc_id]:
                 # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
@@ -305,7 +305,7 @@ class FileExport:
         in_parts = version.size > COPY_BYTES
         tags = await self._tags.to_copy(target, source, version, head, in_parts=in_parts)
         if tags:
-            await self._outcome.note(inode, target, in_parts=in_parts, tags=tags)
+            await self._outcome.note(inode, target, in_parts=in_parts, tags=tags, copy_of=source.etag)
         failpoint("copy.before")
         written = await self._copy_object(store, target, source, version, head, headers, tags)
         failpoint("copy.answered")
@@ -338,9 +338,11 @@ class FileExport:
         onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
         if there is not None and there.version.etag != expected:
             is_equal = there.version.size == inode.size and there.version.etag == source.etag
-            if is_equal and carries(there, headers_of(inode, target.key, there)):
+            place = (target.association.assoc_id, target.key)
+            is_copy = is_equal and carries(there, headers_of(inode, target.key, there))
+            if is_copy or await self._sent.copied(*place, there, source.etag):
                 await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
-            elif is_equal or await self._sent.wrote(target.association.assoc_id, target.key, there):
+            elif is_equal or await self._sent.wrote(*place, there):
                 # The same bytes with other attributes, of a file that had the name before: the next attempt replaces them.
                 await self._outcome.observe(target, there)
             else:

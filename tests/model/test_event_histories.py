@@ -349,3 +349,46 @@ def test_a_tree_that_is_deleted_goes_whole_whatever_the_order(chunks: ChunkStore
             assert await mounted.engine.readdir(Ino(mounted.observer.association().root_ino), b"", 10) == []
 
     trio.run(run)
+
+
+def test_directories_that_wait_to_become_empty_cost_nothing_meanwhile(chunks: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = 0
+    resolve = LmdbEngine.resolve
+
+    async def counted(engine: LmdbEngine, path: bytes) -> Any:
+        nonlocal resolved
+        resolved += 1
+        return await resolve(engine, path)
+
+    async def run() -> None:
+        nonlocal resolved
+        bucket = Bucket()
+        async with mount(chunks, bucket) as mounted:
+            bucket.now_ns += 10 * SECOND
+            for number in range(300):
+                for name in (b"", b"file"):
+                    bucket.put(PREFIX + b"t/%d/%s" % (number, name), 1)
+            bucket.put(PREFIX + b"t/", 1)
+            await mounted.hear(bucket.events)
+            at = len(bucket.events)
+            for key in sorted(bucket.objects, key=lambda key: (not key.endswith(b"/"), key)):  # markers first
+                bucket.delete(key)
+            monkeypatch.setattr(LmdbEngine, "resolve", counted)
+            removed = bucket.events[at:]
+            for first in range(0, len(removed), 10):
+                await mounted.hear(removed[first : first + 10])
+            assert await mounted.engine.readdir(Ino(mounted.observer.association().root_ino), b"", 10) == []
+            assert resolved <= 301 + 600, "once when its marker goes, and once for each name that goes from it"
+            resolved, told = 0, len(bucket.events)
+            for name in (b"w/", b"w/new", b"v/"):
+                bucket.put(PREFIX + name, 1)
+            await mounted.hear(bucket.events[told:])
+            for name in (b"w/", b"v/"):
+                bucket.delete(PREFIX + name)
+            await mounted.hear(bucket.events[told + 3 :])
+            assert resolved == 2 and set(await mounted.tree()) == {b"w/", b"w/new"}
+            await trio.sleep(31)
+            await mounted.told.settle_directories()  # it stays, as a directory without an object of its own
+            assert await mounted.tree() == await fresh(chunks, bucket)
+
+    trio.run(run, clock=MockClock(autojump_threshold=0.01))

@@ -344,7 +344,7 @@ class Hydrator:
         self._fetches += 1
         self._fetched_bytes += max(0, end - start)
 
-    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
+    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int, tried: tuple[ObjectRecord, ...] = ()) -> None:
         """Raises: StaleInode and ObjectNotFound only once the bucket has said so twice; other RepositoryError."""
         try:
             await self._get_pieces(inode, source, start, end)
@@ -355,8 +355,8 @@ class Hydrator:
             # Known in a later version, perhaps, than the one wanted here: somebody else noticed the change first.
             if current.content_version == inode.content_version:
                 other = await self._engine.source_of(current)
-                if other is not None and (other.assoc, other.key) != (source.assoc, source.key):
-                    return await self._get(inode, other, start, end)  # that of another name has the same bytes
+                if other is not None and other not in (source, *tried):  # that of another name has the same bytes
+                    return await self._get(inode, other, start, end, (source, *tried))
                 if is_known:
                     raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             if isinstance(exc, errors.ObjectNotFound):

@@ -148,6 +148,19 @@ def test_a_read_that_misses_the_object_takes_the_other_one(place: Callable[[str]
     assert "lost" not in here.site.hsm(f"{here.path}/a")
 
 
+def test_a_read_ends_when_the_objects_of_all_names_are_gone(place: Callable[[str], Place]) -> None:
+    here = place("deaf")
+    linked(here, whole=False)
+    here.site.expected_log.append("errno=EIO")
+    for name in ("a", "b"):
+        here.delete(name)
+    started = time.monotonic()
+    for name in ("a", "b"):
+        with pytest.raises(OSError, match="Input/output error"):
+            (here.root / name).read_bytes()
+    assert time.monotonic() - started < WAIT_SECONDS
+
+
 def test_a_change_survives_the_deletion_of_one_object(place: Callable[[str], Place]) -> None:
     here = place("keep-both")
     linked(here, whole=False)

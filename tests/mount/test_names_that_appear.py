@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from s3lustrefs.cli.control_client import ControlClient
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import WAIT_SECONDS, Site, two_associations
+from tests.mount.site import WAIT_SECONDS, Site, ended, two_associations
 from tests.posix.calls import as_user
 
 QUEUED_SECONDS = 0.5
@@ -75,6 +78,31 @@ def test_creating_a_name_that_appeared_meanwhile(make_site: Callable[..., Site],
         **{f"p/{name}": body for name, (body, _) in appearing.items()},
         "p/slow": b"x", "p/target": b"target", "p/emptied": b"ours",
     }  # fmt: skip
+
+
+def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: BackgroundProxy) -> None:
+    """The order waits for a look-up, which waits for the daemon: one of them has to be let go."""
+    here.put("p/slow", b"x")
+    proxy.add("hold", method="HEAD", path="/p/slow", times=10**6)
+    here.mount()
+    connection = Path(f"/sys/fs/fuse/connections/{os.minor(here.root.stat().st_dev)}/abort")
+    assert not (here.root / "late").exists()
+    with subprocess.Popen(["stat", here.root / "slow"], stderr=subprocess.DEVNULL) as looking:
+        try:
+            time.sleep(QUEUED_SECONDS)
+            here.put("p/late", b"x")
+            ControlClient(str(here.state_dir / "control.sock")).call("Refresh", path="/")
+            assert looking.poll() is None
+            pid = here.note_daemon()
+            with ended(pid):
+                os.kill(pid, signal.SIGTERM)
+            assert looking.wait(WAIT_SECONDS) == 1
+        finally:  # nothing else would ever end them
+            with contextlib.suppress(OSError):
+                connection.write_text("1")
+    proxy.clear_faults()
+    here.mount()
+    assert (here.root / "late").exists()
 
 
 def test_change_shows_while_the_kernel_cannot_be_told_of_others(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:

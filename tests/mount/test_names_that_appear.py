@@ -80,8 +80,12 @@ def test_creating_a_name_that_appeared_meanwhile(make_site: Callable[..., Site],
     }  # fmt: skip
 
 
-def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: BackgroundProxy) -> None:
-    """The order waits for a look-up, which waits for the daemon: one of them has to be let go."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: BackgroundProxy, number: signal.Signals) -> None:
+    """The order waits for a look-up, which waits for the daemon: one of them has to be let go.
+
+    One that was killed cannot do it itself: see the README, "When something is wrong".
+    """
     here.put("p/slow", b"x")
     proxy.add("hold", method="HEAD", path="/p/slow", times=10**6)
     here.mount()
@@ -95,7 +99,9 @@ def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: Backgrou
             assert looking.poll() is None
             pid = here.note_daemon()
             with ended(pid):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, number)
+                if number == signal.SIGKILL:
+                    subprocess.run(["umount", "-f", here.root], capture_output=True, check=False)
             assert looking.wait(WAIT_SECONDS) == 1
         finally:  # nothing else would ever end them
             with contextlib.suppress(OSError):

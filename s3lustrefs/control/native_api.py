@@ -233,6 +233,8 @@ class NativeApi:
                 await idle.wait()
             if not patience.cancelled_caught:
                 answer = await self._remaining(paths)
+        if not answer["remaining"]:
+            await self._p.wait_told()  # a conflict may have given a name to another file
         return answer
 
     async def _remaining(self, paths: list[bytes]) -> dict[str, Any]:

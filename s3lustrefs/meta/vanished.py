@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
-from s3lustrefs.meta import journal, records, schema
+from s3lustrefs.meta import apart, journal, records, schema
 from s3lustrefs.meta.listing import Sweep
 from s3lustrefs.meta.location import LocationMap, walk
 from s3lustrefs.meta.namespace import drop_link, touch_dir
@@ -41,7 +41,7 @@ def suspects(
     for table_key, raw in _rows_in(txn, Table.OBJECTS, association, below, span):
         if table_key not in listed and table_key not in sweep.touched:
             key = schema.decode_object(table_key, raw).key
-            if _is_in(span, below, key):
+            if _is_in(span, below, key) and association.is_imported(key):
                 found.append(key)
     return found
 
@@ -102,7 +102,10 @@ def remove(
     known = records.find_object(txn, association.assoc_id, key)
     if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
         records.delete_object(txn, known.assoc, key)
-    relative = key[len(association.prefix.encode()) :]
+    if known is not None and apart.is_left(txn, association, known):
+        records.delete_object(txn, known.assoc, key)
+        return None
+    relative = association.relative_of(key)
     ino = walk(txn, Ino(association.root_ino), relative)
     inode = records.find_inode(txn, ino) if ino is not None else None
     if known is None or inode is None or known.ino != inode.ino:

@@ -15,6 +15,7 @@ class ConflictKind(StrEnum):
     DELETED_THERE = "deleted-in-bucket"
     DELETED_HERE = "deleted-here"
     NOT_EXPORTED = "not-exported"
+    EXPORTED_APART = "exported-apart"
     DIRECTORY_THERE = "directory-in-bucket"
 
 
@@ -26,6 +27,8 @@ _TEXTS = {
     ConflictKind.DELETED_THERE: "changed here and deleted in the bucket: the local version was exported again",
     ConflictKind.DELETED_HERE: "deleted or renamed here and changed in the bucket: the bucket's version is here again",
     ConflictKind.NOT_EXPORTED: _BOTH + ", and the export policy keeps the local change here: the bucket's version is not shown",
+    ConflictKind.EXPORTED_APART: _BOTH
+    + ": the local version stays, it is exported to a prefix of its own; the bucket's version is not shown",
     ConflictKind.DIRECTORY_THERE: "a file here and now a directory in the bucket: the object of the file is not shown any more",
 }
 

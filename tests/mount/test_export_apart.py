@@ -16,6 +16,7 @@ from tests.mount.background_proxy import BackgroundProxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import WAIT_SECONDS, Site
 from tests.mount.test_auto_import import tree
+from tests.mount.test_events import events, wait, wait_state
 from tests.servers import S3Server
 
 BIG = os.urandom((2 << 20) + 3)
@@ -220,6 +221,50 @@ def test_status_and_why_tell_both_objects(make: Make) -> None:
     assert "imported from" not in place.cli("why", place.root / "edited").stdout
 
 
+def test_every_request_that_writes_is_below_the_prefix_to_export_to(make: Make, proxy: BackgroundProxy) -> None:
+    """Those that find out what the bucket can do, too."""
+    place = make(proxy=proxy)
+    place.cli("check", place.source, "-o", f"endpoint_url={proxy.endpoint_url},addressing_style=path")
+    place.mount()
+    (place.root / "edited").write_bytes(b"edited")
+    (place.root / "d").rename(place.root / "e")
+    place.drain()
+    (place.root / "e" / "x").unlink()
+    (place.root / "kept").unlink()
+    place.drain()
+    written = [each for method in ("PUT", "POST", "DELETE") for each in proxy.requests(method)]
+    assert len(written) > 20 and [each for each in written if f"/{place.bucket}/out/" not in each] == []
+
+
+@pytest.mark.parametrize("policy", ["new+changed+deleted", "none"])
+def test_rename_to_another_association_leaves_what_was_imported(make_site: Make, policy: str) -> None:
+    place = make_site("in/", import_interval="0", auto_export=policy)
+    place.put("in/cold", b"cold")
+    place.put("in/d/x", b"x")
+    place.put("in/edited", b"as imported")
+    path = place.scratch / "two.toml"
+    path.write_text(
+        f'[[dra]]\nfile_system_path = "/one"\ndata_repository_path = "s3://{place.bucket}/in/"\n'
+        f'export_repository_path = "s3://{place.bucket}/out/"\n'
+        f'[[dra]]\nfile_system_path = "/two"\ndata_repository_path = "s3://{place.bucket}/two/"\n'
+    )
+    place.source = str(path)
+    place.mount()
+    one, two = place.root / "one", place.root / "two"
+    (one / "edited").write_bytes(b"edited")
+    place.drain()
+    for name in ("cold", "d", "edited"):
+        (one / name).rename(two / name)
+    place.drain()
+    expected = {"in/cold": b"cold", "in/d/x": b"x", "in/edited": b"as imported"}
+    if policy != "none":
+        expected |= {"two/cold": b"cold", "two/d/": b"", "two/d/x": b"x", "two/edited": b"edited"}
+    assert place.objects() == expected
+    place.cli("refresh", one)
+    assert list(one.iterdir()) == [] and tree(two) == {"cold": b"cold", "d/": b"", "d/x": b"x", "edited": b"edited"}
+    fsck(place)
+
+
 def test_failed_export_is_told_by_drain_under_its_path(make: Make, proxy: BackgroundProxy) -> None:
     place = make(proxy=proxy).mount()
     place.expected_log.append("export failed .*out/edited")
@@ -350,6 +395,23 @@ def test_imports_go_on_for_what_was_not_changed_here(make: Make, forms: tuple[st
     place.s3.delete_object(Bucket=place.bucket, Key=below + "d/x")
     assert refresh(place) == (0, 0, 0) and (root / "mode").read_bytes() == BIG and (root / "d" / "x").read_bytes() == b"x edited"
     fsck(place)
+
+
+def test_events_are_heard_of_imported_objects_only(make: Make) -> None:
+    place = make("", "out/", event_queue_url="create")
+    place.expected_log.append("conflict kept kind=exported-apart path=/edited")
+    place.mount()
+    wait_state(place, "LISTENING")
+    (place.root / "edited").write_bytes(b"edited")
+    place.drain()
+    place.put("edited", b"by others")
+    place.s3.delete_object(Bucket=place.bucket, Key="moved")
+    place.put("fresh", b"fresh")
+    place.put("out/theirs", b"where others have no business")
+    wait(lambda: (place.root / "fresh").exists() and not (place.root / "moved").exists(), lambda: events(place))
+    wait(lambda: place.status()["conflicts"] == 1, lambda: events(place))
+    assert (place.root / "edited").read_bytes() == b"edited" and not (place.root / "out").exists()
+    assert refresh(place) == (0, 0, 0) and exported(place) == {"edited": b"edited", "theirs": b"where others have no business"}
 
 
 def test_change_that_is_not_exported_yet_survives_what_others_do_to_its_import(make: Make) -> None:

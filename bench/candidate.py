@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bench.workplace import Workplace, child, tail
 from s3lustrefs.cli.control_client import ControlClient
+from s3lustrefs.cli.draining import poll
 from s3lustrefs.cli.target import CONTROL_XATTR
 from tests.servers import REGION, S3Server
 
@@ -56,8 +57,11 @@ class Mounted:
             time.sleep(0.05)
 
     def drain(self) -> None:
-        """Wait until everything written is in the bucket."""
-        subprocess.run([S3LUSTREFS, "drain", "--mount", self.path], check=True, env=self.environment, stdout=subprocess.DEVNULL)
+        """Wait until everything written is in the bucket, as the command does, but without starting an interpreter for it."""
+        client = ControlClient(os.fsdecode(os.getxattr(self.path, CONTROL_XATTR)))
+        _, _, failed = poll(client, ["/"], timeout=None, progress=lambda *_: None)
+        if failed:
+            raise RuntimeError(f"exports failed: {failed[:3]}")
 
 
 class Candidate(Protocol):

@@ -9,7 +9,7 @@ Rooms, highest first. A room imports only rooms in rows below its own; rooms in 
     fs                                 POSIX meaning, free of FUSE types
     movers                             the copytool: hydrator, exporter, importer
     meta    data    repository         inode table; local bytes; S3                                 lmdb; -; boto3, awscrt, pycurl
-    config      log       mountinfo    what was asked for; the log; what is mounted where
+    config log mountinfo durable_files what was asked for; the log; what is mounted where; small files that survive a power cut
     model       errors                 nouns and pure functions; every exception
 
 What must flow upward (importer to kernel) is a record on a channel wired in `mount`, never an import.

@@ -71,6 +71,7 @@ from s3lustrefs.movers.preflights import look_at
 from s3lustrefs.movers.preloads import Preloads
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.releaser import Releaser
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.restore_jobs import RestoreJobs
 from s3lustrefs.movers.room import Room
@@ -209,26 +210,26 @@ class Daemon:
         engine, chunks, repositories, notify = self._engine, self._chunks, self._repositories, self._invalidator.notify
         self._room = Room(chunks)
         self._hydrator = Hydrator(engine, chunks, repositories, self._refresher.refresh, notify, self._room)
+        self._removals = Removals(chunks, self._hydrator, self._handles.note_nameless, notify)
         self._links = Links(
             Shared(
-                engine, repositories, self._headers, self._hydrator, chunks, self._refresher.refresh,
-                self._handles.note_nameless, notify, read_only=self._config.read_only,
+                engine, repositories, self._headers, self._removals, self._refresher.refresh, notify,
+                read_only=self._config.read_only,
             )
         )  # fmt: skip
         self._watch = AssociationWatch(
             engine, repositories, self._links, self._reach, lambda: self._exporter.urge(again=True)
         )  # fmt: skip
-        unlinker = Unlinker(engine, chunks, self._hydrator, self._handles.note_nameless, notify)
+        unlinker = Unlinker(engine, self._removals)
         self._requests = AssociationRequests(engine, self._links, unlinker, self._watch, self._probe)
 
     def _build(self) -> Losses:
         engine, chunks, repositories, room = self._engine, self._chunks, self._repositories, self._room
         config = self._config
-        disputes = Disputes(engine, chunks, repositories, self._refresher, self._invalidator.notify)
+        disputes = Disputes(engine, self._removals, repositories, self._refresher, self._invalidator.notify)
         self._lost_found = LostFound(
-            engine, chunks, self._hydrator, self._handles.note_nameless, self._invalidator.notify,
-            keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes,
-        )  # fmt: skip
+            engine, chunks, self._removals, keep_seconds=config.lost_found_seconds, most_bytes=config.lost_found_bytes
+        )
         files = FileExport(engine, chunks, self._hydrator, repositories, self._headers.known, disputes)
         deletes = DeleteExport(engine, self._hydrator, repositories, disputes)
         self._exporter = Exporter(engine, files, deletes, lambda: self._operations.requests.total())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from tests.servers import S3Server
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("suite", deadline=None)  # how busy the machine is decides nothing
     hypothesis.settings.load_profile("suite")
+    # A shell ignores it for what it starts in the background, and so would every program that tests start and then interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "rgw: needs Ceph's RADOS Gateway (12 s to start); deselect with -m 'not rgw'")
 
 

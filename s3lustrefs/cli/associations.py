@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 from s3lustrefs.cli import shorthand
-from s3lustrefs.cli.fsx import call, json_option, mount_option, print_table
+from s3lustrefs.cli.fsx import call, filter_of, json_option, mount_option, page_options, print_table, say_more, token_option
 from s3lustrefs.cli.target import find
 from s3lustrefs.errors import ControlFault, UsageError
 
 _POLL_SECONDS = 0.2
-_token_option = click.option("--client-request-token", metavar="TOKEN", help="Repeating it repeats nothing.")
 _wait_option = click.option("--wait", is_flag=True, help="Return once it is done; exit status 1 if it failed.")
 
 
@@ -41,7 +40,7 @@ def dra() -> None:
 @click.option("--imported-file-chunk-size", type=int, metavar="MIB", help="Of imported files; 1024 if left out.")
 @click.option("--s3", metavar="POLICIES", help="AutoImportPolicy={Events=[...]},AutoExportPolicy={Events=[...]}; left out is off.")
 @click.option("--tags", multiple=True, metavar="TAG", help="Key=KEY,Value=VALUE; may be repeated.")
-@_token_option
+@token_option
 @_wait_option
 @mount_option
 @json_option
@@ -88,7 +87,7 @@ def create_association(
     help="Remove the local tree too. Nothing in the bucket is removed either way.",
 )
 @click.option("--abandon-unexported", is_flag=True, help="Delete it although changes below it are not in the bucket yet.")
-@_token_option
+@token_option
 @_wait_option
 @mount_option
 @json_option
@@ -168,8 +167,7 @@ def list_associations(mount: str | None, as_json: bool) -> None:
 @click.option(
     "--filters", multiple=True, metavar="FILTER", help="Only what meets it: Name=data-repository-type,Values=S3; may be repeated."
 )
-@click.option("--max-results", type=int, metavar="N", help="At most N in one answer.")
-@click.option("--next-token", metavar="TOKEN", help="Go on after the answer that showed it.")
+@page_options
 @mount_option
 @json_option
 def describe_associations(
@@ -188,24 +186,17 @@ def describe_associations(
     answer = call(
         mount, "DescribeDataRepositoryAssociations",
         AssociationIds=list(association_ids) or None,
-        Filters=[_filter(text) for text in filters] or None,
+        Filters=[filter_of(text) for text in filters] or None,
         MaxResults=max_results, NextToken=next_token,
     )  # fmt: skip
     _show_associations(answer, as_json)
-
-
-def _filter(text: str) -> object:
-    parsed = shorthand.parse(text)
-    if isinstance(parsed, dict) and isinstance(parsed.get("Values"), str):
-        return {**parsed, "Values": [parsed["Values"]]}
-    return parsed
 
 
 @dra.command("update")
 @click.option("--association-id", required=True, metavar="ID")
 @click.option("--imported-file-chunk-size", type=int, metavar="MIB", help="Of files imported from now on.")
 @click.option("--s3", metavar="POLICIES", help="AutoImportPolicy={Events=[...]},AutoExportPolicy={Events=[...]}, or JSON.")
-@_token_option
+@token_option
 @mount_option
 @json_option
 def update_association(
@@ -246,8 +237,7 @@ def _show_associations(answer: dict[str, Any], as_json: bool) -> None:
     for each in answer["Associations"]:
         if "FailureDetails" in each:
             click.echo(f"{each['AssociationId']}: {each['FailureDetails']['Message']}", err=True)
-    if "NextToken" in answer:
-        click.echo(f"there are more: --next-token {answer['NextToken']}", err=True)
+    say_more(answer)
 
 
 def _row(association: dict[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import click
 
 from s3lustrefs.cli import shorthand
 from s3lustrefs.cli.control_client import ControlClient
-from s3lustrefs.cli.fsx import ANSWER_SECONDS, SERVICE_PREFIX, call, json_option, mount_option, print_table
+from s3lustrefs.cli.fsx import ANSWER_SECONDS, SERVICE_PREFIX, call, json_option, mount_option, print_table, token_option
 from s3lustrefs.cli.host import STATE_DIR
 from s3lustrefs.errors import DaemonUnreachable
 
@@ -115,7 +115,7 @@ def _row(about: dict[str, Any]) -> tuple[str, ...]:
 @click.option("--file-system-type-version", metavar="VERSION", help="2.10, 2.12 or 2.15.")
 @lustre_option
 @click.option("--tags", multiple=True, metavar="TAG", help="Key=KEY,Value=VALUE; may be repeated. Name names the file it gets.")
-@click.option("--client-request-token", metavar="TOKEN", help="Repeating it repeats nothing.")
+@token_option
 @host_option
 @json_option
 def create_file_system(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from s3lustrefs.cli import shorthand
-from s3lustrefs.cli.target import find
+from s3lustrefs.cli.target import Target, find
 
 SERVICE_PREFIX = "AWSSimbaAPIService_v20180301"
 
@@ -18,6 +18,7 @@ ANSWER_SECONDS = 120.0
 
 mount_option = click.option("--mount", "mount", metavar="MOUNTPOINT", help="Which mount, if there are several.")
 json_option = click.option("--json", "as_json", is_flag=True, help="The API's answer as JSON.")
+token_option = click.option("--client-request-token", metavar="TOKEN", help="Repeating it repeats nothing.")
 arn_option = click.option(
     "--resource-arn", required=True, metavar="ARN", help="As `dra describe --json` and `fs describe` show it."
 )
@@ -26,6 +27,11 @@ arn_option = click.option(
 def call(mount: str | None, operation: str, **request: object) -> dict[str, Any]:
     """The API's answer; parameters that are None are left out. Raises: DaemonUnreachable, ControlFault."""
     target, _ = find(mount)
+    return ask(target, operation, **request)
+
+
+def ask(target: Target, operation: str, **request: object) -> dict[str, Any]:
+    """The same of a mount that was found before."""
     given = {name: value for name, value in request.items() if value is not None}
     return target.client(prefix=SERVICE_PREFIX, timeout=ANSWER_SECONDS).call(operation, **given)
 
@@ -35,6 +41,18 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
     for row in [heads, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def page_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How much of a long answer is wanted, and from where on."""
+    start = click.option("--next-token", metavar="TOKEN", help="Go on after the answer that showed it.")
+    return click.option("--max-results", type=int, metavar="N", help="At most N in one answer.")(start(command))
+
+
+def say_more(answer: dict[str, Any]) -> None:
+    """How to see what this answer has no room for."""
+    if "NextToken" in answer:
+        click.echo(f"there are more: --next-token {answer['NextToken']}", err=True)
 
 
 def filter_of(text: str) -> object:

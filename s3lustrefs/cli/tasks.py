@@ -12,7 +12,18 @@ from typing import Any
 import click
 
 from s3lustrefs.cli import shorthand
-from s3lustrefs.cli.fsx import ANSWER_SECONDS, SERVICE_PREFIX, filter_of, json_option, mount_option, print_table
+from s3lustrefs.cli.fsx import (
+    ANSWER_SECONDS,
+    ask,
+    call,
+    filter_of,
+    json_option,
+    mount_option,
+    page_options,
+    print_table,
+    say_more,
+    token_option,
+)
 from s3lustrefs.cli.reports import printable
 from s3lustrefs.cli.target import Target, find
 from s3lustrefs.cli.task_waiting import UNASKED, follow, status_of
@@ -32,7 +43,7 @@ _paths_option = click.option(
 _CREATION = (
     click.option("--report", metavar="REPORT", help="Enabled=true,Path=s3://BUCKET/PREFIX: a CSV of what failed goes there."),
     click.option("--tags", multiple=True, metavar="TAG", help="Key=KEY,Value=VALUE; may be repeated."),
-    click.option("--client-request-token", metavar="TOKEN", help="Repeating it repeats nothing."),
+    token_option,
     click.option("--wait", is_flag=True, help="Return when the task has ended; the exit status tells how."),
     click.option("--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after S seconds; the task goes on."),
     mount_option,
@@ -151,7 +162,7 @@ def _create(kind: str, host_paths: Sequence[str], paths: list[str], given: dict[
         target, inside = find(given["mount"], host_paths)
         request: dict[str, Any] = {
             "Type": kind,
-            "FileSystemId": _call(target, "DescribeFileSystems")["FileSystems"][0]["FileSystemId"],
+            "FileSystemId": ask(target, "DescribeFileSystems")["FileSystems"][0]["FileSystemId"],
             "Paths": [*inside, *paths],
             "Report": _report(given["report"]),
             "Tags": [shorthand.parse(each) for each in given["tags"]],
@@ -177,15 +188,11 @@ def _submit(target: Target, request: dict[str, Any]) -> dict[str, Any]:
     if "OlderThanSeconds" in request:
         own: dict[str, Any] = target.client(timeout=ANSWER_SECONDS).call("CreateReleaseTask", **request)
         return dict(own["DataRepositoryTask"])
-    return dict(_call(target, "CreateDataRepositoryTask", **request)["DataRepositoryTask"])
-
-
-def _call(target: Target, operation: str, **request: object) -> dict[str, Any]:
-    return target.client(prefix=SERVICE_PREFIX, timeout=ANSWER_SECONDS).call(operation, **request)
+    return dict(ask(target, "CreateDataRepositoryTask", **request)["DataRepositoryTask"])
 
 
 def _look(target: Target, task_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = _call(target, "DescribeDataRepositoryTasks", TaskIds=[task_id])["DataRepositoryTasks"][0]
+    found: dict[str, Any] = ask(target, "DescribeDataRepositoryTasks", TaskIds=[task_id])["DataRepositoryTasks"][0]
     return found
 
 
@@ -203,13 +210,13 @@ def list_tasks(mount: str | None, as_json: bool) -> None:
     """
     target, _ = find(mount)
     found: list[dict[str, Any]] = []
-    more: dict[str, Any] = {}
+    token = None
     while True:
-        answer = _call(target, "DescribeDataRepositoryTasks", **more)
+        answer = ask(target, "DescribeDataRepositoryTasks", NextToken=token)
         found += answer["DataRepositoryTasks"]
-        if "NextToken" not in answer:
+        token = answer.get("NextToken")
+        if token is None:
             break
-        more = {"NextToken": answer["NextToken"]}
     if as_json:
         click.echo(json.dumps({"DataRepositoryTasks": found}))
     else:
@@ -221,8 +228,7 @@ def list_tasks(mount: str | None, as_json: bool) -> None:
 @click.option(
     "--filters", multiple=True, metavar="FILTER", help="Only what meets it: Name=task-lifecycle,Values=FAILED; may be repeated."
 )
-@click.option("--max-results", type=int, metavar="N", help="At most N in one answer.")
-@click.option("--next-token", metavar="TOKEN", help="Go on after the answer that showed it.")
+@page_options
 @mount_option
 @json_option
 def describe_tasks(
@@ -238,18 +244,16 @@ def describe_tasks(
     \b
     Example:  s3lustrefs task describe --filters Name=task-lifecycle,Values=FAILED --json
     """
-    target, _ = find(mount)
-    request = {
-        "TaskIds": list(task_ids) or None, "Filters": [filter_of(text) for text in filters] or None,
-        "MaxResults": max_results, "NextToken": next_token,
-    }  # fmt: skip
-    answer = _call(target, "DescribeDataRepositoryTasks", **{name: value for name, value in request.items() if value is not None})
+    answer = call(
+        mount, "DescribeDataRepositoryTasks",
+        TaskIds=list(task_ids) or None, Filters=[filter_of(text) for text in filters] or None,
+        MaxResults=max_results, NextToken=next_token,
+    )  # fmt: skip
     if as_json:
         click.echo(json.dumps(answer))
         return
     _show(answer["DataRepositoryTasks"])
-    if "NextToken" in answer:
-        click.echo(f"there are more: --next-token {answer['NextToken']}", err=True)
+    say_more(answer)
 
 
 @task.command("cancel")
@@ -262,8 +266,7 @@ def cancel_task(task_id: str, mount: str | None, as_json: bool) -> None:
     \b
     Example:  s3lustrefs task cancel --task-id task-0123456789abcdef0
     """
-    target, _ = find(mount)
-    answer = _call(target, "CancelDataRepositoryTask", TaskId=task_id)
+    answer = call(mount, "CancelDataRepositoryTask", TaskId=task_id)
     click.echo(json.dumps(answer) if as_json else f"{answer['TaskId']}  {answer['Lifecycle']}")
 
 

@@ -8,12 +8,12 @@ again.
 from __future__ import annotations
 
 import configparser
-import os
 import secrets
 import string
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from s3lustrefs.durable_files import replace_file
 from s3lustrefs.errors import StateDirError
 
 _PROFILE = "default"
@@ -56,11 +56,4 @@ def _make(path: Path, region: str) -> None:
         "# Made by s3lustrefs for clients of this file system's FSx API. Whoever has it controls the file system.\n"
         f"[{_PROFILE}]\naws_access_key_id = {access_key}\naws_secret_access_key = {secrets.token_urlsafe(30)}\nregion = {region}\n"
     )
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
+    replace_file(path, text)

@@ -1,7 +1,7 @@
 """FsxApi: FSx's operations by name. Validates a request, keeps to one change at a time, and answers a repeated request once.
 
 A request with a ClientRequestToken that was done before, by this daemon or the one before it, is not done again: its
-answer is how the resource is now. What is not there yet, or makes no sense on one host, is refused with the reason.
+answer is how the resource is now. What another endpoint does, or makes no sense on one host, is refused with the reason.
 """
 
 from __future__ import annotations
@@ -25,14 +25,8 @@ from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.tasks import Tasks
 
-_FILE_SYSTEM = "this is the endpoint of one mount; ask that of the host, `s3lustrefs api`"
-_NOT_YET: Mapping[str, str] = {
-    "CreateFileSystem": _FILE_SYSTEM,
-    "DeleteFileSystem": _FILE_SYSTEM,
-    "CreateFileCache": _FILE_SYSTEM,
-    "DeleteFileCache": _FILE_SYSTEM,
-}
-"""Operations that make sense on one host, with what holds as long as they are not there."""
+_OF_THE_HOST = frozenset({"CreateFileSystem", "DeleteFileSystem", "CreateFileCache", "DeleteFileCache"})
+"""Operations of `control.host_api` alone: no mount makes or removes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +103,6 @@ class FsxApi:
 
 
 def _reason(name: str) -> str:
-    if name in _NOT_YET:
-        return f"{name} is not available yet: {_NOT_YET[name]}"
+    if name in _OF_THE_HOST:
+        return f"this is the endpoint of one mount; that of the host, `s3lustrefs api`, does {name}"
     return f"{name} has no meaning for an s3lustrefs file system"

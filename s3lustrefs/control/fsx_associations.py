@@ -203,6 +203,7 @@ class Associations:
         return {"AssociationId": request["AssociationId"], "Lifecycle": "DELETING", "DeleteDataInFileSystem": data}
 
     # --- what they share -------------------------------------------------------------------------------------------------
+
     def _all(self) -> list[Association]:
         """That of a file system that was linked at its creation is FSx's DataRepositoryConfiguration, not one of these."""
         return [] if self._file_systems.record.is_legacy else self._engine.all_associations()

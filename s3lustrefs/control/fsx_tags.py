@@ -6,7 +6,7 @@ from s3lustrefs.control.fsx_associations import Associations
 from s3lustrefs.control.fsx_filesystems import FileSystems
 from s3lustrefs.control.fsx_request import Json, association_arn, file_system_arn, page, refused, task_arn, wanted_tags
 from s3lustrefs.errors import ControlFault
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_control import ControlEngine
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.movers.tasks import Tasks
 
@@ -16,7 +16,7 @@ _MOST = 50
 class Tags:
     """Kept by the id of the resource."""
 
-    def __init__(self, engine: MetadataEngine, file_systems: FileSystems, associations: Associations, queue: Tasks) -> None:
+    def __init__(self, engine: ControlEngine, file_systems: FileSystems, associations: Associations, queue: Tasks) -> None:
         self._engine = engine
         self._file_systems = file_systems
         self._associations = associations

@@ -13,7 +13,8 @@ from pathlib import Path
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.control.host_records import Work, sync_directory
+from s3lustrefs.control.host_records import Work
+from s3lustrefs.durable_files import sync_directory, write_synced
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta import associations, only_here
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
@@ -72,12 +73,8 @@ async def _make_table(fresh: Path, work: Work) -> None:
 def _make_config(path: Path, work: Work) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{work.resource_id}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(work.config_text)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(fresh, work.config_text, mode=0o644)
         try:
             os.link(fresh, path)
         except FileExistsError as exc:

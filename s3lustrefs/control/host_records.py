@@ -7,12 +7,12 @@ has settled. Everything else is in the file systems' own tables.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from s3lustrefs.durable_files import replace_file
 from s3lustrefs.errors import StateDirError
 from s3lustrefs.model.file_system import Asked, FileSystemRecord
 
@@ -96,27 +96,7 @@ class HostRecords:
             "done": [asdict(each) for each in done.values()],
         }
         try:
-            write_durably(self._path, json.dumps(stored))
+            replace_file(self._path, json.dumps(stored))
         except OSError as exc:
             raise StateDirError(f"{self._path} cannot be written: {exc.strerror}") from exc
         self.works, self._done = works, done
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file, for its owner alone. Raises: OSError; then it is as it was."""
-    fresh = path.with_name(f".{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

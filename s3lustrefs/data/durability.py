@@ -29,6 +29,7 @@ from s3lustrefs.data.fence import translated
 from s3lustrefs.data.health import Health
 from s3lustrefs.data.layout import ChunkKey, Layout
 from s3lustrefs.data.open_chunks import OpenChunks
+from s3lustrefs.durable_files import sync_directory
 from s3lustrefs.model.ids import ContentVersion, Ino
 
 _SINGLE_SYNCS = 16
@@ -182,21 +183,13 @@ class Durability:
             if key in self._new_entries:
                 directories[self._layout.directory(key)].append(key)
         for path, found in directories.items():
-            deeds.append(_Deed(path, partial(_sync_directory, self._layout.directory_place(found[0])), found))
+            deeds.append(_Deed(path, partial(sync_directory, self._layout.directory_place(found[0])), found))
         return deeds
 
     def _sync_file_system(self, target: int) -> None:
         if _libc.syncfs(self._layout.target_fd(target)):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _do_all(deeds: Sequence[_Deed]) -> dict[ChunkKey, errors.StorageError]:

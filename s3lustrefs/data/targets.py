@@ -7,13 +7,13 @@ all zeros. The identity is kept in the table; the mark is the file `s3lustrefs.j
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from s3lustrefs import errors
+from s3lustrefs.durable_files import replace_file
 
 _MARK = "s3lustrefs.json"
 
@@ -60,20 +60,8 @@ def claim(targets: Sequence[Path], identity: str) -> None:
 
 def write_mark(target: Path, mark: Mark) -> None:
     """Raises: StateDirError."""
-    path = target / _MARK
     try:
-        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, json.dumps(asdict(mark)).encode())
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(f"{path}.new", path)
-        fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        replace_file(target / _MARK, json.dumps(asdict(mark)))
     except OSError as exc:
         raise errors.StateDirError(f"storage target {target} cannot be written: {exc.strerror}") from exc
 

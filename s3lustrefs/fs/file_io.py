@@ -132,6 +132,8 @@ class FileIO:
         handle = self._handles.file(fh)
         end = offset + len(data)
         async with handle.inode.lock:
+            if not handle.has_written:
+                await self._fetch(await self._current(handle), offset, end)
             inode = await self._begin_change(handle.inode.ino, handle)
             await self._sync_if_clean_before(inode.ino)
             await self._cut_tail(inode)
@@ -179,6 +181,11 @@ class FileIO:
             await self._engine.sync()
             self._unsynced.discard(ino)
 
+    async def _fetch(self, inode: Inode, start: int, end: int) -> None:
+        """Bring here what a change needs of the old content. Before the change begins, since it may fail: then nothing changed."""
+        if not inode.is_complete and start < end:
+            await self._hydrator.ensure(inode, start, end)
+
     async def _begin_change(self, ino: Ino, handle: FileHandle | None) -> Inode:
         """Make it safe to change bytes: no upload reads them, and the table says dirty; on disk it may still say clean
         (`_unsynced`)."""
@@ -217,31 +224,43 @@ class FileIO:
             raise errors.InvalidArgument(f"size {size} is too large")
         shared = handle.inode if handle is not None else self._handles.shared(ino)
         async with shared.lock:
-            loss = self._chunks.loss_of(ino, (await self._engine.get(ino)).content_version)
+            inode = await self._engine.get(ino)
+            loss = self._chunks.loss_of(ino, inode.content_version)
             if loss is not None and size:
                 raise errors.ContentLost(f"content of inode {ino} was lost ({loss}): write the file anew, or delete it")
+            await self._fetch(inode, *_cut_through(inode, size))
             inode = await self._begin_change(ino, handle)
-            if size > inode.size:
-                await self._cut_tail(inode)
-            residency = None
-            if not inode.is_complete:
-                inode, residency = await self._resize_partial(inode, size)
-            extents = residency.encode() if residency is not None else None
-            changed = await self._engine.set_size(ino, size, extents, still_open=shared.writers > 0)
-            failpoint("truncate.recorded")
-            if changed.content_version != inode.content_version:
-                self._start_anew(inode, changed)
-            else:
-                if residency is not None:
-                    (await self._hydrator.content(changed)).residency = residency
-                try:
-                    if ino in self._unsynced or size < inode.size:
-                        await self._engine.sync()
-                        self._unsynced.discard(ino)
-                finally:
-                    await self._drop_tail(changed, inode.size)
+            try:
+                changed = await self._resize(inode, size, still_open=shared.writers > 0)
+            except BaseException:
+                if not shared.writers:
+                    self._close_later(ino)  # no close will follow that makes it due
+                raise
         if not shared.writers:
             self._exporter.wake()
+        return changed
+
+    async def _resize(self, inode: Inode, size: int, *, still_open: bool) -> Inode:
+        ino = inode.ino
+        if size > inode.size:
+            await self._cut_tail(inode)
+        residency = None
+        if not inode.is_complete:
+            inode, residency = await self._resize_partial(inode, size)
+        extents = residency.encode() if residency is not None else None
+        changed = await self._engine.set_size(ino, size, extents, still_open=still_open)
+        failpoint("truncate.recorded")
+        if changed.content_version != inode.content_version:
+            self._start_anew(inode, changed)
+            return changed
+        if residency is not None:
+            (await self._hydrator.content(changed)).residency = residency
+        try:
+            if ino in self._unsynced or size < inode.size:
+                await self._engine.sync()
+                self._unsynced.discard(ino)
+        finally:
+            await self._drop_tail(changed, inode.size)
         return changed
 
     def _start_anew(self, old: Inode, emptied: Inode) -> None:
@@ -266,8 +285,7 @@ class FileIO:
 
     async def _resize_partial(self, inode: Inode, size: int) -> tuple[Inode, Residency | None]:
         """The inode as it is then, and what will be resident of it; nothing is changed yet."""
-        if 0 < size < inode.size and size % BLOCK_BYTES:
-            await self._hydrator.ensure(inode, size - 1, size)
+        await self._fetch(inode, *_cut_through(inode, size))  # it may have been released since
         await self._hydrator.quiesce(inode)
         inode = await self._engine.get(inode.ino)
         if inode.is_complete:
@@ -303,8 +321,11 @@ class FileIO:
                 await self.bury(shared.ino)
         except errors.StorageError as exc:
             log.error("close not recorded yet, trying again ino=%d error=%s", shared.ino, exc)
-            self._unclosed.add(shared.ino)
-            self._unclosed_changed.set()
+            self._close_later(shared.ino)
+
+    def _close_later(self, ino: Ino) -> None:
+        self._unclosed.add(ino)
+        self._unclosed_changed.set()
 
     async def _make_due(self, ino: Ino) -> None:
         if await self._engine.make_due(ino):
@@ -341,3 +362,8 @@ class FileIO:
             self._tails.pop(inode.ino, None)
             failpoint("delete.recorded")
             self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
+
+
+def _cut_through(inode: Inode, size: int) -> tuple[int, int]:
+    """Of the block that a new end falls into, a byte before that: `[start, end)`, empty where no block is cut."""
+    return (size - 1, size) if 0 < size < inode.size and size % BLOCK_BYTES else (0, 0)

@@ -42,16 +42,13 @@ def in_association(txn: Txn, locations: LocationMap, inode: Inode) -> bool:
     return any(locations.of_directory(txn, parent) is not None for parent, _ in records.names_of(txn, inode))
 
 
-def mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int, *, state: JournalState) -> None:
+def mark(
+    txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE
+) -> None:
     """Note a change of an inode in the journal if it is exported at all; clears EXCLUDED on the caller's `inode`."""
     if inode.is_exportable and inode.nlink and in_association(txn, locations, inode):
         inode.flags &= ~InodeFlag.EXCLUDED
         journal.mark(txn, inode.ino, change, now_ns, state=state)
-
-
-def _pending_state(txn: Txn, ino: Ino) -> JournalState:
-    pending = records.find_journal(txn, schema.journal_ino_key(ino))
-    return pending.state if pending else JournalState.DUE
 
 
 def set_attributes(txn: Txn, locations: LocationMap, ino: Ino, change: AttributeChange, now_ns: int) -> Inode:
@@ -69,7 +66,7 @@ def set_attributes(txn: Txn, locations: LocationMap, ino: Ino, change: Attribute
         inode.mtime_ns = change.mtime_ns
     inode.ctime_ns = now_ns
     if change.mode is not None or change.uid is not None or change.gid is not None:
-        mark(txn, locations, inode, Change.METADATA, now_ns, state=_pending_state(txn, ino))
+        mark(txn, locations, inode, Change.METADATA, now_ns)
     records.put_inode(txn, inode)
     return inode
 

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from s3lustrefs.meta import namespace, records, schema
+from s3lustrefs.meta import journal, namespace, records, schema
 from s3lustrefs.meta.location import Location, LocationMap
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, Table
+from s3lustrefs.meta.schema import Change, JournalState, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import NO_ASSOC, Ino
+from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
-
-_SETTLED_NS = 2_000_000_000
-"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
 
 
 class Standing(Enum):
@@ -111,15 +108,8 @@ def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, imp
     if inode.flags & InodeFlag.EXCLUDED:
         inode.flags &= ~InodeFlag.EXCLUDED
         records.put_inode(txn, inode)
-    record = pending or JournalRecord(
-        inode.ino, NO_ASSOC, b"", JournalState.DUE, Change.NONE, 0, now_ns - _SETTLED_NS
-    )  # fmt: skip
-    record.change |= Change.NAME | Change.METADATA | Change.TASK_ORDERED | (Change.CONTENT if inode.hsm & Hsm.LOST else Change.NONE)
-    record.seq += 1
-    record.not_before_ns = record.attempts = 0
-    record.terminal = False
-    record.error_code = record.error_text = ""
-    records.put_journal(txn, record)
+    content = Change.CONTENT if inode.hsm & Hsm.LOST else Change.NONE
+    journal.order(txn, inode.ino, Change.NAME | Change.METADATA | Change.TASK_ORDERED | content, now_ns)
     return Standing.ORDERED
 
 

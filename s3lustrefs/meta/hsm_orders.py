@@ -8,16 +8,13 @@ object for a deleted file, whenever we die.
 from __future__ import annotations
 
 from s3lustrefs import errors
-from s3lustrefs.meta import attributes, export_targets, records, schema
+from s3lustrefs.meta import attributes, export_targets, journal, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.hsm import Hsm, Request, refusal, violation
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
-
-_SETTLED_NS = 2_000_000_000
-"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
 
 
 def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bool:
@@ -26,8 +23,7 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
     One that is open for writing follows with its close. Raises: NotPermitted, NotInRepository.
     """
     inode = _file(txn, ino)
-    key = schema.journal_ino_key(ino)
-    pending = records.find_journal(txn, key)
+    pending = records.find_journal(txn, schema.journal_ino_key(ino))
     is_clean = inode.hsm & Hsm.ARCHIVED and not inode.is_dirty and not inode.hsm & Hsm.LOST
     if is_clean and pending is None and not inode.flags & InodeFlag.EXCLUDED:
         return False
@@ -42,12 +38,8 @@ def order_archive(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> bo
     changes = Change.NAME | Change.METADATA | Change.HSM_ORDERED
     if inode.is_dirty:
         changes |= Change.CONTENT
-    state = pending.state if pending else JournalState.DUE
-    attributes.mark(txn, locations, inode, changes, now_ns - _SETTLED_NS, state=state)
-    record = records.find_journal(txn, key)
-    assert record is not None, "just marked"
-    record.attempts, record.error_code, record.error_text = 0, "", ""
-    records.put_journal(txn, record)
+    inode.flags &= ~InodeFlag.EXCLUDED
+    journal.order(txn, ino, changes, now_ns)
     records.put_inode(txn, inode)
     return True
 
@@ -84,10 +76,9 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, version: ContentVer
         records.put_object(txn, known)
         old = records.find_journal(txn, schema.journal_object_key(assoc, key))
         change = Change.NAME | Change.HSM_ORDERED | (old.change if old else Change.NONE)
-        records.put_journal(
-            txn,
-            JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, old.seq + 1 if old else 1, now_ns - _SETTLED_NS),
-        )
+        seq = old.seq + 1 if old else 1
+        due = JournalRecord(NO_INO, assoc, key, JournalState.DUE, change, seq, now_ns - journal.SETTLED_NS)
+        records.put_journal(txn, due)
     _forget_copy(txn, locations, inode)
     return True
 
@@ -126,10 +117,10 @@ def set_flags(txn: Txn, locations: LocationMap, ino: Ino, add: Hsm, drop: Hsm, n
     elif not wanted & Hsm.LOST:
         inode.flags &= ~InodeFlag.WRITTEN_OFF
     if wanted & ~was & Hsm.DIRTY:
-        _mark(txn, locations, inode, Change.CONTENT, now_ns)
+        attributes.mark(txn, locations, inode, Change.CONTENT, now_ns)
     elif was & ~wanted & Hsm.NOARCHIVE and inode.flags & InodeFlag.EXCLUDED:
         change = Change.CONTENT if inode.is_dirty else Change.NONE
-        _mark(txn, locations, inode, Change.NAME | Change.METADATA | change, now_ns)
+        attributes.mark(txn, locations, inode, Change.NAME | Change.METADATA | change, now_ns)
     records.put_inode(txn, inode)
     return inode
 
@@ -146,11 +137,6 @@ def _detach(txn: Txn, locations: LocationMap, inode: Inode, wanted: Hsm) -> Inod
     inode.hsm |= wanted & ~(Hsm.DIRTY | Hsm.LOST)
     records.put_inode(txn, inode)
     return inode
-
-
-def _mark(txn: Txn, locations: LocationMap, inode: Inode, change: Change, now_ns: int) -> None:
-    pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
-    attributes.mark(txn, locations, inode, change, now_ns, state=pending.state if pending else JournalState.DUE)
 
 
 def _file(txn: Txn, ino: Ino) -> Inode:

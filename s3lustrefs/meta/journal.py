@@ -16,21 +16,37 @@ from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, AssocId, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
+SETTLED_NS = 2_000_000_000
+"""An order is for what has been there for a while: the exporter need not wait for more changes of it."""
+
 
 def mark(txn: Txn, ino: Ino, change: Change, now_ns: int, *, state: JournalState = JournalState.DUE) -> None:
-    """Note that an inode differs from its objects. OPEN wins over DUE: closed state only is exported."""
-    key = schema.journal_ino_key(ino)
-    old = records.find_journal(txn, key)
-    if old is None:
-        records.put_journal(txn, JournalRecord(ino, NO_ASSOC, b"", state, change, 1, now_ns))
-        return
-    old.change |= change
-    old.seq += 1
+    """Note that an inode differs from its objects. What is OPEN stays so until `make_due`: closed state only is exported."""
+    records.put_journal(txn, _marked(txn, ino, change, now_ns, state))
+
+
+def order(txn: Txn, ino: Ino, change: Change, now_ns: int) -> None:
+    """The same by order: what failed before counts no more. One that is open for writing follows with its close."""
+    record = _marked(txn, ino, change, now_ns - SETTLED_NS, JournalState.DUE)
+    _forget_failure(record)
+    records.put_journal(txn, record)
+
+
+def _marked(txn: Txn, ino: Ino, change: Change, now_ns: int, state: JournalState) -> JournalRecord:
+    old = records.find_journal(txn, schema.journal_ino_key(ino))
+    record = old or JournalRecord(ino, NO_ASSOC, b"", state, Change.NONE, 0, now_ns)
+    record.change |= change
+    record.seq += 1
     if state is JournalState.OPEN:
-        old.state = state
-    old.terminal = False
-    old.not_before_ns = 0
-    records.put_journal(txn, old)
+        record.state = state
+    record.terminal = False
+    record.not_before_ns = 0
+    return record
+
+
+def _forget_failure(record: JournalRecord) -> None:
+    record.attempts = 0
+    record.error_code = record.error_text = ""
 
 
 def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *, subtree: bool = False) -> None:
@@ -94,8 +110,7 @@ def finish(txn: Txn, locations: LocationMap, claimed: JournalRecord) -> bool:
     if record is None:
         return True
     if record.seq != claimed.seq:
-        record.attempts = 0
-        record.error_code = record.error_text = ""
+        _forget_failure(record)
         records.put_journal(txn, record)
         return False
     txn.delete(Table.JOURNAL, key)

@@ -10,7 +10,7 @@ from s3lustrefs.model.file_system import Asked, FileSystemRecord
 
 
 class ControlVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_control.ControlEngine` for the contract."""
 
     def file_system(self) -> FileSystemRecord | None:
         return control_records.file_system(self._txn())

@@ -10,7 +10,7 @@ from s3lustrefs.model.inode import Inode
 
 
 class HsmVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_hsm.HsmEngine` for the contract."""
 
     async def order_archive(self, ino: Ino) -> bool:
         with self._store.begin() as txn:

@@ -20,22 +20,15 @@ from s3lustrefs.model.ids import NO_ASSOC, AssocId, Ino
 
 _Step = Callable[[Txn, LocationMap, Association, bytes, int, int], bytes | None]
 
-
-def _forget_keys(
-    table: Table, txn: Txn, locations: LocationMap, association: Association, after: bytes, limit: int, now_ns: int
-) -> bytes | None:  # fmt: skip
-    return unlinking.forget_keys(txn, locations, association, table, after, limit, now_ns)
-
-
 _STEPS: Mapping[str, _Step] = {
-    **{table.name.lower(): partial(_forget_keys, table) for table in unlinking.OF_KEYS},
+    **{table.name.lower(): partial(unlinking.forget_keys, table=table) for table in unlinking.OF_KEYS},
     "sources": unlinking.forget_sources,
     "exports": unlinking.forget_exports,
 }
 
 
 class LinkingVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_linking.LinkingEngine` for the contract."""
 
     def associations(self) -> list[Association]:
         return [each for each in self._locations.associations() if each.is_linked]

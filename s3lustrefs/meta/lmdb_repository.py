@@ -40,7 +40,7 @@ _SKIPPED_PAGE = 500
 
 
 class RepositoryVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_repository.RepositoryEngine` for the contract."""
 
     # --- export ----------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from s3lustrefs.model.task import TaskFailure, TaskRecord
 
 
 class TaskVerbs(EngineCore):
-    """See `engine.MetadataEngine` for the contract."""
+    """See `engine_tasks.TaskEngine` for the contract."""
 
     def tasks(self) -> list[TaskRecord]:
         return task_records.tasks(self._txn())

@@ -284,13 +284,9 @@ def _take_name(
         locations.forget_paths()
     if locations.of_directory(txn, parent) is not None and inode.is_exportable:
         change = Change.NAME | Change.SUBTREE if inode.is_dir else Change.NAME
-        state = JournalState.DUE
-        pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
-        if pending is not None:
-            state = pending.state
-        elif inode.is_file and inode.is_dirty:
+        if inode.is_file and inode.is_dirty and records.find_journal(txn, schema.journal_ino_key(inode.ino)) is None:
             change |= Change.CONTENT
-        journal.mark(txn, inode.ino, change, now_ns, state=state)
+        journal.mark(txn, inode.ino, change, now_ns)
 
 
 def _exchange(

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from s3lustrefs import errors
+from s3lustrefs.durable_files import sync_directory
 from s3lustrefs.meta.schema import Table
 
 _HEAD = struct.Struct(">II")
@@ -133,11 +134,7 @@ def start_segment(directory: Path, number: int) -> Segment:
     try:
         segment = Segment(segment_path(directory, number), number)
         try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_directory(directory)
         except OSError:
             segment.close()
             raise

@@ -15,7 +15,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta import associations, attributes, conflict_log, records, schema
 from s3lustrefs.meta.location import LocationMap
 from s3lustrefs.meta.repair_names import Names
-from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, JournalState, ObjectRecord, Table
+from s3lustrefs.meta.schema import SUPER_NEXT_ASSOC, SUPER_NEXT_INO, Change, ObjectRecord, Table
 from s3lustrefs.meta.store import Store
 from s3lustrefs.meta.table_view import view_of
 from s3lustrefs.meta.txn import Txn
@@ -290,7 +290,7 @@ class TableRepair:
             if not (inode.is_file and inode.is_dirty and inode.nlink) or inode.flags & InodeFlag.EXCLUDED:
                 continue
             if records.find_journal(txn, schema.journal_ino_key(ino)) is None and attributes.in_association(txn, locations, inode):
-                attributes.mark(txn, locations, inode, Change.CONTENT, self._now_ns, state=JournalState.DUE)
+                attributes.mark(txn, locations, inode, Change.CONTENT, self._now_ns)
                 self._say("was changed and not due for export", f"inode {ino} {inode.name.decode(errors='replace')}")
 
 

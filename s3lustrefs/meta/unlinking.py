@@ -29,7 +29,7 @@ OF_KEYS = (Table.OBJECTS, Table.SKIPPED, Table.WRITES)
 
 
 def forget_keys(
-    txn: Txn, locations: LocationMap, association: Association, table: Table, after: bytes, limit: int, now_ns: int
+    txn: Txn, locations: LocationMap, association: Association, after: bytes, limit: int, now_ns: int, *, table: Table
 ) -> bytes | None:  # fmt: skip
     """What one of the tables knows of objects, of keys that do not show, or of requests; files let go of their objects before."""
     rows = txn.scan(table, schema.pack_u16(association.assoc_id), after=after, limit=limit)
@@ -64,16 +64,11 @@ def _part(txn: Txn, locations: LocationMap, association: Association, ino: Ino, 
     if inode.is_complete:
         inode.source_key = b""
         inode.hsm &= ~_ARCHIVE
-        attributes.mark(txn, locations, inode, Change.CONTENT, now_ns, state=_state(txn, ino))
+        attributes.mark(txn, locations, inode, Change.CONTENT, now_ns)
     else:
         inode.source_key = f"s3://{association.bucket}/".encode() + inode.source_key
         inode.hsm |= Hsm.EXISTS | Hsm.ARCHIVED | Hsm.LOST
     records.put_inode(txn, inode)
-
-
-def _state(txn: Txn, ino: Ino) -> JournalState:
-    pending = records.find_journal(txn, schema.journal_ino_key(ino))
-    return pending.state if pending is not None else JournalState.DUE
 
 
 def _has_other_source(txn: Txn, locations: LocationMap, inode: Inode) -> bool:

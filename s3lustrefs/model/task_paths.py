@@ -27,12 +27,13 @@ def readings(path: str) -> list[list[str]]:
 
 def outermost(paths: Iterable[str]) -> list[str]:
     """Paths that are not below another of them, each once, in the order given."""
-    found: list[str] = []
-    for path in dict.fromkeys(paths):
-        if not any(below(other, path) for other in found):
-            found = [other for other in found if not below(path, other)]
-            found.append(path)
-    return found
+    given = dict.fromkeys(paths)
+    return [path for path in given if not any(directory in given for directory in _above(path))]
+
+
+def _above(path: str) -> list[str]:
+    """The directories that an absolute path lies in."""
+    return [path[:at] or "/" for at, sign in enumerate(path) if sign == "/" and path != "/"]
 
 
 def below(above: str, path: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_linking import LinkingEngine
 from s3lustrefs.model.association import Association
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.object_store import Capabilities
@@ -26,7 +26,7 @@ class CapabilityWatch:
     """`probe` finds out what the endpoint of an association enforces."""
 
     def __init__(
-        self, engine: MetadataEngine, repositories: Repositories, probe: Callable[[Association], Awaitable[Capabilities]]
+        self, engine: LinkingEngine, repositories: Repositories, probe: Callable[[Association], Awaitable[Capabilities]]
     ) -> None:
         self._engine = engine
         self._repositories = repositories

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 
 from s3lustrefs import errors
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_linking import LinkingEngine
 from s3lustrefs.model import association_rules
 from s3lustrefs.model.association import Association, AssociationSettings
 from s3lustrefs.movers.association_requests import AssociationRequests
@@ -31,7 +31,7 @@ class ConfiguredLinks:
 
     def __init__(
         self,
-        engine: MetadataEngine,
+        engine: LinkingEngine,
         links: Links,
         requests: AssociationRequests,
         probe: Callable[[AssociationSettings], Awaitable[Capabilities]],

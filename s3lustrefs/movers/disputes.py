@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.conflicts import Dispute
 from s3lustrefs.meta.engine import MetadataEngine
@@ -29,6 +28,7 @@ from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.importer import announce
 from s3lustrefs.movers.object_versions import record_of
 from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sent_objects import SentObjects
 from s3lustrefs.repository import posix_headers
@@ -43,13 +43,13 @@ class Disputes:
     def __init__(
         self,
         engine: MetadataEngine,
-        chunks: ChunkStore,
+        removals: Removals,
         repositories: Repositories,
         refresher: Refresher,
         notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine
-        self._chunks = chunks
+        self._removals = removals
         self._repositories = repositories
         self._refresher = refresher
         self._notify = notify
@@ -113,9 +113,7 @@ class Disputes:
         if removed is None:
             return
         log.info("loser dropped, its object is gone ino=%d name=%r", inode.ino, inode.name)
-        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
-        self._notify(DentryInvalidation(removed.parent, removed.name))
-        self._notify(InodeInvalidation(removed.parent, content=False))
+        self._removals.follow(removed.parent, [removed])
 
     async def leave(self, source: ObjectRecord) -> None:
         """Forget where a file came from that is wholly here, unless that is as it was. What is there now is a file, too."""
@@ -148,5 +146,5 @@ class Disputes:
             applied = await self._engine.apply_listing(association, [], [(directory, *what)], sweep=sweep)
         failpoint("conflict.back")
         for old in applied.outdated:
-            self._chunks.condemn(old.ino, old.content_version, old.chunk_bytes, old.size)
+            self._removals.drop_content(old)
         announce(applied, self._notify)

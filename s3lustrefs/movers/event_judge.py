@@ -15,7 +15,7 @@ from enum import Enum
 import trio
 
 from s3lustrefs.meta.attributes import TIME_MARGIN_NS
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_repository import RepositoryEngine
 from s3lustrefs.meta.schema import object_key
 from s3lustrefs.model.ids import AssocId
 from s3lustrefs.repository.event_messages import BucketEvent, EventKind
@@ -38,7 +38,7 @@ class Verdict(Enum):
 class EventJudge:
     """Of one association. Remembers keys whose objects changed or went since a certain time, in memory."""
 
-    def __init__(self, engine: MetadataEngine, assoc: AssocId, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, engine: RepositoryEngine, assoc: AssocId, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._engine = engine
         self._assoc = assoc
         self._clock_ns = clock_ns

@@ -9,7 +9,7 @@ import logging
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_repository import RepositoryEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.model.ids import ContentVersion
 from s3lustrefs.model.inode import Inode
@@ -30,7 +30,7 @@ MULTIPART_BYTES = 16 << 20
 class ExportOutcome:
     """Callers hold the lock of the target's key."""
 
-    def __init__(self, engine: MetadataEngine, sent: SentObjects, multipart: Multipart, disputes: Disputes) -> None:
+    def __init__(self, engine: RepositoryEngine, sent: SentObjects, multipart: Multipart, disputes: Disputes) -> None:
         self._engine = engine
         self._sent = sent
         self._multipart = multipart

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple
 
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import paths_overlap
-from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.task_paths import absolute, outermost
 from s3lustrefs.movers.links import Links
-from s3lustrefs.movers.task_walk import TreeWalk
-
-
-class Name(NamedTuple):
-    """One name in a directory."""
-
-    name: bytes
-    inode: Inode
+from s3lustrefs.movers.task_walk import walk_names
 
 
 async def files_below(
@@ -29,25 +21,12 @@ async def files_below(
     Waits until the associations are imported that the directories lie in or contain. A directory that is removed meanwhile is left
     out. Raises: RepositoryError when such an import fails.
     """
-
-    async def read(directory: Ino, after: bytes, limit: int) -> list[Name]:
-        return [Name(*row) for row in await engine.readdir(directory, after, limit)]
-
     yield [(path, inode) for path, inode in named if not inode.is_dir]
-    directories = [path for path, inode in named if inode.is_dir]
+    directories = outermost(absolute(os.fsdecode(path)) for path, inode in named if inode.is_dir)
     for link in links:
         association = engine.association(link.assoc)
-        if association is not None and any(paths_overlap(association.file_system_path, os.fsdecode(path)) for path in directories):
+        if association is not None and any(paths_overlap(association.file_system_path, path) for path in directories):
             await link.importer.wait_imported()
-    walk = TreeWalk(engine, _outermost(directories), read)
+    walk = walk_names(engine, [os.fsencode(path) for path in directories])
     while met := await walk.next():
         yield [(each.path, each.row.inode) for each in met if not each.row.inode.is_dir]
-
-
-def _outermost(paths: Sequence[bytes]) -> list[bytes]:
-    """Without those below another one; the root of the mount is `/`."""
-    found: list[bytes] = []
-    for path in sorted(paths):
-        if not found or not (path + b"/").startswith(found[-1].rstrip(b"/") + b"/"):
-            found.append(path or b"/")
-    return found

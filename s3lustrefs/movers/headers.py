@@ -59,6 +59,8 @@ class HeaderFetcher:
 
     async def known(self, inode: Inode) -> Inode:
         """The inode with its headers known. Raises: RepositoryError after a bounded time; StaleInode."""
+        if not inode.flags & InodeFlag.HEADERS_UNKNOWN:
+            return inode
         ino = inode.ino
         with trio.move_on_after(self._patience_seconds):
             while inode.flags & InodeFlag.HEADERS_UNKNOWN:

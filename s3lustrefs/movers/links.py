@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import Invalidation
@@ -23,9 +22,9 @@ from s3lustrefs.movers.event_judge import EventJudge
 from s3lustrefs.movers.event_listener import EventListener, Member
 from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.movers.observer import Observer
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.sweeper import Sweeper
 from s3lustrefs.repository.credentials import Credentials, resolve_region
@@ -40,16 +39,14 @@ _CREDENTIALS_RETRY_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the links of all associations work on. `refresh` re-imports one file, `note_nameless` and `notify` tell the kernel's
-    door; a `read_only` mount listens to no queue that it would have to make."""
+    """What the links of all associations work on. `refresh` re-imports one file, `notify` tells the kernel's door; a `read_only`
+    mount listens to no queue that it would have to make."""
 
     engine: MetadataEngine
     repositories: Repositories
     headers: HeaderFetcher
-    hydrator: Hydrator
-    chunks: ChunkStore
+    removals: Removals
     refresh: Callable[[Ino], Awaitable[object]]
-    note_nameless: Callable[[Ino], None]
     notify: Callable[[Invalidation], None]
     read_only: bool
 
@@ -169,10 +166,7 @@ class Links:
             association.export_prefix.encode(),
         )  # fmt: skip
         importer = Importer(shared.engine, association, target, credentials, shared.notify, shared.headers)
-        observer = Observer(
-            shared.engine, assoc, shared.repositories, shared.headers, shared.hydrator, shared.chunks,
-            shared.note_nameless, shared.notify,
-        )  # fmt: skip
+        observer = Observer(shared.engine, assoc, shared.repositories, shared.headers, shared.removals, shared.notify)
         sweeper = Sweeper(shared.engine, association, target, credentials, importer, observer, shared.refresh)
         judge = EventJudge(shared.engine, assoc)
         told = EventObserver(shared.engine, assoc, observer, shared.headers, shared.notify, judge)

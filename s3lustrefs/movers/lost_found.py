@@ -18,9 +18,8 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import LOST_FOUND
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import ROOT_INO, Ino
-from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.removals import Removals
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +51,13 @@ class LostFoundStatistics:
 
 
 class LostFound:
-    """`keep_seconds` 0: for ever; `most_bytes` None: a share of the cache. `note_nameless` has an open file buried when it is
-    closed. `wall_ns` is the clock of the inode table."""
+    """`keep_seconds` 0: for ever; `most_bytes` None: a share of the cache. `wall_ns` is the clock of the inode table."""
 
     def __init__(
         self,
         engine: MetadataEngine,
         chunks: ChunkStore,
-        hydrator: Hydrator,
-        note_nameless: Callable[[Ino], None],
-        notify: Callable[[Invalidation], None],
+        removals: Removals,
         *,
         keep_seconds: float,
         most_bytes: int | None,
@@ -69,9 +65,7 @@ class LostFound:
     ) -> None:
         self._engine = engine
         self._chunks = chunks
-        self._hydrator = hydrator
-        self._note_nameless = note_nameless
-        self._notify = notify
+        self._removals = removals
         self._keep_seconds = keep_seconds or math.inf
         self._most_bytes = most_bytes
         self._wall_ns = wall_ns
@@ -138,14 +132,6 @@ class LostFound:
     async def _remove(self, parent: Ino, name: bytes) -> bool:
         removed = await self._engine.remove_loser(parent, name)
         failpoint("lost_found.removed")
-        if removed is None:
-            return False
-        self._notify(DentryInvalidation(parent, name))
-        self._notify(InodeInvalidation(parent, content=False))
-        inode = removed.inode
-        if removed.is_open:
-            self._note_nameless(inode.ino)
-        elif inode.is_file and not inode.nlink:
-            self._hydrator.forget(inode.ino)
-            self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes, inode.size)
-        return True
+        if removed is not None:
+            self._removals.follow(parent, [removed])
+        return removed is not None

@@ -15,19 +15,17 @@ from dataclasses import dataclass
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
 from s3lustrefs.meta.schema import decode_object, pack_u64
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
-from s3lustrefs.model.ids import NO_INO, AssocId, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.events import Invalidation
+from s3lustrefs.model.ids import NO_INO, AssocId
 from s3lustrefs.movers.headers import HeaderFetcher
-from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.importer import announce, association_of, slices
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.repository.list_page import STANDARD, Page
 from s3lustrefs.repository.object_store import ARCHIVE_CLASSES, ObjectHead, ObjectVersion
@@ -50,7 +48,7 @@ class Seen:
 
 
 class Observer:
-    """Of one association. `note_nameless` has an open file that lost its last name buried when nobody has it open any more."""
+    """Of one association."""
 
     def __init__(
         self,
@@ -58,18 +56,14 @@ class Observer:
         assoc: AssocId,
         repositories: Repositories,
         headers: HeaderFetcher,
-        hydrator: Hydrator,
-        chunks: ChunkStore,
-        note_nameless: Callable[[Ino], None],
+        removals: Removals,
         notify: Callable[[Invalidation], None],
     ) -> None:
         self._engine = engine
         self._assoc = assoc
         self._repositories = repositories
         self._headers = headers
-        self._hydrator = hydrator
-        self._chunks = chunks
-        self._note_nameless = note_nameless
+        self._removals = removals
         self._notify = notify
 
     def association(self) -> Association:
@@ -99,7 +93,7 @@ class Observer:
             seen.changed += len(applied.changed) + len(applied.doubted)
             self._headers.prefetch(applied.doubted)
             for inode in applied.outdated:
-                self._drop(inode)
+                self._removals.drop_content(inode)
             announce(applied, self._notify)
             await trio.lowlevel.checkpoint()
         seen.objects += sum(len(entries) for _, entries in groups) + len(markers)
@@ -115,22 +109,9 @@ class Observer:
         """The bucket has nothing under this key: `find` said so."""
         removed = await self._engine.remove_vanished(self.association(), key, sweep)
         failpoint("sweep.removed")
-        if removed is None:
-            return
-        seen.deleted += 1
-        self._notify(DentryInvalidation(removed.parent, removed.name))
-        self._notify(InodeInvalidation(removed.parent, content=False))
-        if removed.inode.nlink:
-            self._notify(InodeInvalidation(removed.inode.ino, content=False))
-        elif removed.is_open:
-            self._note_nameless(removed.inode.ino)
-        elif removed.inode.is_file:
-            self._drop(removed.inode)
-
-    def _drop(self, inode: Inode) -> None:
-        """The bytes of a version that is no longer the file's."""
-        self._hydrator.forget(inode.ino)
-        self._chunks.condemn(inode.ino, inode.content_version, inode.chunk_bytes or 1, inode.size)
+        if removed is not None:
+            seen.deleted += 1
+            self._removals.follow(removed.parent, [removed])
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import trio
 
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_tasks import TaskEngine
 from s3lustrefs.model.task import TaskFailure, TaskRecord
 
 _SAVE_SECONDS = 2.0
@@ -24,7 +24,7 @@ _PAGE = 500
 class Progress:
     """Of one executing task. `record` is the task as it was saved last."""
 
-    def __init__(self, engine: MetadataEngine, record: TaskRecord, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, engine: TaskEngine, record: TaskRecord, *, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._engine = engine
         self._wall_ns = wall_ns
         self._saved_at = trio.current_time()
@@ -44,11 +44,7 @@ class Progress:
         """Begin anew: nothing has been done."""
         self.total = self.failed = self.warned = self.released_bytes = 0
         self.first_failure = None
-        await self._forget_failures(0)
-
-    async def _forget_failures(self, after: int) -> None:
-        while await self._engine.forget_task_failures(self.record.task_id, after, _PAGE):
-            await trio.lowlevel.checkpoint()
+        await forget_failures(self._engine, self.record.task_id)
 
     async def resume(self) -> None:
         """Take up what was settled last, and forget what failed beyond that. Raises: StorageError."""
@@ -58,7 +54,7 @@ class Progress:
         self.released_bytes = self.record.released_bytes
         self.failed = self.warned = self.pending = 0
         self.first_failure, self.found = None, lambda: 0
-        await self._forget_failures(self.record.total)
+        await forget_failures(self._engine, task_id, after=self.record.total)
         after = 0
         while rows := await self._engine.task_failures(task_id, after, _PAGE):
             self._count(rows)
@@ -111,3 +107,9 @@ class Progress:
             released_bytes=self.released_bytes,
             counted_ns=self._wall_ns() if self.found() else self._changed_ns,
         )
+
+
+async def forget_failures(engine: TaskEngine, task_id: str, *, after: int = 0) -> None:
+    """Drop what a task failed at beyond so many entries. Raises: StorageError."""
+    while await engine.forget_task_failures(task_id, after, _PAGE):
+        await trio.lowlevel.checkpoint()

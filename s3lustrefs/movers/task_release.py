@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
@@ -21,17 +20,12 @@ from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers.task_progress import Progress
 from s3lustrefs.movers.task_roots import Roots
-from s3lustrefs.movers.task_walk import Position, TreeWalk
+from s3lustrefs.movers.task_walk import Position, walk_names
 
 log = logging.getLogger(__name__)
 
 Release = Callable[[Ino], Awaitable[int]]
 """Drops the bytes of a file: how many there were. Raises: MetadataError with the reason when they may not go."""
-
-
-class _Name(NamedTuple):
-    name: bytes
-    inode: Inode
 
 
 class ReleaseJob:
@@ -46,7 +40,7 @@ class ReleaseJob:
         """Raises: TaskFailed, StorageError."""
         task = progress.record
         paths = await self._roots.of_paths(task.paths)
-        walk = TreeWalk(self._engine, [os.fsencode(path) for path in paths], self._read)
+        walk = walk_names(self._engine, [os.fsencode(path) for path in paths])
         if not task.position or not await walk.resume(Position.of_words(task.position)):
             await progress.restart()
             for path in paths:  # a root may be a single file
@@ -55,9 +49,6 @@ class ReleaseJob:
             for each in met:
                 await self._look_at(each.row.inode, progress)
             await progress.settled(walk.position.as_words(), progress.total)
-
-    async def _read(self, directory: Ino, after: bytes, limit: int) -> Sequence[_Name]:
-        return [_Name(*row) for row in await self._engine.readdir(directory, after, limit)]
 
     async def _look_at(self, inode: Inode, progress: Progress) -> None:
         task = progress.record

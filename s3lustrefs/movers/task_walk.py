@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -34,6 +34,13 @@ class Named(Protocol):
 
 
 Row = TypeVar("Row", bound=Named)
+
+
+class Name(NamedTuple):
+    """One name in a directory, for a walk that only looks."""
+
+    name: bytes
+    inode: Inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +165,12 @@ class TreeWalk(Generic[Row]):
             return Position(self.roots[self._root] if 0 <= self._root < len(self.roots) else b"", b"", b"\xff" * 256)
         frame = self._stack[-1]
         return Position(self.roots[self._root], frame.path, frame.after)
+
+
+def walk_names(engine: MetadataEngine, roots: Sequence[bytes]) -> TreeWalk[Name]:
+    """A walk that changes nothing of what it meets; see `TreeWalk` for the roots."""
+
+    async def read(directory: Ino, after: bytes, limit: int) -> list[Name]:
+        return [Name(*row) for row in await engine.readdir(directory, after, limit)]
+
+    return TreeWalk(engine, roots, read)

@@ -21,18 +21,17 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
-from s3lustrefs.meta.engine import MetadataEngine
+from s3lustrefs.meta.engine_tasks import TaskEngine
 from s3lustrefs.model import task_rules
 from s3lustrefs.model.file_system import Asked
 from s3lustrefs.model.task import IMPORT, Lifecycle, TaskRecord, TaskType
 from s3lustrefs.movers import event_log
-from s3lustrefs.movers.task_progress import Progress
+from s3lustrefs.movers.task_progress import Progress, forget_failures
 from s3lustrefs.movers.task_report import ReportDelivery
 
 log = logging.getLogger(__name__)
 
 _NO_ROOM_SECONDS = 5.0
-_PAGE = 500
 _DEFECT = "internal error; daemon.log has the traceback"
 
 
@@ -59,7 +58,7 @@ class Tasks:
 
     def __init__(
         self,
-        engine: MetadataEngine,
+        engine: TaskEngine,
         jobs: Mapping[TaskType, Callable[[], Job]],
         reports: ReportDelivery,
         *,
@@ -114,7 +113,7 @@ class Tasks:
     async def _tidy(self) -> None:
         """A crash may have come between the end of a task and this."""
         for record in [each for each in self._records.values() if each.is_ended]:
-            await self._patiently(partial(self._forget_failures, record.task_id))
+            await self._patiently(partial(forget_failures, self._engine, record.task_id))
 
     def _next(self) -> list[TaskRecord]:
         """Tasks to take up now: what was begun before what waits."""
@@ -139,7 +138,7 @@ class Tasks:
                 await self._withdraw(progress)
             await self._patiently(lambda: self._end(progress, failure))
             failpoint("task.ended")
-            await self._patiently(lambda: self._forget_failures(task_id))
+            await self._patiently(partial(forget_failures, self._engine, task_id))
         except Exception:
             # A defect must cost one task its success, not everybody their mount.
             log.exception("task failed unexpectedly task=%s", task_id)
@@ -224,10 +223,6 @@ class Tasks:
         record = progress.live().step(lifecycle, self._wall_ns(), failure=failure)
         await self._engine.update_task(record)
         self._records[record.task_id] = progress.record = record
-
-    async def _forget_failures(self, task_id: str) -> None:
-        while await self._engine.forget_task_failures(task_id, 0, _PAGE):
-            await trio.lowlevel.checkpoint()
 
     async def _patiently(self, deed: Callable[[], Awaitable[None]]) -> None:
         """A full disk delays a task, it does not end it."""

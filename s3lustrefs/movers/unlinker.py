@@ -7,19 +7,17 @@ the first one, and finds less to do. The association stays DELETING until no row
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from s3lustrefs import errors
-from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
-from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import NO_INO, Ino
-from s3lustrefs.movers.hydrator import Hydrator
+from s3lustrefs.movers.removals import Removals
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +28,11 @@ _MOST_ROUNDS = 5
 
 
 class Unlinker:
-    """`note_nameless` has an open file that lost its last name buried when nobody has it open any more."""
+    """See the module docstring."""
 
-    def __init__(
-        self,
-        engine: MetadataEngine,
-        chunks: ChunkStore,
-        hydrator: Hydrator,
-        note_nameless: Callable[[Ino], None],
-        notify: Callable[[Invalidation], None],
-    ) -> None:
+    def __init__(self, engine: MetadataEngine, removals: Removals) -> None:
         self._engine = engine
-        self._chunks = chunks
-        self._hydrator = hydrator
-        self._note_nameless = note_nameless
-        self._notify = notify
+        self._removals = removals
 
     async def unlink(self, association: Association) -> None:
         """Of an association that is DELETING and that nothing runs for any more. Raises: StorageError."""
@@ -108,15 +96,5 @@ class Unlinker:
         if not names:
             return []
         removed = await self._engine.remove_entries(directory, names)
-        for each in removed:
-            self._notify(DentryInvalidation(directory, each.name))
-            if each.inode.nlink:
-                self._notify(InodeInvalidation(each.inode.ino, content=False))
-            elif each.is_open:
-                self._note_nameless(each.inode.ino)
-            elif each.inode.is_file:
-                self._hydrator.forget(each.inode.ino)
-                self._chunks.condemn(each.inode.ino, each.inode.content_version, each.inode.chunk_bytes or 1, each.inode.size)
-        if removed:
-            self._notify(InodeInvalidation(directory, content=False))
+        self._removals.follow(directory, removed)
         return removed

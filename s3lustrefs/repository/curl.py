@@ -17,9 +17,10 @@ import io
 import logging
 import os
 import re
+import select
 import ssl
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,10 @@ _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|$)")
 _MAX_CONNECTIONS = 128
 _CONNECT_MS = 3000
 _NEVER = float("inf")
+_EVENTS = 16
+"""Sockets looked at before other tasks have their turn: each may have a quarter of a megabyte to copy."""
+_REPAIR_SECONDS = 1.0
+"""Pause after a defect, so that it does not take the whole processor."""
 
 
 _PLAIN_VALUE = re.compile(r"[!-~]+(?: [!-~]+)*")
@@ -66,18 +71,6 @@ class _Transfer:
     header_lines: list[bytes] = field(default_factory=list)
     body: list[bytes] = field(default_factory=list)
     failure: str | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Watch:
-    """One socket libcurl waits for. `wanted` is made of pycurl.POLL_* bits, and each of them has a task and a scope of its own."""
-
-    wanted: int
-    scopes: list[trio.CancelScope] = field(default_factory=list)
-
-    def cancel(self) -> None:
-        for scope in self.scopes:
-            scope.cancel()
 
 
 def can_send(request: Request) -> bool:
@@ -100,11 +93,16 @@ class CurlClient:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         self._transfers: dict[pycurl.Curl, _Transfer] = {}
         self._idle: defaultdict[str, list[pycurl.Curl]] = defaultdict(list)
-        self._watches: dict[int, _Watch] = {}
+        self._sockets = select.epoll()
+        """Those libcurl waits for, in an epoll of their own, which trio waits for as one: a task for each of them would cost as
+        much as the request."""
+        self._watched: set[int] = set()
+        self._unwatchable: list[int] = []
         self._due = False
         self._deadline = _NEVER
         self._alarm = trio.CancelScope()
         trio.lowlevel.spawn_system_task(self._keep_time)
+        trio.lowlevel.spawn_system_task(self._watch)
 
     async def exchange(
         self, request: Request, *, tls: bool, region: str, credentials: CredentialSnapshot, patience: float
@@ -168,8 +166,10 @@ class CurlClient:
             self._finish(easy, failure)
 
     def _settle(self) -> None:
-        """Act upon what the callbacks noted down: expired timers, and transfers that are done."""
+        """Act upon what the callbacks noted down: expired timers, lost sockets, and transfers that are done."""
         while True:
+            while self._unwatchable:
+                self._act(self._unwatchable.pop(), pycurl.CSELECT_ERR)
             if self._due:
                 self._due = False
                 self._act(pycurl.SOCKET_TIMEOUT, 0)
@@ -178,7 +178,7 @@ class CurlClient:
                 self._finish(easy, None)
             for easy, code, message in failed:
                 self._finish(easy, f"libcurl error {code}: {message}")
-            if not queued and not self._due:
+            if not queued and not self._due and not self._unwatchable:
                 return
 
     def _finish(self, easy: pycurl.Curl, failure: str | None) -> None:
@@ -191,43 +191,35 @@ class CurlClient:
     # --- what libcurl waits for ------------------------------------------------------------------------------------------
 
     def _on_socket(self, wanted: int, fd: int, multi: object, data: object) -> None:
-        watch = self._watches.get(fd)
-        if watch is not None:
-            if watch.wanted == wanted:
-                return
-            del self._watches[fd]
-            watch.cancel()
-        if wanted == pycurl.POLL_REMOVE:
-            return
-        watch = self._watches[fd] = _Watch(wanted)
-        if wanted & pycurl.POLL_IN:
-            trio.lowlevel.spawn_system_task(self._watch, fd, watch, trio.lowlevel.wait_readable, pycurl.CSELECT_IN)
-        if wanted & pycurl.POLL_OUT:
-            trio.lowlevel.spawn_system_task(self._watch, fd, watch, trio.lowlevel.wait_writable, pycurl.CSELECT_OUT)
-
-    async def _watch(self, fd: int, watch: _Watch, wait: Callable[[int], Awaitable[None]], events: int) -> None:
+        """`wanted` is made of pycurl.POLL_* bits."""
+        mask = (select.EPOLLIN if wanted & pycurl.POLL_IN else 0) | (select.EPOLLOUT if wanted & pycurl.POLL_OUT else 0)
         try:
-            await self._follow(fd, watch, wait, events)
-        except Exception:
-            # Out of a system task it would end the whole run: a defect costs some requests, not the mount.
-            log.exception("socket watched no longer fd=%d", fd)
-            self._fail_all("internal error; daemon.log has the traceback")
+            if wanted == pycurl.POLL_REMOVE:
+                self._watched.discard(fd)
+                self._sockets.unregister(fd)
+            elif fd in self._watched:
+                self._sockets.modify(fd, mask)
+            else:
+                self._sockets.register(fd, mask)
+                self._watched.add(fd)
+        except (OSError, ValueError) as error:  # ValueError: this run is over, and libcurl closes what it kept
+            if wanted != pycurl.POLL_REMOVE:
+                log.error("socket cannot be watched fd=%d error=%s", fd, error)
+                self._unwatchable.append(fd)
 
-    async def _follow(self, fd: int, watch: _Watch, wait: Callable[[int], Awaitable[None]], events: int) -> None:
-        with trio.CancelScope() as scope:
-            watch.scopes.append(scope)
-            while self._watches.get(fd) is watch:
+    async def _watch(self) -> None:
+        with self._sockets:
+            while True:
                 try:
-                    await wait(fd)
-                except OSError as error:  # raised here it would end the whole run
-                    log.error("socket cannot be watched fd=%d error=%s", fd, error)
-                    events = pycurl.CSELECT_ERR
-                if self._watches.get(fd) is watch:
-                    if events == pycurl.CSELECT_ERR:
-                        del self._watches[fd]
-                        watch.cancel()
-                    self._act(fd, events)
+                    await trio.lowlevel.wait_readable(self._sockets.fileno())
+                    for fd, events in self._sockets.poll(0, _EVENTS):
+                        self._act(fd, _selected(events))
                     self._settle()
+                except Exception:
+                    # Out of a system task it would end the whole run: a defect costs some requests, not the mount.
+                    log.exception("requests given up")
+                    self._fail_all("internal error; daemon.log has the traceback")
+                    await trio.sleep(_REPAIR_SECONDS)
 
     def _on_timer(self, milliseconds: int) -> None:
         self._due = milliseconds == 0
@@ -257,6 +249,13 @@ def client() -> CurlClient:
         made = CurlClient()
         _client.set(made)
         return made
+
+
+def _selected(events: int) -> int:
+    """What epoll tells, in libcurl's words; it finds out itself what an error is."""
+    trouble = events & (select.EPOLLERR | select.EPOLLHUP)
+    readable = pycurl.CSELECT_IN if trouble or events & select.EPOLLIN else 0
+    return int(readable | (pycurl.CSELECT_OUT if trouble or events & select.EPOLLOUT else 0))
 
 
 def _new_easy(method: str) -> pycurl.Curl:

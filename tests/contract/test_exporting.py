@@ -33,6 +33,7 @@ from s3lustrefs.movers.exporter import Exporter
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.refresher import Refresher
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.sent_objects import SentObjects
@@ -60,7 +61,8 @@ class Scene:
         refresher = Refresher(engine, chunks, repositories, lambda _: None)
         room = Room(chunks)
         hydrator = Hydrator(engine, chunks, repositories, refresher.refresh, lambda _: None, room)
-        disputes = Disputes(engine, chunks, repositories, refresher, lambda _: None)
+        removals = Removals(chunks, hydrator, lambda _: None, lambda _: None)
+        disputes = Disputes(engine, removals, repositories, refresher, lambda _: None)
         headers = HeaderFetcher(engine, repositories, refresher.refresh)
         self.files = FileExport(engine, chunks, hydrator, repositories, headers.known, disputes)
         self.deletes = DeleteExport(engine, hydrator, repositories, disputes)

@@ -32,6 +32,7 @@ from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, fill_batch
 from s3lustrefs.movers.observer import Observer, Seen
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.repository.event_messages import BucketEvent, EventKind
@@ -108,9 +109,8 @@ class Mount:
 
         headers = HeaderFetcher(self.engine, repositories, refresh)
         hydrator = Hydrator(self.engine, self.chunks, repositories, refresh, lambda _: None, Room(self.chunks))
-        self.observer = Observer(
-            self.engine, linked.assoc_id, repositories, headers, hydrator, self.chunks, lambda _: None, lambda _: None
-        )
+        removals = Removals(self.chunks, hydrator, lambda _: None, lambda _: None)
+        self.observer = Observer(self.engine, linked.assoc_id, repositories, headers, removals, lambda _: None)
         judge = EventJudge(self.engine, linked.assoc_id, clock_ns=lambda: self.bucket.now_ns)
         self.told = EventObserver(self.engine, linked.assoc_id, self.observer, headers, lambda _: None, judge)
 

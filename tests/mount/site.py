@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s3lustrefs.cli.control_client import ControlClient
 from tests.servers import S3Server
 
 S3LUSTREFS = str(Path(sys.executable).parent / "s3lustrefs")
@@ -107,11 +108,13 @@ class Site:
 
     def wait_imported(self) -> dict[str, Any]:
         deadline = time.monotonic() + WAIT_SECONDS
+        client = ControlClient(str(self.state_dir / "control.sock"))
         while True:
-            status = self.status()
+            status: dict[str, Any] = client.call("Status")
             if all(a["import"]["state"] == "DONE" for a in status["associations"]):
                 return status
             assert time.monotonic() < deadline, f"import not done: {status['associations']}"
+            time.sleep(0.02)
 
     # --- the daemon ------------------------------------------------------------------------------------------------------
 

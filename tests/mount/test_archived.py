@@ -141,6 +141,28 @@ def test_archived_files_are_replaced_and_deleted_like_others(cold: Site) -> None
     assert cold.head("p/d/glacier")["Metadata"]["file-permissions"] == "0100640"
 
 
+def test_changes_that_need_archived_bytes_change_nothing(cold: Site, proxy: BackgroundProxy) -> None:
+    cold.mount()
+    path = cold.root / "d/glacier"
+    os.stat(path)
+    before, mark = (cold.hsm("d/glacier"), path.stat().st_mtime_ns), proxy.mark()
+    with pytest.raises(OSError) as refused:
+        os.truncate(path, 1000)
+    assert refused.value.errno == errno.ENODATA
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        for change in (lambda: os.pwrite(fd, b"x", 10), lambda: os.ftruncate(fd, 2 * MIB + 1)):
+            with pytest.raises(OSError) as refused:
+                change()
+            assert refused.value.errno == errno.ENODATA
+    finally:
+        os.close(fd)
+    assert (cold.hsm("d/glacier"), path.stat().st_mtime_ns) == before
+    cold.drain()
+    assert not proxy.requests("PUT", "d/glacier", mark) and path.stat().st_size == len(BIG)
+    cold.unmount()
+
+
 def test_an_archived_symlink_is_a_link_once_it_is_restored(cold: Site) -> None:
     cold.put("p/link", b"d/warm", StorageClass="GLACIER", Metadata={"file-permissions": "0120777"})
     cold.mount()

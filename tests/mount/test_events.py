@@ -165,6 +165,7 @@ class Queue:
     def __init__(self, server: S3Server) -> None:
         self._sqs = server.client("sqs")
         self.url: str = self._sqs.create_queue(QueueName=fresh_bucket(server))["QueueUrl"]
+        self.arn: str = self._sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
 
     def send(self, *bodies: str) -> None:
         for body in bodies:
@@ -218,6 +219,43 @@ def test_what_messages_say_is_true_or_has_no_effect(make_site: Callable[..., Sit
     assert tree(place.root) == {"changed": b"newer", "kept": b"kept", "fresh": b"fresh", "other form": b"x"}
     found = events(place)
     assert (found["unreadable"], found["foreign"], found["lost"]) == (1, 2, 0)
+    assert refresh(place) == NOTHING
+
+
+def through_sns(server: S3Server, queue: Queue, bucket: str) -> None:
+    sns, s3 = server.client("sns"), server.client()
+    topic = sns.create_topic(Name=bucket)["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
+    told = {"TopicArn": topic, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"TopicConfigurations": [told]})
+
+
+def through_eventbridge(server: S3Server, queue: Queue, bucket: str) -> None:
+    bus, s3 = server.client("events"), server.client()
+    pattern = {"source": ["aws.s3"], "detail": {"bucket": {"name": [bucket]}}}
+    bus.put_rule(Name=bucket, EventPattern=json.dumps(pattern))
+    bus.put_targets(Rule=bucket, Targets=[{"Id": "queue", "Arn": queue.arn}])
+    s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}})
+
+
+@pytest.mark.parametrize("connect", [through_sns, through_eventbridge])
+def test_queues_behind_sns_and_eventbridge(
+    make_site: Callable[..., Site], moto_server: S3Server, queue: Queue, connect: Callable[[S3Server, Queue, str], None]
+) -> None:
+    place = make_site(event_queue_url=queue.url)
+    place.put("p/kept", b"before")
+    connect(moto_server, queue, place.bucket)
+    place.mount()
+    wait_state(place, "LISTENING")
+    assert tree(place.root) == {"kept": b"before"}
+    place.put("p/kept", b"changed, and longer")
+    place.put("p/a b+c é", b"new")
+    wait_tree(place, {"kept": b"changed, and longer", "a b+c é": b"new"})
+    place.s3.delete_object(Bucket=place.bucket, Key="p/kept")
+    wait_tree(place, {"a b+c é": b"new"})
+    wait(lambda: not queue.left(), lambda: (queue.left(), events(place)))
+    found = events(place)
+    assert (found["unreadable"], found["lost"], totals(place)) == (0, 0, {"new": 1, "changed": 1, "deleted": 1})
     assert refresh(place) == NOTHING
 
 

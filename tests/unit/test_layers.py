@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "s3lustrefs"
 
 ROWS = (
     ("model", "errors", "failpoints"),
-    ("config", "log", "mountinfo"),
+    ("config", "log", "mountinfo", "durable_files"),
     ("meta", "data", "repository"),
     ("movers",),
     ("fs",),

@@ -21,6 +21,7 @@ from s3lustrefs.movers.association_watch import AssociationWatch
 from s3lustrefs.movers.headers import HeaderFetcher
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.links import Links, Shared
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 from s3lustrefs.movers.task_report import ReportDelivery
@@ -80,14 +81,12 @@ class Scene:
 
         headers = HeaderFetcher(engine, self.repositories, refresh)
         hydrator = Hydrator(engine, self.chunks, self.repositories, refresh, lambda _: None, Room(self.chunks))
+        removals = Removals(self.chunks, hydrator, lambda _: None, lambda _: None)
         self.links = Links(
-            Shared(
-                engine, self.repositories, headers, hydrator, self.chunks, refresh,
-                lambda _: None, lambda _: None, read_only=False,
-            )
+            Shared(engine, self.repositories, headers, removals, refresh, lambda _: None, read_only=False)
         )  # fmt: skip
         self.watch = AssociationWatch(engine, self.repositories, self.links, self._reach, self._note_recovered)
-        unlinker = Unlinker(engine, self.chunks, hydrator, lambda _: None, lambda _: None)
+        unlinker = Unlinker(engine, removals)
         self.requests = AssociationRequests(engine, self.links, unlinker, self.watch, self._probe)
         linking = Linking(
             AssociationSettings("", "", "", endpoint=ENDPOINT, event_queue_url="off"),

@@ -124,8 +124,8 @@ async def test_task_about_a_path_in_a_bucket_that_does_not_answer_fails_with_its
         await trees.exists("near/tree/new")
 
 
-async def walked(trees: Trees, path: bytes) -> list[bytes]:
-    named = [(path, await trees.engine.resolve(path))]
+async def walked(trees: Trees, *paths: bytes) -> list[bytes]:
+    named = [(path, await trees.engine.resolve(path)) for path in paths]
     return [path async for files in files_below(trees.engine, trees.links(), named) for path, _ in files]
 
 
@@ -136,6 +136,14 @@ async def test_files_below_a_directory_wait_for_the_imports_it_has_to_do_with(tr
         assert waited.cancelled_caught
     await trees.engine.create(ROOT_INO, b"elsewhere", stat.S_IFDIR | 0o755, 0, 0)
     assert await walked(trees, b"/elsewhere") == [] and await walked(trees, b"/far/known") == [b"/far/known"]
+
+
+async def test_files_below_directories_that_lie_in_each_other_are_met_once(trees: Trees) -> None:
+    top = await trees.engine.create(ROOT_INO, b"a", stat.S_IFDIR | 0o755, 0, 0)
+    inner = await trees.engine.create(top.ino, b"b", stat.S_IFDIR | 0o755, 0, 0)
+    await trees.engine.create(inner.ino, b"file", stat.S_IFREG | 0o644, 0, 0)
+    await trees.engine.create(ROOT_INO, b"a-b", stat.S_IFDIR | 0o755, 0, 0)
+    assert await walked(trees, b"/a/b", b"/a-b", b"/a") == [b"/a/b/file"]
 
 
 async def test_import_that_fails_is_told_to_who_walks(trees: Trees) -> None:

@@ -18,6 +18,7 @@ from s3lustrefs.model.association import Association
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.lost_found import LostFound
+from s3lustrefs.movers.removals import Removals
 from s3lustrefs.movers.repositories import Repositories
 from s3lustrefs.movers.room import Room
 
@@ -46,8 +47,9 @@ class Attic:
             return True
 
         hydrator = Hydrator(self.engine, self.chunks, Repositories(), unchanged, lambda _: None, Room(self.chunks))
+        removals = Removals(self.chunks, hydrator, lambda _: None, lambda _: None)
         return LostFound(
-            self.engine, self.chunks, hydrator, lambda _: None, lambda _: None,
+            self.engine, self.chunks, removals,
             keep_seconds=keep_seconds, most_bytes=most_bytes, wall_ns=lambda: int(self.clock[0] * 1e9),
         )  # fmt: skip
 

@@ -6,7 +6,6 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,15 +13,9 @@ from hypothesis import strategies as st
 
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
-from s3lustrefs.model.ids import ROOT_INO, Ino
-from s3lustrefs.model.inode import Inode
+from s3lustrefs.model.ids import ROOT_INO
 from s3lustrefs.movers import task_walk
-from s3lustrefs.movers.task_walk import Met, Position, TreeWalk
-
-
-class Row(NamedTuple):
-    name: bytes
-    inode: Inode
+from s3lustrefs.movers.task_walk import Met, Name, Position, TreeWalk, walk_names
 
 
 @asynccontextmanager
@@ -54,14 +47,7 @@ async def plant(engine: LmdbEngine, paths: Sequence[str]) -> set[bytes]:
     return made
 
 
-def walk(engine: LmdbEngine, roots: Sequence[bytes]) -> TreeWalk[Row]:
-    async def read(directory: Ino, after: bytes, limit: int) -> list[Row]:
-        return [Row(*row) for row in await engine.readdir(directory, after, limit)]
-
-    return TreeWalk(engine, roots, read)
-
-
-async def rest(walking: TreeWalk[Row]) -> list[Met[Row]]:
+async def rest(walking: TreeWalk[Name]) -> list[Met[Name]]:
     found = []
     while met := await walking.next():
         found += met
@@ -84,19 +70,19 @@ async def test_every_name_is_met_once_wherever_the_walk_is_taken_up(
     monkeypatch.setattr(task_walk, "PAGE", page)
     async with engine_at(tmp_path_factory.mktemp("walk")) as engine:
         made = await plant(engine, paths)
-        everything = await rest(walk(engine, [b"/"]))
+        everything = await rest(walk_names(engine, [b"/"]))
         assert [met.path for met in everything] == sorted(made, key=lambda path: path.split(b"/"))
 
-        first = walk(engine, [b"/"])
-        met: list[Met[Row]] = []
+        first = walk_names(engine, [b"/"])
+        met: list[Met[Name]] = []
         while len(met) < cut and (more := await first.next()):
             met += more
-        second = walk(engine, [b"/"])
+        second = walk_names(engine, [b"/"])
         if met:
             assert await second.resume(Position.of_words(first.position.as_words()))
         assert [each.path for each in (*met, *await rest(second))] == [each.path for each in everything]
         for at, each in enumerate(everything):  # what an export remembers of the oldest order under way
-            third = walk(engine, [b"/"])
+            third = walk_names(engine, [b"/"])
             if each.before.root:
                 assert await third.resume(each.before)
             assert [other.path for other in await rest(third)] == [other.path for other in everything[at:]]
@@ -106,9 +92,9 @@ async def test_roots_are_walked_one_after_the_other_and_what_vanished_is_left_ou
     async with engine_at(tmp_path) as engine:
         await plant(engine, ["one/a", "two/x/y", "three/z", "file"])
         roots = [b"/two", b"/file", b"/gone", b"/one"]
-        walking = walk(engine, roots)
+        walking = walk_names(engine, roots)
         assert [met.path for met in await walking.next()] == [b"/two/x"]
-        again = walk(engine, roots)
+        again = walk_names(engine, roots)
         assert await again.resume(walking.position)
         assert [met.path for met in await rest(walking)] == [b"/two/x/y", b"/one/a"]
         two = await engine.resolve(b"/two")
@@ -116,7 +102,7 @@ async def test_roots_are_walked_one_after_the_other_and_what_vanished_is_left_ou
         await engine.unlink(x.ino, b"y")
         await engine.rmdir(two.ino, b"x")
         assert [met.path for met in await rest(again)] == [b"/one/a"]
-        assert not await walk(engine, roots).resume(Position(b"/elsewhere", b"/elsewhere", b"a"))
+        assert not await walk_names(engine, roots).resume(Position(b"/elsewhere", b"/elsewhere", b"a"))
 
 
 def test_position_survives_names_that_are_not_utf_8() -> None:

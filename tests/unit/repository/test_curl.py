@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import random
@@ -103,6 +104,29 @@ async def test_requests_cancelled_while_there_is_no_descriptor_for_a_socket_end_
                     scope.cancel()
 
 
+class _FullEpoll:
+    """What epoll(7) says at /proc/sys/fs/epoll/max_user_watches, which nobody can reach without hurting the whole machine."""
+
+    def register(self, fd: int, mask: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def unregister(self, fd: int) -> None:
+        raise FileNotFoundError
+
+
+async def test_requests_whose_socket_cannot_be_watched_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    host = f"127.0.0.1:{silent[0].socket.getsockname()[1]}"
+    client = curl.client()
+    await trio.testing.wait_all_tasks_blocked()
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "_sockets", _FullEpoll())
+        with trio.fail_after(5), pytest.raises((TransferFailed, Stalled)):
+            await get(host, patience=0.5)
+    await silent[0].aclose()
+    assert (await get(await serve(GOOD))).status == 206 and not client._transfers
+
+
 async def _fail_to_connect() -> None:
     with pytest.raises(TransferFailed, match="connect"):
         await get("127.0.0.1:1")
@@ -134,7 +158,7 @@ async def test_cancelled_requests_leave_nothing_behind(serve: Serve) -> None:
     client = curl.client()
     assert not client._transfers  # what is watched and held belongs to the invariants
     await trio.testing.wait_all_tasks_blocked()
-    assert len(client._watches) <= 10
+    assert len(client._watched) <= 10
 
 
 async def test_hundreds_of_requests_to_a_server_that_drops_connections_all_end_and_leave_no_socket(nursery: trio.Nursery) -> None:
@@ -183,7 +207,7 @@ async def test_hundreds_of_requests_to_a_server_that_drops_connections_all_end_a
         assert failed
         assert not client._transfers
         await trio.testing.wait_all_tasks_blocked()
-        assert not client._watches  # idle connections are not watched: they are looked at when they are used again
+        assert not client._watched  # idle connections are not watched: they are looked at when they are used again
         assert len(client._idle) <= 30
         assert (await get(await serve_good(server))).body == b"abc"
         server.cancel_scope.cancel()

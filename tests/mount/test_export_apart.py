@@ -195,7 +195,7 @@ def test_removing_the_archived_copy_never_removes_what_was_imported(make: Make) 
     place.drain()
     place.cli("hsm", "remove", path)
     deadline = time.monotonic() + WAIT_SECONDS
-    while exported(place):
+    while place.keys("out/"):
         assert time.monotonic() < deadline, place.why("edited")
         time.sleep(0.05)
     assert place.hsm("edited") == NEW and path.read_bytes() == b"edited"

@@ -27,8 +27,7 @@ class ListingConflicts:
         inode = records.find_inode(self._txn, old.ino) if old.ino else None
         if inode is None or not inode.nlink or inode.is_complete or (inode.source_assoc, inode.source_key) != (old.assoc, old.key):
             return None
-        relative = old.key[len(self._association.prefix.encode()) :]
-        if walk(self._txn, Ino(self._association.root_ino), relative) == inode.ino:
+        if walk(self._txn, Ino(self._association.root_ino), self._association.relative_of(old.key)) == inode.ino:
             return None
         replaced = attributes.replace_content(self._txn, inode.ino, listed, self._now_ns)
         return None if replaced is None else (inode, replaced)
@@ -48,11 +47,11 @@ class ListingConflicts:
         if self._txn.get(Table.JOURNAL, schema.journal_object_key(old.assoc, old.key)) is not None:
             self._note(ConflictKind.DELETED_HERE, parent, name, etag, ino)
 
-    def stays(self, inode: Inode, etag: str) -> None:
-        """The export policy keeps a change here, and the object changed too: said once for each version."""
+    def stays(self, inode: Inode, etag: str, kind: ConflictKind = ConflictKind.NOT_EXPORTED) -> None:
+        """A change here is not exported (`kind`: or to another prefix), and the object changed too: said once for each version."""
         before = conflict_log.of_inode(self._txn, inode.ino)
-        if before is None or (before.kind, before.etag) != (ConflictKind.NOT_EXPORTED, etag):
-            self._note(ConflictKind.NOT_EXPORTED, inode.parent, inode.name, etag, inode.ino)
+        if before is None or (before.kind, before.etag) != (kind, etag):
+            self._note(kind, inode.parent, inode.name, etag, inode.ino)
 
     def keeps_attributes(self, inode: Inode, etag: str) -> None:
         """The export policy keeps attributes here, and the file has new content from the bucket."""

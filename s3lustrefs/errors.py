@@ -266,3 +266,10 @@ class NotInRepository(S3LustreError):
 
 class TaskFailed(S3LustreError):
     """A data repository task cannot be done as it was asked for; what it had done by then stays."""
+
+
+def again(error: S3LustreError) -> S3LustreError:
+    """A fresh exception for each who waited: raising one object in several tasks mixes up their tracebacks."""
+    if isinstance(error, RepositoryError):
+        return type(error)(str(error), bucket=error.bucket, key=error.key)
+    return type(error)(str(error))

@@ -135,7 +135,8 @@ def _bucket_events_text(events: dict[str, Any]) -> str:
     if events["state"] == "FAILING":
         return f"not available, sweeps alone: {events['reason']}"
     if events["state"] == "STARTING":
-        return "starting"
+        oldest = events["oldest_queued_seconds"]
+        return "starting" if oldest is None else f"waiting for the import, oldest queued {time_text(oldest)}"
     text = f"{events['events']:,} from queue {events['queue'].rpartition('/')[2]}"
     if events["last_event_at"]:
         text += f", last {time_text(max(0.0, time.time() - events['last_event_at']))} ago"

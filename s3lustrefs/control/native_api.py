@@ -302,6 +302,10 @@ class NativeApi:
             path = path.rpartition(b"/")[0]
             inode = await self._p.links.resolve(path)
         location = await self._p.engine.locate(inode)
+        if location is not None and not inode.is_dir:  # the name that was given, if there are several
+            above, _, name = path.rpartition(b"/")
+            directory = await self._p.engine.locate(await self._p.engine.resolve(above))
+            location = directory.child(name) if directory is not None else None
         if location is None:
             raise errors.NotInRepository(
                 f"{path.decode(errors='replace') or '/'} is in no association: it has nothing to refresh from"
@@ -311,7 +315,7 @@ class NativeApi:
             await self._p.links.ensure_listed(inode)
             result = SweepResult()
         elif inode.is_dir:
-            result = await sweeper.sweep(location.relative)
+            result = await sweeper.refresh_below(location.relative)
         else:
             result = await sweeper.look_at(inode, location.imported_key)
         await self._p.wait_told()

@@ -11,7 +11,7 @@ from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import Location
-from s3lustrefs.meta.schema import Change, JournalRecord, JournalState, ObjectRecord
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, Change, JournalRecord, JournalState, ObjectRecord
 from s3lustrefs.model.hsm import Hsm, state_text
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -88,7 +88,7 @@ class InodeStatus:
             "imported_key": _imported_key(location, source),
             "etag": source.etag if source else None,
             "version_id": source.version_id or None if source else None,
-            "storage_class": source.storage_class if source else None,
+            "storage_class": source.storage_class if source and source.storage_class != UNKNOWN_CLASS else None,
             "size": inode.size,
             "resident_bytes": await self._hydrator.resident_bytes(inode) if inode.is_file else 0,
             "hsm_flags": int(inode.hsm_state()),
@@ -217,7 +217,7 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
     if inode.is_file:
         yield f"state {status['hsm_state']}; {status['resident_bytes']} of {inode.size} bytes are local"
         yield (
-            f"archived copy: ETag {status['etag']}, storage class {status['storage_class']}"
+            f"archived copy: ETag {status['etag']}, storage class {status['storage_class'] or 'not known yet'}"
             if status["etag"]
             else "no archived copy yet"
         )

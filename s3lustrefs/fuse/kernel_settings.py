@@ -1,4 +1,4 @@
-"""Settings of one mount that the kernel keeps in sysfs: readahead and how many requests may be in the background."""
+"""What the kernel has in sysfs for one mount: readahead, how many requests may be in the background, the end of its connection."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def tune(mount_point: str) -> None:
             path.write_text(str(value))
         except OSError as exc:
             log.info("kernel setting left as it is path=%s reason=%s", path, exc.strerror)
+
+
+def open_abort(mount_point: str) -> int | None:
+    """Descriptor of what severs the connection of this mount when it is written to; None where we may not.
+
+    Once open it means this connection and no later one of the same number. Source: linux fs/fuse/control.c, fuse_ctl_remove_conn.
+    """
+    path = _CONNECTIONS / str(os.minor(os.stat(mount_point).st_dev)) / "abort"
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        log.info("connection cannot be severed path=%s reason=%s", path, exc.strerror)
+        return None
 
 
 def _mount_fusectl() -> None:

@@ -37,6 +37,7 @@ class Session:
         self._options = options
         self._requests = trio.CancelScope()
         self._ending = False
+        self._abort: int | None = None
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[None]:
@@ -53,6 +54,7 @@ class Session:
         finally:
             # Lazily, where the end came by signal: the mount point is free at once, whoever still has files open.
             pyfuse3.close(unmount=True)
+            self._sever()
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Answer requests until the end of the mount; `ready` is called once the first ones are answered."""
@@ -69,7 +71,16 @@ class Session:
         # Abandoned when the mount ends first: nobody would answer these calls then, until the connection is closed.
         await trio.to_thread.run_sync(os.stat, self._mount_point, abandon_on_cancel=True)
         await trio.to_thread.run_sync(kernel_settings.tune, self._mount_point, abandon_on_cancel=True)
+        self._abort = await trio.to_thread.run_sync(kernel_settings.open_abort, self._mount_point, abandon_on_cancel=True)
         ready()
+
+    def _sever(self) -> None:
+        """A thread of the invalidator may wait in the kernel for a request that nobody will answer. It keeps the connection open:
+        closing that would not end the request, and this process could not end either."""
+        if self._abort is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._abort, b"1")
+            os.close(self._abort)
 
     def _end_on_signals(self) -> None:
         """From now on to the end of the process: a second signal must not kill a daemon that is about to unmount."""

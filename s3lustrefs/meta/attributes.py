@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from s3lustrefs import errors
 from s3lustrefs.meta import journal, records, schema
 from s3lustrefs.meta.export_targets import source_of
+from s3lustrefs.meta.hard_links import rely_on_other
 from s3lustrefs.meta.location import LocationMap, is_lost_found
 from s3lustrefs.meta.schema import Change, JournalState, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
@@ -218,14 +219,16 @@ def reimport(txn: Txn, locations: LocationMap, ino: Ino, seen: ObjectRecord, now
     return replace_content(txn, ino, seen, now_ns)
 
 
-def lose_object(txn: Txn, ino: Ino, now_ns: int) -> None:
-    """The bucket no longer has a clean file's object: missing bytes are lost for good, resident ones stay.
+def lose_object(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> None:
+    """The bucket no longer has a clean file's object: missing bytes are lost for good, unless that of another name has them;
+    resident ones stay.
 
     It is not exported again of itself: somebody wanted the object gone. What is known of the object stays, so that the next
     sweep can take the name with it, and an export make a new object.
     """
     inode = records.find_inode(txn, ino)
-    if inode is None or not inode.source_assoc:
+    source = source_of(txn, inode) if inode is not None else None
+    if inode is None or not inode.source_assoc or (source is not None and rely_on_other(txn, locations, inode, source)):
         return
     if inode.hsm & Hsm.ARCHIVED:
         inode.hsm |= Hsm.LOST
@@ -244,7 +247,7 @@ def unknown_headers(txn: Txn, after: Ino, limit: int) -> tuple[list[Inode], Ino,
 
 
 def apply_headers(
-    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+    txn: Txn, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
 ) -> Inode | None:  # fmt: skip
     """What a HEAD of the object of this ETag said (empty: there is no object to ask); `target` given: it is a symlink. None when
     inode or object moved on meanwhile.
@@ -260,8 +263,10 @@ def apply_headers(
         source = source_of(txn, inode)
         if etag != (source.etag if source else ""):
             return None
-        if source is not None and version_id:  # which no listing tells
-            source.version_id = version_id
+        is_new_class = source is not None and storage_class not in ("", source.storage_class)  # which no event tells
+        if source is not None and (version_id or is_new_class):  # which no listing tells
+            source.version_id = version_id or source.version_id
+            source.storage_class = storage_class or source.storage_class
             records.put_object(txn, source)
     if change.mode is not None:
         inode.mode = stat.S_IFMT(inode.mode) | stat.S_IMODE(change.mode)

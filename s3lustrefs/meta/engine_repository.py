@@ -110,17 +110,22 @@ class RepositoryEngine(Protocol):
         but what events tell, which may be newer than a listing under way. Unknown objects older than `new_since_ns` are not new."""
 
     async def vanished_suspects(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
-    ) -> list[bytes]:
-        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there."""
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep,
+        after: bytes = b"",
+    ) -> tuple[list[bytes], bytes | None]:  # fmt: skip
+        """Known keys in `(span[0], span[1]]` (None: no limit) that begin with `below` and are not among those listed there (by
+        table key), out of some hundred records; and what to go on `after`, None at the end: all up to there have been looked at,
+        and the first 440 bytes of it are those of an object key."""
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
         """The bucket has no object under a key (a HEAD said so): its unchanged name goes too. None or a conflict: no name went; the
         file of that object was renamed or changed here, where it is not exported, and that is told once."""
 
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
-        """The bucket has another version of a clean file's object; None when the file is dirty or gone, or all here under another
-        name: then it stays as it is, and has no archived copy any more."""
+        """The bucket has another version of an object of a clean file. The file that is this version now: this one, or a new one
+        whose name leaves the file, since that keeps its content under others (hard_links). None when the file is dirty or gone, or
+        needs that object no more, as one that is all here under another name: then it stays as it is.
+        """
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         """The bucket told at `told_ns` of the version that is known: its attributes are asked for again if that is later than
@@ -146,10 +151,11 @@ class RepositoryEngine(Protocol):
         from an object that `is_vanished` they never will be."""
 
     async def object_vanished(self, ino: Ino) -> None:
-        """The bucket no longer has the object a clean file was imported from; an inode that is gone is fine."""
+        """The bucket no longer has the object a clean file was imported from: it relies on that of another name, or has lost it. An
+        inode that is gone is fine."""
 
     async def apply_headers(
-        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
     ) -> Inode | None:  # fmt: skip
         """What a HEAD said; `target`: it is a symlink. None when inode or object moved on meanwhile."""
 
@@ -166,9 +172,11 @@ class RepositoryEngine(Protocol):
         """Why the object with this key does not show; empty when it does, or is not known."""
 
     async def forget_skipped(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]]
-    ) -> None:
-        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed."""
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]],
+        after: bytes = b"",
+    ) -> bytes | None:  # fmt: skip
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed (whole
+        keys), out of some hundred; what to go on `after`, None at the end."""
 
     async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
         """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""

@@ -79,7 +79,7 @@ class Applied:
     made: set[Ino] = field(default_factory=set)
     """New directories."""
     grown: set[Ino] = field(default_factory=set)
-    """Older directories whose link count went up, since they got new directories."""
+    """Older inodes whose link count is another: directories that got new ones, files that lost a name to a new one."""
     appeared: list[tuple[Ino, bytes]] = field(default_factory=list)
     """Of a sweep: new names, which the kernel may remember as absent."""
     outdated: list[Inode] = field(default_factory=list)

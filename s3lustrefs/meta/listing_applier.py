@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-from s3lustrefs.meta import apart, attributes, journal, records, schema
+from s3lustrefs.meta import apart, attributes, hard_links, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.listing import (
     DIRECTORY_WINS,
@@ -27,10 +27,10 @@ from s3lustrefs.meta.listing import (
     PreparedEntry,
     Sweep,
 )
-from s3lustrefs.meta.listing_conflicts import ListingConflicts
-from s3lustrefs.meta.location import LOST_FOUND, walk
+from s3lustrefs.meta.listing_conflicts import ListingConflicts, same_version
+from s3lustrefs.meta.location import LOST_FOUND, LocationMap, walk
 from s3lustrefs.meta.namespace import purge
-from s3lustrefs.meta.schema import Table
+from s3lustrefs.meta.schema import ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import ConflictKind
@@ -46,6 +46,7 @@ class ListingApplier:
     def __init__(
         self,
         txn: Txn,
+        locations: LocationMap,
         association: Association,
         now_ns: int,
         allocate: Callable[[], Ino],
@@ -54,6 +55,7 @@ class ListingApplier:
         touched: Container[bytes] = (),
     ) -> None:
         self._txn = txn
+        self._locations = locations
         self._association = association
         self._prefix = schema.pack_u16(association.assoc_id) + association.prefix.encode()
         self._now_ns = now_ns
@@ -64,7 +66,7 @@ class ListingApplier:
         self._new_since_ns = sweep.new_since_ns - attributes.TIME_MARGIN_NS if sweep is not None and sweep.new_since_ns else 0
         self._takes_new = sweep is None or "NEW" in sweep.events
         self._takes_changed = sweep is None or "CHANGED" in sweep.events
-        self._conflicts = ListingConflicts(txn, association, now_ns)
+        self._conflicts = ListingConflicts(txn, locations, association, now_ns)
         self.applied = Applied(conflicts=self._conflicts.met)
         self._reserved = LOST_FOUND if association.root_ino == ROOT_INO else None
 
@@ -127,7 +129,7 @@ class ListingApplier:
 
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
-        if seen is not None and _same_version(seen, listed):
+        if seen is not None and same_version(seen, listed):
             if seen[8:] != listed:
                 self._look_closer(object_key, seen, listed)
             return True
@@ -256,15 +258,27 @@ class ListingApplier:
             is_its_object = inode.is_left_behind or (known is not None and known[:8] == taken)
             if is_kept and not is_its_object:  # renamed to where somebody put an object
                 self._conflicts.stays(inode, seen.etag)
-            elif (replaced := attributes.replace_content(self._txn, ino, seen, self._now_ns)) is not None:
-                self.applied.changed.append(ino)
-                self.applied.outdated.append(inode)
+            elif (replaced := self._replace(inode, seen)) is not None:
                 self._ask_for_headers(replaced)
                 if is_kept:
                     self._conflicts.keeps_attributes(inode, seen.etag)
             elif is_kept:
                 self._conflicts.stays(inode, seen.etag)
         return False
+
+    def _replace(self, inode: Inode, seen: ObjectRecord) -> Inode | None:
+        """Give a file what its object has now; the file that is so then, see `hard_links.set_apart`. None: it stays as it is."""
+        changed = hard_links.set_apart(self._txn, self._locations, inode, seen, self._now_ns, self._allocate) or inode
+        replaced = attributes.replace_content(self._txn, changed.ino, seen, self._now_ns)
+        if replaced is None:
+            return None
+        self.applied.changed.append(replaced.ino)
+        if replaced.ino == inode.ino:
+            self.applied.outdated.append(inode)
+        else:
+            self.applied.replaced.append((replaced.parent, replaced.name))
+            self.applied.grown.add(inode.ino)
+        return replaced
 
     def _ask_for_headers(self, changed: Inode) -> None:
         if not changed.flags & InodeFlag.HEADERS_UNKNOWN:
@@ -381,12 +395,3 @@ class ListingApplier:
         if self._txn.get(Table.SKIPPED, table_key) != value:
             self._txn.put(Table.SKIPPED, table_key, value)
             self.applied.skipped.append((relative, reason))
-
-
-def _same_version(known: bytes, tail: bytes) -> bool:
-    """Whether a stored object value and a listed one speak of the same version: equal ETag and size."""
-    if known[8:] == tail:
-        return True  # nearly always, in a tenth of the time
-    a = schema.decode_object(b"\0\0", known)
-    b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
-    return a.etag == b.etag and a.size == b.size

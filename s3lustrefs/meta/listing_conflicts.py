@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from s3lustrefs.meta import attributes, conflict_log, journal, records, schema
-from s3lustrefs.meta.location import path_of, walk
+from s3lustrefs.meta import attributes, conflict_log, hard_links, journal, records, schema
+from s3lustrefs.meta.location import LocationMap, path_of, walk
 from s3lustrefs.meta.schema import ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
@@ -15,19 +15,22 @@ from s3lustrefs.model.inode import Inode
 class ListingConflicts:
     """Those met while one batch of an association is applied; `met` has what is to be told."""
 
-    def __init__(self, txn: Txn, association: Association, now_ns: int) -> None:
+    def __init__(self, txn: Txn, locations: LocationMap, association: Association, now_ns: int) -> None:
         self._txn = txn
+        self._locations = locations
         self._association = association
         self._now_ns = now_ns
         self.met: list[Conflict] = []
 
     def follow(self, old: ObjectRecord, listed: ObjectRecord) -> tuple[Inode, Inode] | None:
         """The file of `old` was renamed here, and not yet there. Without a whole copy it is whatever its object is: the inode
-        before and after; None when this is no such file."""
+        before and after; None when this is no such file, or the object of another name has its content."""
         inode = records.find_inode(self._txn, old.ino) if old.ino else None
         if inode is None or not inode.nlink or inode.is_complete or (inode.source_assoc, inode.source_key) != (old.assoc, old.key):
             return None
         if walk(self._txn, Ino(self._association.root_ino), self._association.relative_of(old.key)) == inode.ino:
+            return None
+        if hard_links.rely_on_other(self._txn, self._locations, inode, old):
             return None
         replaced = attributes.replace_content(self._txn, inode.ino, listed, self._now_ns)
         return None if replaced is None else (inode, replaced)
@@ -66,3 +69,12 @@ class ListingConflicts:
         conflict = Conflict(kind, self._now_ns, path.decode(errors="replace"), etag=etag, winner_ino=ino)
         conflict_log.note(self._txn, conflict)
         self.met.append(conflict)
+
+
+def same_version(known: bytes, tail: bytes) -> bool:
+    """Whether a stored object value and a listed one speak of the same version: equal ETag and size."""
+    if known[8:] == tail:
+        return True  # nearly always, in a tenth of the time
+    a = schema.decode_object(b"\0\0", known)
+    b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
+    return a.etag == b.etag and a.size == b.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 
@@ -11,6 +12,7 @@ from s3lustrefs.meta import (
     attributes,
     conflict_log,
     export_targets,
+    hard_links,
     journal,
     lost_found,
     records,
@@ -138,7 +140,8 @@ class RepositoryVerbs(EngineCore):
         """One prepared batch; `directories` are relative paths known only by what is below them."""
         first = self._next_ino
         with self._store.begin() as txn:
-            applier = ListingApplier(txn, association, self._now(), lambda: self._allocate_in(txn), self._in_use, sweep, touched)
+            allocate = partial(self._allocate_in, txn)
+            applier = ListingApplier(txn, self._locations, association, self._now(), allocate, self._in_use, sweep, touched)
             for path in directories:
                 applier.directory(path)
             for marker in markers:
@@ -171,10 +174,10 @@ class RepositoryVerbs(EngineCore):
             self._store.object_watchers = [other for other in self._store.object_watchers if other is not touched]
 
     async def vanished_suspects(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep
-    ) -> list[bytes]:
-        keys = {schema.object_key(association.assoc_id, key) for key in listed}
-        return vanished.suspects(self._txn(), association, below, span, keys, sweep)
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes], sweep: Sweep,
+        after: bytes = b"",
+    ) -> tuple[list[bytes], bytes | None]:  # fmt: skip
+        return vanished.suspects(self._txn(), association, below, span, listed, sweep, after)
 
     async def remove_vanished(self, association: Association, key: bytes, sweep: Sweep) -> Removed | Conflict | None:
         with self._store.begin() as txn:
@@ -185,8 +188,16 @@ class RepositoryVerbs(EngineCore):
     async def replace_content(self, ino: Ino, seen: ObjectRecord) -> Inode | None:
         if self._locations.association(seen.assoc) is None:
             return None
+        first = self._next_ino
         with self._store.begin() as txn:
-            return attributes.reimport(txn, self._locations, ino, seen, self._now())
+            inode = records.find_inode(txn, ino)
+            if inode is not None:
+                allocate = partial(self._allocate_in, txn)
+                inode = hard_links.set_apart(txn, self._locations, inode, seen, self._now(), allocate)
+            replaced = attributes.reimport(txn, self._locations, inode.ino, seen, self._now()) if inode is not None else None
+            self._save_next_ino(txn)
+        self._inodes += self._next_ino - first
+        return replaced
 
     async def doubt_headers(self, assoc: AssocId, key: bytes, told_ns: int, margin_ns: int) -> Inode | None:
         with self._store.begin() as txn:
@@ -222,13 +233,13 @@ class RepositoryVerbs(EngineCore):
     async def object_vanished(self, ino: Ino) -> None:
         """The bucket no longer has the object a clean file was imported from."""
         with self._store.begin() as txn:
-            attributes.lose_object(txn, ino, self._now())
+            attributes.lose_object(txn, self._locations, ino, self._now())
 
     async def apply_headers(
-        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = ""
+        self, ino: Ino, etag: str, change: AttributeChange, target: bytes | None, version_id: str = "", storage_class: str = ""
     ) -> Inode | None:  # fmt: skip
         with self._store.begin() as txn:
-            return attributes.apply_headers(txn, ino, etag, change, target, version_id)
+            return attributes.apply_headers(txn, ino, etag, change, target, version_id, storage_class)
 
     async def unknown_headers(self, after: Ino, limit: int) -> tuple[list[Inode], Ino, bool]:
         return attributes.unknown_headers(self._txn(), after, limit)
@@ -254,9 +265,10 @@ class RepositoryVerbs(EngineCore):
         below: bytes,
         span: tuple[bytes, bytes | None],
         listed: Callable[[], Container[bytes]],
-    ) -> None:
+        after: bytes = b"",
+    ) -> bytes | None:
         with self._store.begin() as txn:
-            vanished.forget_skipped(txn, association, below, span, listed)
+            return vanished.forget_skipped(txn, association, below, span, listed, after)
 
     async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
         is_file = inode.parent and not inode.is_dir

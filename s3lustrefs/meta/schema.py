@@ -217,6 +217,8 @@ class ObjectRecord:
 
 _OBJECT = struct.Struct(">QqBHBH")
 STANDARD = b"STANDARD"
+UNKNOWN_CLASS = "UNKNOWN"
+"""Storage class of an object that an event told of, until its headers or a listing tell."""
 
 
 def object_tail(
@@ -356,19 +358,24 @@ class SentObject:
     in_parts: bool = False
     tags: tuple[tuple[str, str], ...] = ()
     """Tags of others that are set after a copy which drops them."""
+    copy_of: str = ""
+    """The ETag of what is copied: the copy of an object that went up in parts has another one."""
 
 
 def encode_writes(key: bytes, writes: list[SentObject]) -> bytes:
-    rows = [[w.size, w.headers, w.in_parts, *([w.tags] if w.tags else [])] for w in writes]
+    rows = [[w.size, w.headers, w.in_parts, *([w.tags, w.copy_of] if w.tags or w.copy_of else [])] for w in writes]
     return json.dumps([key.decode("latin-1"), rows], separators=(",", ":")).encode()
 
 
 def decode_writes(raw: bytes) -> tuple[bytes, list[SentObject]]:
     key, rows = json.loads(raw)
-    return key.encode("latin-1"), [
-        SentObject(size, headers, in_parts, tuple((name, value) for tags in more for name, value in tags))
-        for size, headers, in_parts, *more in rows
-    ]
+    return key.encode("latin-1"), [_sent_object(*row) for row in rows]
+
+
+def _sent_object(
+    size: int, headers: dict[str, str], in_parts: bool, tags: list[list[str]] | None = None, copy_of: str = ""
+) -> SentObject:
+    return SentObject(size, headers, in_parts, tuple((name, value) for name, value in tags or ()), copy_of)
 
 
 # --- residency ---------------------------------------------------------------------------------------------------------

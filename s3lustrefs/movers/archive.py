@@ -15,7 +15,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, ObjectRecord
 from s3lustrefs.model.events import DentryInvalidation, Invalidation
 from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import Inode
@@ -31,7 +31,7 @@ _HEADS_PER_SECOND = 50
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 60.0
 """Between two looks: some products restore at once, Amazon's fastest tier takes minutes, its slowest two days."""
 _ANSWER_SECONDS = 5.0
-_MAY_BE_ARCHIVED = ARCHIVE_CLASSES | {"INTELLIGENT_TIERING"}
+_MAY_BE_ARCHIVED = ARCHIVE_CLASSES | {"INTELLIGENT_TIERING", UNKNOWN_CLASS}
 _MOST_FAILURES = 10_000
 
 

@@ -219,7 +219,7 @@ class DirectoryImporter:
             with trio.move_on_at(deadline):
                 await load.done.wait()
         if load.error is not None:
-            raise type(load.error)(str(load.error), bucket=load.error.bucket)
+            raise errors.again(load.error)
 
     async def ensure_name(self, relative: bytes) -> None:
         """Return once the directory that a name is in was listed. Raises: RepositoryError."""

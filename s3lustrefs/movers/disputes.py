@@ -19,7 +19,7 @@ from s3lustrefs.meta.conflicts import Dispute
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import Target
 from s3lustrefs.meta.listing import PATH_MAX, Sweep, preparer, preparer_options
-from s3lustrefs.meta.schema import ObjectRecord
+from s3lustrefs.meta.schema import Change, ObjectRecord
 from s3lustrefs.model.association import EVENTS
 from s3lustrefs.model.conflict import Conflict, ConflictKind
 from s3lustrefs.model.events import DentryInvalidation, InodeInvalidation, Invalidation
@@ -57,9 +57,9 @@ class Disputes:
 
     async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:
         """File and object both changed. Raises: RepositoryError, StorageError; NotADirectory where lost+found cannot be made."""
-        is_its_object = (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key)
-        if inode.is_file and not inode.is_dirty and is_its_object:
-            await self._refresher.refresh(inode.ino)  # only attributes were changed here, and they go with the new content
+        if await self._is_unchanged(inode, target):
+            # Only attributes were changed here, and they go with the new content.
+            await self._refresher.refresh(inode.ino, (target.association.assoc_id, target.key))
             return
         resolved = await self._engine.resolve_conflict(target.association, await self._dispute(inode, target, head))
         if resolved is None:
@@ -71,6 +71,17 @@ class Disputes:
             self._notify(DentryInvalidation(parent, name))
             self._notify(InodeInvalidation(parent, content=False))
         self._notify(InodeInvalidation(inode.ino, content=False))
+
+    async def _is_unchanged(self, inode: Inode, target: Target) -> bool:
+        """Whether the object had the content that the file still has."""
+        if not inode.is_file or inode.is_dirty:
+            return False
+        if (inode.source_assoc, inode.source_key) == (target.association.assoc_id, target.key):
+            return True
+        if inode.nlink == 1 or target.known is None or target.known.ino != inode.ino:
+            return False
+        record = await self._engine.find_journal(inode.ino)
+        return record is None or not record.change & Change.CONTENT
 
     async def _dispute(self, inode: Inode, target: Target, head: ObjectHead) -> Dispute:
         association, version = target.association, head.version
@@ -101,11 +112,12 @@ class Disputes:
         log.warning("conflict kept kind=%s path=%s", ConflictKind.DELETED_THERE, path)
 
     async def follow(self, inode: Inode) -> bool:
-        """The object of a file that has no whole copy of it was replaced or is gone. Whether the file is the new version now."""
+        """The object that a file relies on was replaced or is gone. Whether the file is the new version now, or relies on that of
+        another name; or, wholly here, on none, since the name of the object left it."""
         before = await self._engine.source_of(inode)
         await self._refresher.refresh(inode.ino)
         after = await self._engine.source_of(await self._engine.get(inode.ino))
-        return after is not None and after != before
+        return after != before and (after is not None or inode.is_complete)
 
     async def vanished(self, inode: Inode) -> None:
         """The object of a file was deleted before all of it was here. A loser of which nothing will come is none."""

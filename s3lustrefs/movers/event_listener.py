@@ -27,7 +27,7 @@ from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.event_observer import EventObserver
 from s3lustrefs.movers.importer import Importer
 from s3lustrefs.repository.event_messages import BucketEvent
-from s3lustrefs.repository.event_queue import MOST_MESSAGES, WAIT_SECONDS, EventQueue, Message
+from s3lustrefs.repository.event_queue import HIDDEN_SECONDS, MOST_MESSAGES, WAIT_SECONDS, EventQueue, Message
 from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ _POLICY_SECONDS = 5.0
 _SYNC_SECONDS = 1.0
 _LEAST_POLL_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
+_FORGET_SECONDS = HIDDEN_SECONDS + 3 * _LONGEST_PAUSE_SECONDS
+"""A message that was to come again and has not by then is nobody's any more."""
 _LAGS = 1000
 
 
@@ -100,6 +102,10 @@ class EventListener:
         self._wake = trio.Event()
         self._lags: deque[float] = deque(maxlen=_LAGS)
         self._oldest_sent = 0.0
+        """Of the messages that are worked on, or of those that an import keeps waiting; unix time, 0: there are none."""
+        self._is_age_known = False
+        self._coming_again: dict[str, tuple[float, float]] = {}
+        """By message: when it was sent (unix time), and until when it is remembered (trio's clock)."""
         self._events = self._foreign = self._unreadable = self._lost = 0
         self._last_event_at = 0.0
 
@@ -128,13 +134,12 @@ class EventListener:
             while True:
                 try:
                     if not self._is_wanted():
-                        self._state, self._error = "OFF", ""
+                        self._state, self._error, self._is_age_known = "OFF", "", False
                         await trio.sleep(_POLICY_SECONDS)
                         continue
                     self._has_news = False
                     self._queue = await next(iter(self._members.values())).connect()
-                    for member in self._members.values():
-                        await member.importer.wait_for_end()
+                    await self._wait_for_imports(self._queue)
                     await self._listen(self._queue)
                     failures, self._oldest_sent = 0, 0.0
                     continue  # nobody wants to know any more, or others do
@@ -147,11 +152,33 @@ class EventListener:
                     failure = "internal error; daemon.log has the traceback"
                     log.exception("bucket events not available, sweeps go on")
                 failures = 1 if self._state == "LISTENING" else failures + 1
-                self._state, self._error, self._oldest_sent = "FAILING", failure, 0.0
+                self._state, self._error, self._oldest_sent, self._is_age_known = "FAILING", failure, 0.0, False
                 await trio.sleep(backoff_seconds(failures))
 
     def _is_wanted(self) -> bool:
         return any(member.is_wanted for member in self._members.values())
+
+    async def _wait_for_imports(self, queue: EventQueue) -> None:
+        """Until then events wait in the queue. Raises: RepositoryError."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._note_oldest, queue)
+                for member in self._members.values():
+                    await member.importer.wait_for_end()
+                nursery.cancel_scope.cancel()
+        except* errors.RepositoryError as group:
+            raise group.exceptions[0] from None
+
+    async def _note_oldest(self, queue: EventQueue) -> None:
+        """Look at the first messages without taking them. Once: each look counts as a receipt, and nobody takes them meanwhile."""
+        while True:
+            asked = trio.current_time()
+            messages = await queue.receive(WAIT_SECONDS, hidden_seconds=0)
+            self._oldest_sent, self._is_age_known = _oldest(messages), True
+            if messages:
+                return
+            if trio.current_time() - asked < _LEAST_POLL_SECONDS:
+                await trio.sleep(_LEAST_POLL_SECONDS)
 
     async def _listen(self, queue: EventQueue) -> None:
         calls, refusals = 1, 0
@@ -162,7 +189,7 @@ class EventListener:
             while self._is_wanted() and not self._has_news:
                 if self._state != "LISTENING":
                     log.info("listening to bucket events queue=%s", queue.address.name)
-                self._state, self._error = "LISTENING", ""
+                self._state, self._error, self._is_age_known = "LISTENING", "", True
                 is_more = len(messages) >= calls * MOST_MESSAGES
                 calls = min(calls * 2, _MOST_CALLS) if is_more else max(1, -(-len(messages) // MOST_MESSAGES))
                 async with self._taking:
@@ -182,7 +209,7 @@ class EventListener:
         """Whether some events have to come again."""
         if messages:
             failpoint("event.received")
-        self._oldest_sent = min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
+        self._oldest_sent = _oldest(messages)
         told: dict[AssocId, list[BucketEvent]] = defaultdict(list)
         for message in messages:
             if message.events is None:
@@ -234,7 +261,9 @@ class EventListener:
         for message in messages:
             stuck = [(a, e.key) for e in message.events or () if (a := self._place(e)) is not None and e.key in failed.get(a, ())]
             if stuck and message.receives < _MOST_RECEIVES:
+                self._coming_again[message.message_id] = message.sent_seconds, trio.current_time() + _FORGET_SECONDS
                 continue
+            self._coming_again.pop(message.message_id, None)
             lost = [key for assoc, key in stuck if not self._members[assoc].observer.put_off([key])]
             if lost:
                 self._lost += 1
@@ -283,15 +312,25 @@ class EventListener:
 
     def statistics(self) -> EventStatistics:
         told = [member.observer.told for member in self._members.values()]
-        listening = self._state == "LISTENING"
-        oldest = max(0.0, time.time() - self._oldest_sent) if self._oldest_sent else 0.0
         return EventStatistics(
             self._state, self._error or None, self._queue.address.url if self._queue else None, self._events,
             sum(t.asked for t in told), sum(t.new for t in told), sum(t.changed for t in told), sum(t.deleted for t in told),
             self._foreign, self._unreadable, self._lost, sum(m.observer.unanswered for m in self._members.values()),
             self._last_event_at,
-            statistics.median(self._lags) if self._lags else None, oldest if listening else None,
+            statistics.median(self._lags) if self._lags else None, self._oldest_queued() if self._is_age_known else None,
         )  # fmt: skip
+
+    def _oldest_queued(self) -> float:
+        """Seconds. What was received and has to come again is in the queue all the time, though hidden for some of it."""
+        now = trio.current_time()
+        self._coming_again = {name: told for name, told in self._coming_again.items() if told[1] > now}
+        sent = [self._oldest_sent, *(sent for sent, _ in self._coming_again.values())]
+        return max(0.0, time.time() - min(each for each in sent if each)) if any(sent) else 0.0
+
+
+def _oldest(messages: Sequence[Message]) -> float:
+    """When the oldest was sent, unix time; 0: nobody tells."""
+    return min((m.sent_seconds for m in messages if m.sent_seconds), default=0.0)
 
 
 async def _receive(queue: EventQueue, calls: int) -> list[Message]:

@@ -6,6 +6,7 @@ otherwise a HEAD does. What changed here while the bucket was asked is asked aga
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from s3lustrefs import errors
 from s3lustrefs.meta.attributes import TIME_MARGIN_NS
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep
-from s3lustrefs.meta.schema import object_key
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, object_key
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import InodeInvalidation, Invalidation
 from s3lustrefs.model.ids import AssocId
@@ -62,7 +63,9 @@ class EventObserver:
         self._notify = notify
         self.judge = judge
         self._gone_markers: dict[bytes, float] = {}
-        """Directories whose own object is gone, and until when they wait to become empty."""
+        """Directories whose own object is gone, and until when they wait to become empty; first who waits longest."""
+        self._may_be_empty: set[bytes] = set()
+        """Of these, those to look at: new ones, and those that something was removed from. There may be thousands of others."""
         self.told = Told()
         self._said_to_be_gone: frozenset[bytes] = frozenset()
         """Of the events under way."""
@@ -103,10 +106,12 @@ class EventObserver:
             if event is None or verdict is Verdict.ASK:
                 if key.endswith(b"/") and all(each.kind is EventKind.REMOVED for each in told):
                     self._gone_markers.setdefault(key, trio.current_time() + _DIRECTORY_SECONDS)
+                    self._may_be_empty.add(key)
                 else:
                     ask.add(key)
             elif verdict is Verdict.BELIEVE:
-                believed[key] = ObjectVersion(event.etag, event.size, event.time_ns // 10**9 * 10**9)
+                time_ns = event.time_ns // 10**9 * 10**9
+                believed[key] = ObjectVersion(event.etag, event.size, time_ns, storage_class=UNKNOWN_CLASS)
             elif verdict is Verdict.SAME_VERSION:
                 await self._hear_again(event)
         return believed, ask
@@ -138,6 +143,8 @@ class EventObserver:
             await self._observer.apply(batch_of(self.association(), there), b"", sweep, self.told)
         for key in sorted(gone, reverse=True):
             await self._observer.remove(key, sweep, self.told)
+            if (above := _directory_of(key)) in self._gone_markers:
+                self._may_be_empty.add(above)
         return {key for key in (*there, *gone) if object_key(self._assoc, key) in sweep.overtaken}
 
     async def _ask(self, keys: Iterable[bytes], failed: set[bytes]) -> dict[bytes, ObjectVersion | None]:
@@ -192,6 +199,7 @@ class EventObserver:
         """
         if "DELETED" not in self.association().auto_import:
             self._gone_markers.clear()
+            self._may_be_empty.clear()
         while ready := await self._ready_directories():
             failed: set[bytes] = set()
             with self._engine.sweep(self.association().auto_import, is_told=True) as sweep:
@@ -199,13 +207,16 @@ class EventObserver:
             for key in ready - failed - again:
                 del self._gone_markers[key]
             if failed or again:
+                self._may_be_empty |= failed | again
                 break
 
     async def _ready_directories(self) -> set[bytes]:
         """Those that are empty, which may make the ones above them so, or that have waited long enough."""
-        ready = set()
-        for key, until in self._gone_markers.items():
-            if trio.current_time() >= until or await self._is_empty(key):
+        now = trio.current_time()
+        ready = set(itertools.takewhile(lambda key: now >= self._gone_markers[key], self._gone_markers))
+        look, self._may_be_empty = self._may_be_empty - ready, set()
+        for key in look:
+            if key in self._gone_markers and await self._is_empty(key):
                 ready.add(key)
             await trio.lowlevel.checkpoint()
         return ready
@@ -218,3 +229,9 @@ class EventObserver:
             return not inode.is_dir or not await self._engine.readdir(inode.ino, b"", 1)
         except (errors.NotFound, errors.StaleInode, errors.NotADirectory):
             return True
+
+
+def _directory_of(key: bytes) -> bytes:
+    """The key of the marker of the directory that a file, or a marker, is in."""
+    above, slash, _ = key.removesuffix(b"/").rpartition(b"/")
+    return above + slash

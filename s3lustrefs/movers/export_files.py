@@ -8,9 +8,11 @@ tags) is read with a HEAD before and written again.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -21,7 +23,7 @@ from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.export_targets import ExportView, Target
 from s3lustrefs.meta.schema import Change, JournalRecord, ObjectRecord
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds
@@ -39,7 +41,7 @@ from s3lustrefs.repository.object_store import Condition, FileSlice, ObjectHead,
 log = logging.getLogger(__name__)
 
 _REQUESTS = 32
-"""Objects written at once."""
+"""Objects written at once, of each association: a bucket that does not answer must not keep those of another from being written."""
 SMALL_BYTES = 64 << 10
 """Smaller files are read into memory: no file has to be opened for a request."""
 COPY_BYTES = 5 << 30
@@ -74,7 +76,7 @@ class FileExport:
         self._tags = KeptTags(engine, repositories)
         self._order = ExportOrder(engine, hydrator, disputes.vanished)
         self._outcome = ExportOutcome(engine, self._sent, self._multipart, disputes, self._tags)
-        self._requests = trio.Semaphore(_REQUESTS)
+        self._requests: defaultdict[AssocId, trio.Semaphore] = defaultdict(partial(trio.Semaphore, _REQUESTS))
         self.exported_bytes = 0
 
     @property
@@ -156,7 +158,6 @@ class FileExport:
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
             if inode.is_symlink and not ours and not holds(head, body):
                 await self._outcome.conflict(inode, target, head)
-                return
             written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._outcome.settle(inode, target, written, content=True)
 
@@ -215,7 +216,7 @@ class FileExport:
     ) -> ObjectVersion:
         in_parts = inode.size > MULTIPART_BYTES
         await self._outcome.note(inode, target, in_parts=in_parts)
-        async with self._requests:
+        async with self._requests[target.association.assoc_id]:
             if in_parts:
                 written = await self._multipart.upload(store, inode, target.key, headers, condition)
             else:
@@ -287,9 +288,9 @@ class FileExport:
         if origin is None or not self._repositories.same_endpoint(origin, target.association):
             await self._put_content(store, inode, target)
             return False
-        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES)
+        await self._outcome.note(inode, target, in_parts=source.size > COPY_BYTES, copy_of=source.etag)
         try:
-            async with self._requests:
+            async with self._requests[target.association.assoc_id]:
                 # As late as possible: where the endpoint takes no condition on a copy, this is what stands in for it.
                 head, is_current = await head_of_source(self._repositories.of(source.assoc), source)
                 written = await self._copy_version(store, inode, target, source, head, is_current=is_current)
@@ -314,7 +315,7 @@ class FileExport:
         in_parts = version.size > COPY_BYTES
         tags = await self._tags.to_copy(target, source, version, head, in_parts=in_parts)
         if tags:
-            await self._outcome.note(inode, target, in_parts=in_parts, tags=tags)
+            await self._outcome.note(inode, target, in_parts=in_parts, tags=tags, copy_of=source.etag)
         failpoint("copy.before")
         written = await self._copy_object(store, target, source, version, head, headers, tags)
         failpoint("copy.answered")
@@ -347,9 +348,11 @@ class FileExport:
         onto_itself = (source.assoc, source.key) == (target.association.assoc_id, target.key)
         if there is not None and there.version.etag != expected:
             is_equal = there.version.size == inode.size and there.version.etag == source.etag
-            if is_equal and carries(there, headers_of(inode, target.key, there)):
+            place = (target.association.assoc_id, target.key)
+            is_copy = is_equal and carries(there, headers_of(inode, target.key, there))
+            if is_copy or await self._sent.copied(*place, there, source.etag):
                 await self._outcome.settle_found(inode, target, there)  # our own copy, before a crash or a lost reply
-            elif is_equal or await self._sent.wrote(target.association.assoc_id, target.key, there):
+            elif is_equal or await self._sent.wrote(*place, there):
                 # The same bytes with other attributes, of a file that had the name before: the next attempt replaces them.
                 await self._outcome.observe(target, there)
             else:
@@ -358,8 +361,10 @@ class FileExport:
             await self._engine.forget_object(target.association.assoc_id, target.key)
             await self._disputes.deleted_there(inode, target)
             raise NotYet(0.0)
-        elif await self._engine.find_object(source.assoc, source.key) != source:
-            raise NotYet(0.0)  # another inode was exported to the source's key meanwhile: what was looked at is out of date
+        elif await self._engine.find_object(source.assoc, source.key) != source or (
+            inode.nlink > 1 and await self._disputes.follow(inode)
+        ):
+            raise NotYet(0.0)  # out of date: another inode was exported there meanwhile, or it is the object of another name
         elif inode.is_complete:
             await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))

@@ -55,10 +55,13 @@ class ExportOutcome:
         if not is_current:
             raise NotYet(0.0)
 
-    async def note(self, inode: Inode, target: Target, *, in_parts: bool = False, tags: Tags = ()) -> None:
+    async def note(
+        self, inode: Inode, target: Target, *, in_parts: bool = False, tags: Tags = (), copy_of: str = ""
+    ) -> None:  # fmt: skip
         """Raises: NotYet when the file has lost this name."""
         size = len(inode.target) if inode.is_symlink else inode.size if inode.is_file else 0
-        if not await self._sent.note(inode, target.association.assoc_id, target.key, size, in_parts=in_parts, tags=tags):
+        assoc, key = target.association.assoc_id, target.key
+        if not await self._sent.note(inode, assoc, key, size, in_parts=in_parts, tags=tags, copy_of=copy_of):
             raise NotYet(0.0)
 
     async def resolve(self, inode: Inode, target: Target, head: ObjectHead) -> None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import trio
@@ -31,14 +31,16 @@ from s3lustrefs.movers import event_log
 from s3lustrefs.movers.export_deletes import DeleteExport
 from s3lustrefs.movers.export_files import AsItWas, FileExport
 from s3lustrefs.movers.export_order import LeftBehind, NotYet
+from s3lustrefs.movers.export_shares import ExportShares
+from s3lustrefs.movers.key_locks import KeyLocks
 from s3lustrefs.movers.rate import Rate
 from s3lustrefs.repository.retry import LONGEST_SECONDS, backoff_seconds
 
 log = logging.getLogger(__name__)
 
 _WORKERS = 192
-"""Exports under way at once. Of these at most 32 have a request on its way (`FileExport`): the others are waiting for the disk, on
-which the file and the note of its request must be first."""
+"""Exports of an association under way at once. Of these at most 32 have a request on its way (`FileExport`): the others are
+waiting for the disk, on which the file and the note of its request must be first."""
 _DELETES = 512
 """The same for deletes, which have nothing to send and go together (`DeleteBatches`)."""
 _SETTLE_SECONDS = 1.0
@@ -56,6 +58,7 @@ _URGE_SECONDS = 30.0
 _EXPANSION_BATCH = 500
 _NO_RECORD_SECONDS = 1.0
 _BLOCKED_SECONDS = 5.0
+_NONE = AssocId(0)
 _PATIENCE = 6
 """Attempts after which a failure that may pass by itself is told as one that does not."""
 
@@ -64,6 +67,7 @@ _PATIENCE = 6
 class Claim:
     """A record being exported."""
 
+    assoc: AssocId
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
 
@@ -77,28 +81,6 @@ class ExporterStatistics:
     exported_bytes: int
     records_per_second: float
     """Journal records settled lately."""
-
-
-class KeyLocks:
-    """One lock per (association, key), existing only while wanted."""
-
-    def __init__(self) -> None:
-        self._locks: dict[tuple[AssocId, bytes], tuple[trio.Lock, int]] = {}
-
-    @asynccontextmanager
-    async def hold(self, assoc: AssocId, key: bytes) -> AsyncIterator[None]:
-        place = (assoc, key)
-        lock, users = self._locks.get(place, (trio.Lock(), 0))
-        self._locks[place] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[place]
-            if users == 1:
-                del self._locks[place]
-            else:
-                self._locks[place] = (lock, users - 1)
 
 
 class Exporter:
@@ -121,7 +103,7 @@ class Exporter:
         self._wall_ns = wall_ns
         self._claims: dict[bytes, Claim] = {}
         self._by_ino: dict[Ino, Claim] = {}
-        self._freed = trio.Event()
+        self._shares = ExportShares()
         self._count_requests = count_requests
         self._busy = False
         self._busy_at = -1.0
@@ -157,14 +139,15 @@ class Exporter:
     async def _pass(self, nursery: trio.Nursery) -> int:
         """Go once through the journal from where the last pass ended; how many records were claimed."""
         claimed = 0
+        self._shares.begin_pass()
         while True:
             rows = await self._engine.due(self._after, _PASS_RECORDS)
             for key, record in rows:
                 if self._is_ready(key, record):
-                    while len(self._claims) >= (_WORKERS if record.ino else _DELETES):
-                        await self._freed.wait()
-                    self._claim(nursery, key, record)
-                    claimed += 1
+                    assoc = await self._association_of(record)
+                    if await self._may_start(record, assoc):
+                        self._claim(nursery, key, record, assoc)
+                        claimed += 1
             self._after = rows[-1][0] if len(rows) == _PASS_RECORDS else b""
             await trio.lowlevel.checkpoint()
             if not self._after:
@@ -174,11 +157,31 @@ class Exporter:
         if record.state is not JournalState.DUE or key in self._claims:
             return False
         now = self._wall_ns()
-        if record.since_ns <= self._urged_ns and now - self._urged_ns < _URGE_SECONDS * 1e9:
+        if self._is_urged(record):
             return record.not_before_ns <= now or self._attempted.get(key, 0) < self._urged_ns
-        if record.not_before_ns > now or record.since_ns + self._settle_ns > now:
-            return False
-        return len(self._claims) < self._allowed(record)
+        return record.not_before_ns <= now and record.since_ns + self._settle_ns <= now
+
+    def _is_urged(self, record: JournalRecord) -> bool:
+        return record.since_ns <= self._urged_ns and self._wall_ns() - self._urged_ns < _URGE_SECONDS * 1e9
+
+    async def _association_of(self, record: JournalRecord) -> AssocId:
+        """The one whose bucket the record's export is likely to ask."""
+        associations = self._engine.associations()
+        if len(associations) == 1:
+            return associations[0].assoc_id
+        if not record.ino:
+            return record.assoc
+        try:
+            location = await self._engine.locate(await self._engine.get(record.ino))
+        except errors.StaleInode:
+            return _NONE
+        return location.association.assoc_id if location is not None else _NONE
+
+    async def _may_start(self, record: JournalRecord, assoc: AssocId) -> bool:
+        if not self._is_urged(record):
+            return self._shares.under_way(assoc) < self._allowed(record)
+        most = _WORKERS if record.ino else _DELETES
+        return await self._shares.has_room(assoc, most, lambda: len(self._engine.associations()) == 1)
 
     def _allowed(self, record: JournalRecord) -> int:
         """How many exports may run for this one to start. They yield to whoever works on the mount, but not for ever."""
@@ -196,9 +199,10 @@ class Exporter:
             self._busy_at, self._busy_total = now, total
         return self._busy
 
-    def _claim(self, nursery: trio.Nursery, key: bytes, record: JournalRecord) -> None:
-        claim = Claim()
+    def _claim(self, nursery: trio.Nursery, key: bytes, record: JournalRecord, assoc: AssocId) -> None:
+        claim = Claim(assoc)
         self._claims[key] = claim
+        self._shares.add(assoc)
         if record.ino:
             self._by_ino[record.ino] = claim
         nursery.start_soon(self._work, key, record, claim, name=f"export {record.ino or record.key!r}")
@@ -218,8 +222,7 @@ class Exporter:
                 await self._follow(left)
         finally:
             del self._claims[key]
-            self._freed.set()
-            self._freed = trio.Event()
+            self._shares.remove(claim.assoc)
             if not self._claims:
                 self._idle.set()
                 self._idle = trio.Event()

@@ -198,9 +198,10 @@ class HeaderFetcher:
         except errors.ObjectChanged:
             await self._on_changed(inode.ino)
             return
+        version = head.version
         if head.archived:
-            event_log.note_archived(head.version.storage_class, is_symlink=posix.is_symlink, key=key)
-        await self._engine.apply_headers(inode.ino, etag, _change(posix), target, head.version.version_id)
+            event_log.note_archived(version.storage_class, is_symlink=posix.is_symlink, key=key)
+        await self._engine.apply_headers(inode.ino, etag, _change(posix), target, version.version_id, version.storage_class)
 
     async def _place(self, inode: Inode) -> tuple[AssocId, bytes, str] | None:
         """(association, key, expected ETag) of the object that has the headers; None when there is none."""

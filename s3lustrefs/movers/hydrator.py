@@ -226,7 +226,7 @@ class Hydrator:
         if content.given_up is not None and trio.current_time() - content.given_up_at < _GIVEN_UP_SECONDS:
             for_all = isinstance(content.given_up, errors.ObjectArchived)  # a background fetch has patience of its own
             if (demand or for_all) and content.residency.missing(start, end):
-                raise _again(content.given_up) from content.given_up
+                raise errors.again(content.given_up) from content.given_up
         wanted, jobs = self._claim_missing(content, start, end, demand=demand)
         # The kernel's reads are never cancelled before the end of the mount, so a single fetch of theirs needs no task of its own.
         # Whoever else asks may go (a writer interrupts an export), while readers wait for the same fetch.
@@ -245,7 +245,7 @@ class Hydrator:
                 if not fetch.done.is_set():
                     await fetch.done.wait()
                 if fetch.error is not None:
-                    raise _again(fetch.error) from fetch.error
+                    raise errors.again(fetch.error) from fetch.error
         finally:
             self._waiting -= demand
 
@@ -344,16 +344,21 @@ class Hydrator:
         self._fetches += 1
         self._fetched_bytes += max(0, end - start)
 
-    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int) -> None:
+    async def _get(self, inode: Inode, source: ObjectRecord, start: int, end: int, tried: tuple[ObjectRecord, ...] = ()) -> None:
         """Raises: StaleInode and ObjectNotFound only once the bucket has said so twice; other RepositoryError."""
         try:
             await self._get_pieces(inode, source, start, end)
         except (errors.ObjectChanged, errors.ObjectNotFound) as exc:
             log.info("object changed under a reader ino=%d error=%s", inode.ino, exc)
             is_known = await self._on_changed(inode.ino)
+            current = await self._engine.get(inode.ino)
             # Known in a later version, perhaps, than the one wanted here: somebody else noticed the change first.
-            if is_known and (await self._engine.get(inode.ino)).content_version == inode.content_version:
-                raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
+            if current.content_version == inode.content_version:
+                other = await self._engine.source_of(current)
+                if other is not None and other not in (source, *tried):  # that of another name has the same bytes
+                    return await self._get(inode, other, start, end, (source, *tried))
+                if is_known:
+                    raise errors.RepositoryUnavailable(f"{exc}; but it is as it was") from exc
             if isinstance(exc, errors.ObjectNotFound):
                 raise
             raise errors.StaleInode(f"the object changed in the bucket: {exc}") from exc
@@ -389,10 +394,3 @@ class Hydrator:
         if complete:
             self._contents.pop(inode.ino, None)
             self._notify(BlocksChanged(inode.ino))
-
-
-def _again(error: errors.S3LustreError) -> errors.S3LustreError:
-    """A fresh exception for each waiter: raising one object in several tasks mixes up their tracebacks."""
-    if isinstance(error, errors.RepositoryError):
-        return type(error)(str(error), bucket=error.bucket, key=error.key)
-    return type(error)(str(error))

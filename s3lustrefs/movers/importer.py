@@ -246,7 +246,7 @@ class Importer:
             else:
                 await request.done.wait()
             if request.error is not None and not self._is_listed:
-                raise type(request.error)(str(request.error), bucket=request.error.bucket)
+                raise errors.again(request.error)
         if patience.cancelled_caught:
             raise errors.RepositoryUnavailable(
                 f"no listing within {self._patience_seconds:.0f} s: {self._error or 'the bucket is slow'}"

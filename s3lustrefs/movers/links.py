@@ -42,14 +42,14 @@ _CREDENTIALS_RETRY_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the links of all associations work on. `refresh` re-imports one file, `notify` tells the kernel's door; a `read_only`
+    """What the links of all associations work on. `refresh` re-imports one object, `notify` tells the kernel's door; a `read_only`
     mount listens to no queue that it would have to make."""
 
     engine: MetadataEngine
     repositories: Repositories
     headers: HeaderFetcher
     removals: Removals
-    refresh: Callable[[Ino], Awaitable[object]]
+    refresh: Callable[[Ino, tuple[AssocId, bytes]], Awaitable[object]]
     notify: Callable[[Invalidation], None]
     read_only: bool
 

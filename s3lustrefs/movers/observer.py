@@ -143,7 +143,7 @@ class Observer:
         return keys
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
-        """The bucket has nothing under this key: `find` said so."""
+        """The bucket has nothing under this key: `find` said so. Gives way to others after each."""
         found = await self._engine.remove_vanished(self.association(), key, sweep)
         failpoint("sweep.removed")
         if isinstance(found, Removed):
@@ -151,6 +151,7 @@ class Observer:
             self._removals.follow(found.parent, [found])
         elif found is not None:
             log.warning("conflict kept kind=%s path=%s", found.kind, found.path)
+        await trio.lowlevel.checkpoint()
 
 
 def _joined(below: bytes, relative: bytes) -> bytes:

@@ -29,10 +29,12 @@ class SentObjects:
     def __init__(self, engine: MetadataEngine) -> None:
         self._engine = engine
 
-    async def note(self, inode: Inode, assoc: AssocId, key: bytes, size: int, *, in_parts: bool = False, tags: Tags = ()) -> bool:
+    async def note(
+        self, inode: Inode, assoc: AssocId, key: bytes, size: int, *, in_parts: bool = False, tags: Tags = (), copy_of: str = ""
+    ) -> bool:  # fmt: skip
         """What is about to be written under a key. False: the key is no longer a name of the inode, nothing may be sent."""
         headers = posix_headers.encode(inode.mode, inode.uid, inode.gid, inode.atime_ns, inode.mtime_ns)
-        noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts, tags))
+        noted = await self._engine.note_write(inode.ino, assoc, key, SentObject(size, headers, in_parts, tags, copy_of))
         try:
             await sync_together(self._engine)  # after a power cut, too, the object must be known as ours, and its file be there
         except errors.StorageError as exc:
@@ -43,10 +45,16 @@ class SentObjects:
 
     async def wrote(self, assoc: AssocId, key: bytes, head: ObjectHead) -> bool:
         """Whether an object is what one of our requests sent."""
-        for sent in await self._engine.noted_writes(assoc, key):
-            if head.version.size == sent.size and sent.headers.items() <= head.metadata.items():
-                return True
-        return False
+        return bool(await self._matching(assoc, key, head))
+
+    async def copied(self, assoc: AssocId, key: bytes, head: ObjectHead, etag: str) -> bool:
+        """Whether an object is our copy of the one with this ETag, and can be nothing else that we sent."""
+        matching = await self._matching(assoc, key, head)
+        return bool(matching) and all(sent.copy_of == etag for sent in matching)
+
+    async def _matching(self, assoc: AssocId, key: bytes, head: ObjectHead) -> list[SentObject]:
+        noted = await self._engine.noted_writes(assoc, key)
+        return [s for s in noted if head.version.size == s.size and s.headers.items() <= head.metadata.items()]
 
     async def drop_uploads(self, store: ObjectStore, assoc: AssocId, key: bytes) -> None:
         """Abort uploads in parts that a crash, or a failed abort, left unfinished under a key. Raises: RepositoryError."""

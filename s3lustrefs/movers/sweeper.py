@@ -6,13 +6,19 @@ tells for a span of keys what is there; what the table knows beyond that is look
 that is refused for one key leaves that name alone; trouble with the whole bucket ends the sweep.
 
 What changes here meanwhile is left alone (`observer`); the next sweep sees it.
+
+Sweeps take turns, but a refresh of some subtree goes in between two batches of a sweep under way, which rests until it is done:
+what a refresh finds is never older than what it meets in the table, and is noted as touched for that sweep, whose listing may be
+older.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import trio
@@ -20,6 +26,7 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer_options
+from s3lustrefs.meta.schema import CUT, object_key
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
@@ -36,7 +43,8 @@ from s3lustrefs.repository.retry import backoff_seconds
 
 log = logging.getLogger(__name__)
 
-_HEADS_AT_ONCE = 16
+_HEADS_AT_ONCE = 32
+"""As for events. A quarter of what a client keeps in flight, so that readers find room."""
 _LOOK_SECONDS = 10.0
 
 
@@ -49,7 +57,7 @@ class SweepResult(Seen):
 
 
 class Sweeper:
-    """Sweeps one association, once its first import is complete. `refresh` re-imports one file."""
+    """Sweeps one association, once its first import is complete. `refresh` re-imports the object of one name of a file."""
 
     def __init__(
         self,
@@ -59,7 +67,7 @@ class Sweeper:
         credentials: Credentials,
         importer: Importer | DirectoryImporter,
         observer: Observer,
-        refresh: Callable[[Ino], Awaitable[object]],
+        refresh: Callable[[Ino, tuple[AssocId, bytes]], Awaitable[object]],
     ) -> None:
         self._engine = engine
         self._assoc: AssocId = association.assoc_id
@@ -69,8 +77,9 @@ class Sweeper:
         self._observer = observer
         self._refresh = refresh
         self._one_at_a_time = trio.Lock()
-        self._gone_markers: list[bytes] = []
-        """Of the sweep under way: directories go last and deepest first, once nothing is left in them."""
+        """Of sweeps; not of refreshes."""
+        self._turn = trio.Lock()
+        """Held for one batch of a sweep, or for a whole refresh. After `_one_at_a_time`, by who wants both."""
         self._is_due = association.import_state == "DONE"
         self.last = SweepResult()
         self.error = ""
@@ -122,16 +131,34 @@ class Sweeper:
         """
         await self._importer.wait_imported()
         async with self._one_at_a_time:
-            started, result = time.monotonic(), result or SweepResult()
-            try:
-                with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
-                    await self._list(directory, sweep, result)
-            except errors.S3LustreError as exc:
-                self.error = str(exc)
-                raise
-            self.error = ""
-            result.seconds, result.at = time.monotonic() - started, time.time()
-            self.last = result
+            with self._engine.sweep(events, new_since_ns=new_since_ns) as sweep:
+                async with self._turn:
+                    pass  # a refresh under way, which does not know of this sweep
+                return await self._bring_into_line(directory, sweep, result or SweepResult(), self._turn)
+
+    async def refresh_below(self, directory: bytes) -> SweepResult:
+        """As `sweep`, whatever the policy says; only of everything one waits for other sweeps. Raises: as `sweep`."""
+        if not directory:
+            return await self.sweep(b"")
+        await self._importer.wait_imported()
+        async with self._turn:
+            is_amid = self._one_at_a_time.locked()
+            with self._engine.sweep(frozenset(EVENTS), is_told=is_amid) as sweep:
+                return await self._bring_into_line(directory, sweep, SweepResult(), nullcontext())
+
+    async def _bring_into_line(
+        self, directory: bytes, sweep: Sweep, result: SweepResult, turn: AbstractAsyncContextManager[None]
+    ) -> SweepResult:
+        """`turn` is held for each batch."""
+        started = time.monotonic()
+        try:
+            await self._list(directory, sweep, result, turn)
+        except errors.S3LustreError as exc:
+            self.error = str(exc)
+            raise
+        self.error = ""
+        result.seconds, result.at = time.monotonic() - started, time.time()
+        self.last = result
         log.info(
             "sweep complete association=%d below=%r objects=%d new=%d changed=%d deleted=%d refused=%d seconds=%.1f",
             self._assoc, directory, result.objects, result.new, result.changed, result.deleted, result.refused, result.seconds,
@@ -144,14 +171,17 @@ class Sweeper:
         Raises: RepositoryError.
         """
         result = SweepResult(objects=1)
-        source = await self._engine.source_of(inode)
-        is_parted = bool(self._observer.association().export_prefix) and (source is None or source.key != key)
+        association, source = self._observer.association(), await self._engine.source_of(inode)
+        is_parted = bool(association.export_prefix) and (source is None or source.key != key)
         with self._engine.sweep(frozenset(EVENTS)) as sweep:
             if not is_parted and await self._observer.find(key) is None:
                 await self._observer.remove(key, sweep, result)
             else:
-                await self._refresh(inode.ino)
-                result.changed = (await self._engine.get(inode.ino)).content_version != inode.content_version
+                key = association.export_key_of(association.relative_of(key)) if is_parted else key
+                known = await self._engine.find_object(self._assoc, key)
+                await self._refresh(inode.ino, (self._assoc, key))
+                is_replaced = (await self._engine.get(inode.ino)).content_version != inode.content_version
+                result.changed = is_replaced or await self._engine.find_object(self._assoc, key) != known
         return result
 
     async def find(self, relative: bytes) -> ObjectHead | None:
@@ -167,7 +197,9 @@ class Sweeper:
                 batch = batch_of(self._observer.association(), {key: head.version})
                 await self._observer.apply(batch, b"", sweep, result)
 
-    async def _list(self, directory: bytes, sweep: Sweep, result: SweepResult) -> None:
+    async def _list(
+        self, directory: bytes, sweep: Sweep, result: SweepResult, turn: AbstractAsyncContextManager[None]
+    ) -> None:  # fmt: skip
         association = self._observer.association()
         below = directory + b"/" if directory else b""
         target = replace(self._target, prefix=self._target.prefix + below)
@@ -176,43 +208,69 @@ class Sweeper:
         request = ListingRequest(
             target, await self._credentials.snapshot(), preparer="s3lustrefs.meta.listing:preparer", preparer_options=options
         )
-        self._gone_markers.clear()
+        gone_markers: list[bytes] = []  # they go last and deepest first, once nothing is left in them
         try:
             async with open_listing(request) as process, trio.open_nursery() as nursery:
                 nursery.start_soon(process.keep_credentials, self._credentials)
                 async for batch in process.batches():
                     if batch.kind is BatchKind.BULK:
-                        listed = await self._observer.apply(batch, directory, sweep, result)
-                        if batch.span is not None:
-                            await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
+                        async with turn:
+                            listed = await self._observer.apply(batch, directory, sweep, result)
+                            if batch.span is not None:
+                                gone_markers += await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
-        for key in sorted(self._gone_markers, reverse=True):
+        for key in sorted(gone_markers, reverse=True):
             await self._observer.remove(key, sweep, result)
 
     async def _compare(
         self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
-    ) -> None:
-        """What the table knows of a span, beyond what is there; all keys listed begin with `below`."""
+    ) -> list[bytes]:
+        """What the table knows of a span, beyond what is there; all keys listed begin with `below`. Markers that are gone."""
+        gone_markers: list[bytes] = []
         if "DELETED" in sweep.events:
-            await self._look_for_vanished(below, span, listed, sweep, result)
-        await self._engine.forget_skipped(
-            self._observer.association(), below, span, lambda: {*listed, *(below + key for key, _ in batch.skipped)}
-        )
+            gone_markers = await self._look_for_vanished(below, span, listed, sweep, result)
+        keys = functools.cache(lambda: {*listed, *(below + key for key, _ in batch.skipped)})
+        after: bytes | None = b""
+        while after is not None:
+            after = await self._engine.forget_skipped(self._observer.association(), below, span, keys, after)
+            await trio.lowlevel.checkpoint()
+        return gone_markers
 
     async def _look_for_vanished(
         self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
-    ) -> None:
-        suspects = await self._engine.vanished_suspects(self._observer.association(), below, span, listed, sweep)
+    ) -> list[bytes]:
+        """Page by page of the table, since an emptied bucket is one span. Directories go deepest first, each once all that is below
+        it has been looked at: that is what the table has next. Those of which more may come in other spans are returned."""
+        keys = frozenset(object_key(self._assoc, key) for key in listed)
+        gone: list[bytes] = []
+        after: bytes | None = b""
+        while after is not None:
+            association = self._observer.association()
+            suspects, after = await self._engine.vanished_suspects(association, below, span, keys, sweep, after)
+            if suspects:
+                gone += await self._remove_vanished(suspects, sweep, result)
+                await self._engine.wait_room()
+            reached = span[1] if after is None else after
+            waiting = [key for key in gone if len(key) > CUT or (reached is not None and reached.startswith(key))]
+            for key in sorted(set(gone).difference(waiting), reverse=True):
+                await self._observer.remove(key, sweep, result)
+            gone = waiting
+            await trio.lowlevel.checkpoint()
+        return gone
+
+    async def _remove_vanished(self, suspects: Iterable[bytes], sweep: Sweep, result: SweepResult) -> list[bytes]:
+        """Remove the names of those objects that are not there; the directories among them, which stay for now."""
         limit = trio.Semaphore(_HEADS_AT_ONCE)
+        markers: list[bytes] = []
 
         async def check(key: bytes) -> None:
             try:
                 if await self._observer.find(key) is not None:
                     return
                 if key.endswith(b"/"):
-                    self._gone_markers.append(key)
+                    markers.append(key)
                 else:
                     await self._observer.remove(key, sweep, result)
             except errors.RepositoryError as exc:
@@ -236,3 +294,4 @@ class Sweeper:
                     nursery.start_soon(check_or_leave, key)
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
+        return markers

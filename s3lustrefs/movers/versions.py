@@ -173,7 +173,7 @@ class Versions:
         if place.inode is None:
             await self._make_file(place, store)
         elif not wanted.is_current:
-            await self._refresher.refresh(place.inode.ino, always=True)
+            await self._refresher.refresh(place.inode.ino, (place.association.assoc_id, place.key), always=True)
         return wanted
 
     async def _check_unchanged(self, place: _Place, current: ObjectVersion | None) -> None:
@@ -190,8 +190,9 @@ class Versions:
                 )
         elif await self._engine.find_lost_key(association.assoc_id, place.key) is not None:
             raise errors.NotPermitted(f"{place.text}: its removal is not in the bucket yet: `s3lustrefs drain` brings it there")
-        removed = await self._engine.find_object(association.assoc_id, place.key) if inode is None else None
-        known = await self._engine.source_of(inode) if inode is not None else removed
+        known = await self._engine.find_object(association.assoc_id, place.key)
+        if inode is not None and (known is None or known.ino != inode.ino):
+            known = await self._engine.source_of(inode)
         if (known.etag if known else None) != (current.etag if current else None):
             raise errors.NotPermitted(
                 f"{place.text} was changed in the bucket, which was not seen here yet: look at it first (`s3lustrefs refresh`)"

@@ -48,6 +48,8 @@ class Message(NamedTuple):
     """Unix time; 0: the service does not tell."""
     receives: int
     """How often it was handed out, this time included; 0: the service does not tell."""
+    message_id: str = ""
+    """The same each time it is handed out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +161,5 @@ def _message(message: dict[str, Any]) -> Message:
         defect = f"{exc}: {body[:200]!r}"
     attributes = message.get("Attributes") or {}
     sent = float(attributes.get("SentTimestamp") or 0) / 1000
-    return Message(message["ReceiptHandle"], events, defect, sent, int(attributes.get("ApproximateReceiveCount") or 0))
+    receives = int(attributes.get("ApproximateReceiveCount") or 0)
+    return Message(message["ReceiptHandle"], events, defect, sent, receives, str(message.get("MessageId") or ""))

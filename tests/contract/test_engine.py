@@ -1009,6 +1009,43 @@ async def test_a_write_is_not_undone_by_an_answer_about_the_object_from_before(s
     assert (known.atime_ns, known.mtime_ns) == (written.atime_ns, written.mtime_ns)
 
 
+async def test_what_a_listing_does_not_have_is_told_in_pages_and_costs_no_memory_once_it_is_removed(scene: Scene) -> None:
+    names = [b"%04d" % number for number in range(1203)]
+    long = [b"/".join([b"%03d" % number * 50] * 4) for number in range(3)]  # cut in the table
+    await scene.import_(*names, *long, markers=[b"0500d"])
+    expected = {b"p/" + name for name in (*names, *long, b"0500d/")} - {b"p/0000", b"p/0700", b"p/1202"}
+    listed = {object_key(scene.assoc, b"p/0700")}
+    with scene.engine.sweep(frozenset(EVENTS)) as sweep:
+        found, pages, after = [], 0, b""
+        while True:
+            span = (b"p/0000", b"p/1201")
+            page, reached = await scene.engine.vanished_suspects(scene.association, b"p/", span, listed, sweep, after)
+            assert len(page) <= 500 and (reached is None or all(key <= reached for key in page))
+            for key in page:
+                assert await scene.engine.remove_vanished(scene.association, key, sweep)
+            found += page
+            pages += 1
+            if reached is None:
+                break
+            after = reached
+        assert set(found) == {key for key in expected if b"p/0000" < key <= b"p/1201"} and len(found) == len(set(found))
+        assert pages == 3 and not sweep.touched
+    assert {name for name, _ in await scene.engine.readdir(scene.root, b"", 2000)} >= {b"0000", b"0700", b"1202"}
+
+
+async def test_notes_of_skipped_keys_are_dropped_in_pages(scene: Scene) -> None:
+    skipped = [(b"x//%04d" % number, "why") for number in range(1100)]
+    await scene.engine.apply_listing(scene.association, [], skipped=skipped)
+    after: bytes | None = b""
+    pages = 0
+    while after is not None:
+        after = await scene.engine.forget_skipped(
+            scene.association, b"p/", (b"", None), lambda: {b"p/x//0003", b"p/x//1001"}, after
+        )
+        pages += 1
+    assert pages == 3 and [key for key, _ in await scene.engine.skipped(scene.association)] == [b"x//0003", b"x//1001"]
+
+
 async def test_an_object_seen_since_a_listing_began_is_not_forgotten_by_it(scene: Scene) -> None:
     with scene.engine.sweep(frozenset(EVENTS)) as sweep:
         await scene.engine.observe_object(scene.object(b"p/f", "sent"))
@@ -1038,18 +1075,18 @@ async def test_associations_make_their_directories_and_are_updated(scene: Scene)
     assert scene.engine.association(AssocId(3)) is None
 
 
-async def test_the_version_that_a_head_named_is_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
+async def test_the_version_and_class_that_a_head_named_are_remembered_while_listings_tell_the_same_object(scene: Scene) -> None:
     await scene.import_(b"f")
     inode = await scene.engine.resolve(b"/a/f")
-    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1")
+    await scene.engine.apply_headers(inode.ino, "e0", AttributeChange(), None, "version 1", "GLACIER")
     await scene.import_(b"f")
     source = await scene.engine.source_of(inode)
     assert source is not None
-    assert source.version_id == "version 1"
+    assert (source.version_id, source.storage_class) == ("version 1", "GLACIER")
     await scene.import_(b"f", etag=b"e1")
     source = await scene.engine.source_of(await scene.engine.resolve(b"/a/f"))
     assert source is not None
-    assert (source.etag, source.version_id) == ("e1", "")
+    assert (source.etag, source.version_id, source.storage_class) == ("e1", "", "STANDARD")
 
 
 # --- what the FSx API alone knows -------------------------------------------------------------------------------------------

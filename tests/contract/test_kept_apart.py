@@ -22,7 +22,7 @@ from s3lustrefs.model.ids import Ino
 from s3lustrefs.model.inode import InodeFlag
 from s3lustrefs.movers.export_source import is_as_imported
 from tests.contract.test_engine import Scene
-from tests.contract.test_kept_local import keep, renamed, suspected, sweep, told, vanish
+from tests.contract.test_kept_local import keep, renamed, suspected, sweep, told, vanish, whole
 
 
 @pytest.fixture
@@ -91,3 +91,14 @@ async def test_a_change_that_was_kept_goes_with_a_rename_there_and_back(scene: S
     assert is_as_imported(view, view.targets[0], record)
     view.inode.flags |= InodeFlag.EXCLUDED
     assert not is_as_imported(view, view.targets[0], record)
+
+
+async def test_a_new_import_concerns_that_name_alone_of_a_file_with_several(scene: Scene) -> None:
+    file = await whole(scene, b"a")
+    await scene.engine.link(file.ino, scene.root, b"b")
+    await keep(scene, file)
+    await sweep(scene, b"a")
+    a, b = await scene.engine.resolve(b"/a/a"), await scene.engine.resolve(b"/a/b")
+    assert (a.size, a.nlink, a.source_key) == (7, 1, b"p/a") and not a.is_complete
+    assert (b.ino, b.size, b.nlink) == (file.ino, 10, 1) and b.is_complete and not b.source_assoc
+    await keep(scene, b)

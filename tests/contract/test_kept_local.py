@@ -61,7 +61,9 @@ async def sweep(scene: Scene, *keys: bytes, etag: bytes = b"theirs", events: Ite
 async def suspected(scene: Scene) -> list[bytes]:
     """What a listing that finds nothing would ask for."""
     with scene.engine.sweep(frozenset(EVENTS)) as listing:
-        return await scene.engine.vanished_suspects(scene.association, b"p/", (b"", None), frozenset(), listing)
+        found, after = await scene.engine.vanished_suspects(scene.association, b"p/", (b"", None), frozenset(), listing)
+        assert after is None
+        return found
 
 
 async def vanish(scene: Scene, key: bytes) -> object:

@@ -15,8 +15,8 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
 from s3lustrefs.movers import multipart, versions
-from s3lustrefs.movers.exporter import KeyLocks
 from s3lustrefs.movers.headers import HeaderFetcher
+from s3lustrefs.movers.key_locks import KeyLocks
 from s3lustrefs.movers.multipart import Multipart
 from s3lustrefs.movers.refresher import Refresher
 from s3lustrefs.movers.repositories import Repositories

@@ -38,7 +38,7 @@ def carry_out(site: Site, root: Inode, changes: Iterable[list[Any]]) -> list[Rem
     made: dict[str, RemoteChange] = {}
     for verb, path, *what in changes:
         inode = dict(root.walk()).get(path)
-        if path not in made and _is_possible(verb, inode, path):
+        if path not in made and _is_possible(verb, inode, path) and _is_whole(root, inode):
             made[path] = RemoteChange(verb, path, _event(verb, inode), _do(site, verb, path, *what))
     return list(made.values())
 
@@ -50,7 +50,15 @@ def _is_possible(verb: str, inode: Inode | None, path: str) -> bool:
         return verb in ("put", "mark")
     if inode.is_dir:
         return verb == "unmark" and inode.has_marker
-    return verb in ("put", "delete") and inode.kind in ("file", "link") and inode.nlink == 1
+    return verb in ("put", "delete") and (inode.kind == "file" or (inode.kind == "link" and inode.nlink == 1))
+
+
+def _is_whole(root: Inode, inode: Inode | None) -> bool:
+    """Whether every name of a file has an object: it depends on what is local where another name could not keep the content."""
+    if inode is None or inode.is_dir or inode.nlink == 1:
+        return True
+    inside = [path for path, each in root.walk() if each is inode and path.startswith(tuple(f"{name}/" for name in ASSOCIATIONS))]
+    return len(inside) == inode.nlink
 
 
 def _event(verb: str, inode: Inode | None) -> str:
@@ -91,6 +99,7 @@ def _take_away(parent: Inode, name: str, touched: set[Inode]) -> None:
     if not inode.children:
         del parent.children[name]
         parent.nlink -= inode.is_dir
+        inode.nlink -= not inode.is_dir and inode.nlink > 1
         touched.add(parent)
 
 
@@ -103,7 +112,8 @@ def _bring(parent: Inode, name: str, stored: StoredObject, touched: set[Inode]) 
         inode = parent.children[name] = leaf(stored)
         if old is not None and old.kind == "file":
             # What the object does not say stays.
-            inode.mode, inode.uid, inode.gid, inode.xattrs = old.mode, old.uid, old.gid, old.xattrs
+            inode.mode, inode.uid, inode.gid, inode.xattrs = old.mode, old.uid, old.gid, dict(old.xattrs)
+            old.nlink -= old.nlink > 1  # the other names stay what they were
     if old is None or old.kind != inode.kind:
         touched.add(parent)
     take_headers(inode, stored)

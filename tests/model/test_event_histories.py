@@ -24,6 +24,7 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.check import check_engine
 from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
+from s3lustrefs.meta.schema import object_key
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import Ino
@@ -134,7 +135,8 @@ class Mount:
         )  # fmt: skip
         with self.engine.sweep(frozenset(EVENTS)) as sweep:
             listed = await self.observer.apply(batch, b"", sweep, Seen())
-            suspects = await self.engine.vanished_suspects(association, PREFIX, (b"", None), listed, sweep)
+            known = frozenset(object_key(association.assoc_id, key) for key in listed)
+            suspects, _ = await self.engine.vanished_suspects(association, PREFIX, (b"", None), known, sweep)
             for key in sorted(suspects, reverse=True):
                 assert await self.observer.find(key) is None
                 await self.observer.remove(key, sweep, Seen())
@@ -347,3 +349,46 @@ def test_a_tree_that_is_deleted_goes_whole_whatever_the_order(chunks: ChunkStore
             assert await mounted.engine.readdir(Ino(mounted.observer.association().root_ino), b"", 10) == []
 
     trio.run(run)
+
+
+def test_directories_that_wait_to_become_empty_cost_nothing_meanwhile(chunks: ChunkStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = 0
+    resolve = LmdbEngine.resolve
+
+    async def counted(engine: LmdbEngine, path: bytes) -> Any:
+        nonlocal resolved
+        resolved += 1
+        return await resolve(engine, path)
+
+    async def run() -> None:
+        nonlocal resolved
+        bucket = Bucket()
+        async with mount(chunks, bucket) as mounted:
+            bucket.now_ns += 10 * SECOND
+            for number in range(300):
+                for name in (b"", b"file"):
+                    bucket.put(PREFIX + b"t/%d/%s" % (number, name), 1)
+            bucket.put(PREFIX + b"t/", 1)
+            await mounted.hear(bucket.events)
+            at = len(bucket.events)
+            for key in sorted(bucket.objects, key=lambda key: (not key.endswith(b"/"), key)):  # markers first
+                bucket.delete(key)
+            monkeypatch.setattr(LmdbEngine, "resolve", counted)
+            removed = bucket.events[at:]
+            for first in range(0, len(removed), 10):
+                await mounted.hear(removed[first : first + 10])
+            assert await mounted.engine.readdir(Ino(mounted.observer.association().root_ino), b"", 10) == []
+            assert resolved <= 301 + 600, "once when its marker goes, and once for each name that goes from it"
+            resolved, told = 0, len(bucket.events)
+            for name in (b"w/", b"w/new", b"v/"):
+                bucket.put(PREFIX + name, 1)
+            await mounted.hear(bucket.events[told:])
+            for name in (b"w/", b"v/"):
+                bucket.delete(PREFIX + name)
+            await mounted.hear(bucket.events[told + 3 :])
+            assert resolved == 2 and set(await mounted.tree()) == {b"w/", b"w/new"}
+            await trio.sleep(31)
+            await mounted.told.settle_directories()  # it stays, as a directory without an object of its own
+            assert await mounted.tree() == await fresh(chunks, bucket)
+
+    trio.run(run, clock=MockClock(autojump_threshold=0.01))

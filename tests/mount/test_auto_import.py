@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,13 @@ def test_a_change_made_here_survives_the_loss_of_its_object(make_site: Callable[
     place = make_site(auto_export="none")
     place.put("p/f", b"theirs")
     place.mount()
+    place.expected_log.append("conflict kept kind=only-here path=/f")
     (place.root / "f").write_bytes(b"ours")
+    place.drain()
     place.s3.delete_object(Bucket=place.bucket, Key="p/f")
     assert refresh(place)["deleted"] == 0
     assert (place.root / "f").read_bytes() == b"ours"
+    assert "what of it is local is all there is" in place.cli("why", place.root / "f").stdout
 
 
 def test_open_files_of_objects_that_go_or_change(here: Site) -> None:
@@ -348,3 +352,56 @@ def test_a_bucket_that_refuses_every_look_fails_the_sweep(make_site: Callable[..
         assert done.returncode == 1 and "HeadObject" in done.stderr and (place.root / "gone").exists()
         proxy.clear_faults()
     assert refresh(place)["deleted"] == 1
+
+
+def test_a_refresh_of_a_subtree_goes_ahead_of_a_sweep(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, import_interval="1h", posix_metadata="off")
+    keys = [f"p/f{number:04d}" for number in range(1001)]  # more than a page
+    for key in (*keys, "p/z/changed", "p/z/gone", "p/z/kept", "p/z/m/"):
+        place.put(key, b"old")
+    place.mount()
+    place.unmount()
+    place.put("p/z/gone", b"changed first")
+    place.put("p/z/fresh", b"first")
+    for path in ("continuation-token", "start-after"):
+        proxy.add("hold-reply", method="GET", path=path, times=1000)
+    place.mount()  # the sweep gets an answer about `z` that is out of date when it arrives
+    proxy.wait_held()
+    place.put("p/z/changed", b"new content")
+    place.put("p/z/fresh", b"changed since")
+    place.put("p/z/new", b"new")
+    place.put("p/z/n/m/", b"")
+    for key in ("p/z/gone", "p/z/m/"):
+        place.s3.delete_object(Bucket=place.bucket, Key=key)
+    found = json.loads(place.cli("refresh", place.root / "z", "--json").stdout)
+    assert (found["changed"], found["deleted"]) == (1, 2) and not place.status()["associations"][0]["sweep"]["error"]
+    after = {"changed": b"new content", "fresh": b"changed since", "kept": b"old", "new": b"new", "n/": b"", "n/m/": b""}
+    assert tree(place.root / "z") == after
+    proxy.clear_faults()
+    while place.status()["associations"][0]["sweep"]["objects"] < 1000:
+        time.sleep(0.1)
+    sizes = [os.stat(place.root / "z" / name).st_size for name in ("changed", "fresh")]  # a read would find out by itself
+    assert sizes == [11, 13] and tree(place.root / "z") == after, "the older answer undid what the refresh had found"
+    assert refresh(place) == {"new": 0, "changed": 0, "deleted": 0}
+
+
+def test_a_tree_of_more_than_one_page_goes_with_its_directories(make_site: Callable[..., Site]) -> None:
+    """Directories within a page and across pages; deeper ones, and one whose key is cut in the table."""
+    here = make_site()
+    long = "/".join("n" * 150 for _ in range(4))
+    directories = ["", "many/", *(f"many/{n:02}/" for n in range(12)), "many/05/x/", "many/05/x/y/", f"{long}/"]
+    keys = [f"p/{directory}" for directory in directories[1:]]
+    keys += [f"p/{directory}f{n:02}" for directory in directories if directory != "many/" for n in range(45)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(here.put, [*keys, "p/many/07/stays", "p/zz/f"]))
+    here.mount()
+    before = tree(here.root)
+    assert len([name for name in before if not name.endswith("/")]) == 722 and "many/05/x/y/" in before
+    for at in range(0, len(keys), 1000):
+        here.s3.delete_objects(Bucket=here.bucket, Delete={"Objects": [{"Key": key} for key in keys[at : at + 1000]]})
+    assert refresh(here)["deleted"] == len(keys) - 2
+    # What was above the directory of the long name had no object of its own.
+    left = {f"{'/'.join(long.split('/')[:depth])}/" for depth in (1, 2, 3)}
+    assert tree(here.root) == dict.fromkeys({"many/", "many/07/", "many/07/stays", "zz/", "zz/f", *left}, b"")
+    assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
+    here.unmount()

@@ -309,6 +309,73 @@ def test_a_key_that_is_refused_costs_only_itself(make_site: Callable[..., Site],
     wait(lambda: not (place.root / "secret").exists(), lambda: events(place))
 
 
+@pytest.mark.parametrize("posix_metadata", ["lazy", "off"])
+def test_archived_objects_that_events_told_of_are_restored(
+    make_site: Callable[..., Site], queue: Queue, posix_metadata: str
+) -> None:
+    place = make_site(event_queue_url=queue.url, import_interval="0", posix_metadata=posix_metadata)
+    for key in ("p/d/deep", "p/d/old"):
+        place.put(key, b"here")
+    place.mount()
+    wait_state(place, "LISTENING")
+    for key in ("p/d/deep", "p/d/fresh"):  # one that is changed, one that is new
+        etag = place.put(key, b"deep down", StorageClass="DEEP_ARCHIVE")["ETag"].strip('"')
+        queue.send(told(place, "ObjectCreated:Put", key, etag, 9, age=-10))  # clearly later than all else: no HEAD
+    etag = place.put("p/d/plain", b"plain")["ETag"].strip('"')
+    queue.send(told(place, "ObjectCreated:Put", "p/d/plain", etag, 5, age=-10))
+    wait(lambda: events(place)["events"] == 3 and not queue.left(), lambda: events(place))
+    assert events(place)["asked"] == 0
+    if posix_metadata == "lazy":  # the fetch of the headers tells it
+        wait(lambda: place.about("d/plain")["storage_class"], lambda: place.about("d/plain"))
+        wait(lambda: place.about("d/fresh")["storage_class"] == "DEEP_ARCHIVE", lambda: place.about("d/fresh"))
+    else:
+        assert (
+            place.about("d/fresh")["storage_class"] is None and "not known yet" in place.cli("why", place.root / "d/fresh").stdout
+        )
+    done = json.loads(place.cli("restore", place.root / "d", "--wait", "--json").stdout)
+    uncertain = 1 if posix_metadata == "off" else 0  # `plain` was looked at, too
+    assert (done["readable"], done["waiting"], done["failed"]) == (2 + uncertain, 0, 0)
+    assert [(place.root / "d" / name).read_bytes() for name in ("deep", "fresh")] == [b"deep down"] * 2
+    refresh(place)
+    assert place.about("d/plain")["storage_class"] == "STANDARD"
+    assert place.about("d/fresh")["storage_class"] == "DEEP_ARCHIVE"
+
+
+def test_ages_of_what_waits_are_told(make_site: Callable[..., Site], queue: Queue, proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, event_queue_url=queue.url, auto_export="new+changed", import_interval="0")
+    place.expected_log += ["events wait, the bucket does not say", "export"]
+    place.put("p/f", b"x")
+
+    def ages() -> tuple[float | None, float]:
+        found = ask(place)["metrics"]["AgeOfOldestQueuedMessage"]
+        return found["AutoImport"], found["AutoExport"]
+
+    proxy.add("hold", method="GET", path="list-type=2", skip=1, times=1000)  # the first is the look at the bucket
+    place.mount(imported=False)
+    proxy.wait_held()
+    etag = place.put("p/new", b"new")["ETag"].strip('"')
+    queue.send(told(place, "ObjectCreated:Put", "p/new", etag, 3))
+    before = time.time()
+    time.sleep(2.5)
+    wait(lambda: ages()[0], lambda: events(place))
+    assert 2 <= (ages()[0] or 0) <= time.time() - before + 1 and ages()[1] == 0
+    proxy.clear_faults()
+    wait(lambda: (place.root / "new").exists() and ages() == (0, 0), lambda: (ages(), events(place)))
+    proxy.add("internal", method="HEAD", path="p/f", times=1000)
+    proxy.add("internal", method="PUT", path="p/mine", times=1000)
+    place.s3.delete_object(Bucket=place.bucket, Key="p/f")
+    queue.send(told(place, "ObjectRemoved:Delete", "p/f"))
+    (place.root / "mine").write_bytes(b"mine")
+    before = time.time()
+    wait(lambda: "events wait, the bucket does not say" in place.log(), place.log)  # hidden from now on
+    time.sleep(2.5)
+    for age in ages():
+        assert 2 <= (age or 0) <= time.time() - before + 1, ages()
+    proxy.clear_faults()
+    place.drain()
+    assert ages()[1] == 0 and (ages()[0] or 0) > 2, "what could be exported says nothing of what is to be imported"
+
+
 def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:
     here.expected_log += ["bucket events not available", "event messages not deleted"]
     before = time.monotonic()

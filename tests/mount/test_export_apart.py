@@ -416,7 +416,7 @@ def test_events_are_heard_of_imported_objects_only(make: Make) -> None:
 
 def test_change_that_is_not_exported_yet_survives_what_others_do_to_its_import(make: Make) -> None:
     place = make(auto_export="none")
-    place.expected_log.append("conflict kept kind=not-exported path=/edited")
+    place.expected_log += ["conflict kept kind=not-exported path=/edited", "conflict kept kind=only-here path=/kept"]
     place.mount()
     (place.root / "edited").write_bytes(b"edited")
     (place.root / "kept").write_bytes(b"kept, edited")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from s3lustrefs.cli.control_client import ControlClient
 from tests.mount.background_proxy import BackgroundProxy
-from tests.mount.site import WAIT_SECONDS, Site
+from tests.mount.site import WAIT_SECONDS, Site, ended, two_associations
 from tests.posix.calls import as_user
 
 QUEUED_SECONDS = 0.5
@@ -74,3 +78,76 @@ def test_creating_a_name_that_appeared_meanwhile(make_site: Callable[..., Site],
         **{f"p/{name}": body for name, (body, _) in appearing.items()},
         "p/slow": b"x", "p/target": b"target", "p/emptied": b"ours",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: BackgroundProxy, number: signal.Signals) -> None:
+    """The order waits for a look-up, which waits for the daemon: one of them has to be let go.
+
+    One that was killed cannot do it itself: see the README, "When something is wrong".
+    """
+    here.put("p/slow", b"x")
+    proxy.add("hold", method="HEAD", path="/p/slow", times=10**6)
+    here.mount()
+    connection = Path(f"/sys/fs/fuse/connections/{os.minor(here.root.stat().st_dev)}/abort")
+    assert not (here.root / "late").exists()
+    with subprocess.Popen(["stat", here.root / "slow"], stderr=subprocess.DEVNULL) as looking:
+        try:
+            time.sleep(QUEUED_SECONDS)
+            here.put("p/late", b"x")
+            ControlClient(str(here.state_dir / "control.sock")).call("Refresh", path="/")
+            assert looking.poll() is None
+            pid = here.note_daemon()
+            with ended(pid):
+                os.kill(pid, number)
+                if number == signal.SIGKILL:
+                    subprocess.run(["umount", "-f", here.root], capture_output=True, check=False)
+            assert looking.wait(WAIT_SECONDS) == 1
+        finally:  # nothing else would ever end them
+            with contextlib.suppress(OSError):
+                connection.write_text("1")
+    proxy.clear_faults()
+    here.mount()
+    assert (here.root / "late").exists()
+
+
+def test_change_shows_while_the_kernel_cannot_be_told_of_others(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    """A look-up that waits for the bucket holds its directory, a read its pages: what concerns these has to wait, nothing else."""
+    here = make_site("", endpoint_url=proxy.endpoint_url)
+    here.source = str(two_associations(here.bucket, here.scratch))
+    here.put("one/slow", b"x")
+    here.put("one/d/read", b"first")
+    here.put("two/d/old", b"x")
+    proxy.add("hold", method="HEAD", path="/one/slow", times=10**6)
+    here.mount()
+    control = ControlClient(str(here.state_dir / "control.sock"))
+    late = [f"one/late{n}" for n in range(40)]
+    for name in [*late, "two/new", "two/d/new"]:
+        assert not (here.root / name).exists()
+    assert (here.root / "one/d/read").stat().st_size == 5
+    proxy.add("hold", method="GET", path="/one/d/read", times=10**6)
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(os.stat, here.root / "one/slow")
+        reading = pool.submit((here.root / "one/d/read").read_bytes)
+        time.sleep(QUEUED_SECONDS)
+        for name in late:
+            here.put(name, b"x")
+        here.put("one/d/read", b"second")
+        control.call("Refresh", path="/one")
+        for name in ("two/new", "two/d/new"):
+            here.put(name, b"x")
+        here.s3.delete_object(Bucket=here.bucket, Key="two/d/old")
+        control.call("Refresh", path="/two")
+        assert sorted(os.listdir(here.root / "two/d")) == ["new"]
+        assert not (here.root / "two/d/old").exists()
+        assert (here.root / "two/new").exists() and (here.root / "two/d/new").exists()
+        assert not looking.done()
+        proxy.clear_faults()
+        assert looking.result(WAIT_SECONDS).st_size == 1
+        with contextlib.suppress(OSError):  # ESTALE
+            assert reading.result(WAIT_SECONDS) in (b"first", b"second")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not all((here.root / name).exists() for name in late):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (here.root / "one/d/read").read_bytes() == b"second"

@@ -60,7 +60,7 @@ def test_journal(record: JournalRecord) -> None:
 
 @given(
     st.binary(max_size=1024),
-    st.lists(st.builds(SentObject, U64, st.dictionaries(TEXT, TEXT, max_size=3), st.booleans(), PAIRS), max_size=4),
+    st.lists(st.builds(SentObject, U64, st.dictionaries(TEXT, TEXT, max_size=3), st.booleans(), PAIRS, TEXT), max_size=4),
 )
 def test_writes(key: bytes, sent: list[SentObject]) -> None:
     assert schema.decode_writes(schema.encode_writes(key, sent)) == (key, sent)

@@ -100,6 +100,7 @@ _DRA_KEYS: dict[str, Parser] = {
     "posix_metadata": values.parse_choice("lazy", "eager", "off"),
 }
 _LINK_KEYS: dict[str, Parser] = {"file_system_path": values.parse_text, "data_repository_path": values.parse_text}
+_EXPORT_KEYS: dict[str, Parser] = {"export_repository_path": values.parse_text}
 _FIELD_NAMES = {
     "cache_dir": "cache_dirs",
     "cache_size": "cache_bytes",
@@ -213,7 +214,7 @@ class _TomlFile:
             for key in _LINK_KEYS:
                 if key not in table:
                     raise ConfigError(f"{self.path}: [[dra]] number {number} has no {key}")
-            dras.append(self.parse(table, {**_LINK_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}, number))
+            dras.append(self.parse(table, {**_LINK_KEYS, **_EXPORT_KEYS, **_ENDPOINT_KEYS, **_DRA_KEYS}, number))
         return parsed_top, dras
 
 
@@ -243,6 +244,10 @@ def _dra(given_keys: Mapping[str, object], where: str) -> AssociationSettings:
         raise ConfigError(where + split)
     endpoint = Endpoint(**{key: given_keys[key] for key in _ENDPOINT_KEYS if key in given_keys})  # type: ignore[arg-type]
     rest = {_FIELD_NAMES.get(key, key): given_keys[key] for key in _DRA_KEYS if key in given_keys}
+    if (export := given_keys.get("export_repository_path")) is not None:
+        if defect := rules.export_path_defect(str(export), *split):
+            raise ConfigError(f"{where}export_repository_path: {defect}")
+        rest["export_prefix"] = rules.export_prefix_of(str(export), split[1])
     return AssociationSettings(
         rules.normalise_file_system_path(given),
         split[0],

@@ -187,7 +187,8 @@ class Daemon:
 
     async def _reach(self, association: Association, writable: bool) -> None:
         store = self._links.of(association.assoc_id).store
-        await reachable(store, association.prefix, writable=writable and not self._config.read_only)
+        writable = writable and not self._config.read_only
+        await reachable(store, association.prefix, association.write_prefix, writable=writable)
 
     async def _open_doors(self) -> None:
         """What administrators talk to; requests are answered once everything is served. Raises: ConfigError, StateDirError."""

@@ -89,7 +89,9 @@ def check(source: str, options: tuple[str, ...], as_json: bool) -> None:
     reports = []
     mount = config.load(source, ",".join(options), mountpoint="/")
     for dra in mount.dras:
-        findings: list[probe.Finding] = list(probe.check(dra.bucket, dra.prefix, dra.endpoint, writable=not mount.read_only))
+        findings: list[probe.Finding] = list(
+            probe.check(dra.bucket, dra.prefix, dra.endpoint, dra.write_prefix, writable=not mount.read_only)
+        )
         if not any(finding.result == "fail" for finding in findings):
             findings.append(event_plan.check(dra, read_only=mount.read_only))
         reports.append((f"s3://{dra.bucket}/{dra.prefix}", findings))

@@ -75,6 +75,8 @@ def _print_status(answer: dict[str, Any]) -> None:
         click.echo("no associations: everything here is local scratch")
     for association in answer["associations"]:
         click.echo(f"{association['file_system_path']}  {association['data_repository_path']}  {association['lifecycle']}")
+        if association.get("export_repository_path"):
+            click.echo(f"    exported to  {association['export_repository_path']}")
         if association.get("failure"):
             click.secho(f"    {association['failure']}", fg="red")
         click.echo(f"    import       {_import_text(association['import'])}")

@@ -1,8 +1,8 @@
 """File systems linked with one bucket when they are created (ImportPath, ExportPath), FSx's way before associations.
 
-Such a link is an association of `/` that exports nothing by itself. A file is exported to the key that it was, or would be,
-imported from: FSx's one-to-one mapping, which it has with a bare bucket as ExportPath. Its other mapping, to a prefix apart from
-the imported objects, is refused: an association has one prefix, and to export over the originals instead would destroy them.
+Such a link is an association of `/` that exports nothing by itself. With a bare bucket as ExportPath a file is exported to the key
+that it was, or would be, imported from. With any other, or FSx's default where none is given, it is exported below that prefix, and
+the imported objects stay as they are.
 Source: Amazon FSx API Reference, "CreateFileSystemLustreConfiguration"; fsx-spec section 11.
 """
 
@@ -38,36 +38,25 @@ def link_of(request: Json, now: float) -> Json | None:
     source = rules.split_repository_path(given["ImportPath"])
     if isinstance(source, str):
         raise refused("InvalidImportPath", f"ImportPath: {source}")
-    _check_export_path(given.get("ExportPath"), given["ImportPath"], source, now)
+    export_path = given.get("ExportPath") or f"s3://{source[0]}/FSxLustre{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
+    is_bucket = rules.split_repository_path(export_path) == (source[0], "")
+    if not is_bucket and (defect := rules.export_path_defect(export_path, *source)):
+        raise refused("InvalidExportPath", f"ExportPath: {defect}")
     return {
         "ImportPath": given["ImportPath"],
-        "ExportPath": given["ExportPath"],
+        "ExportPath": export_path,
         "ImportedFileChunkSize": given.get("ImportedFileChunkSize", 1024),
         "AutoImportPolicy": given.get("AutoImportPolicy", "NONE"),
     }
 
 
-def _check_export_path(given: str | None, import_path: str, source: tuple[str, str], now: float) -> None:
-    """Raises: ControlFault."""
-    bucket, prefix = source
-    remedy = f"give ExportPath=s3://{bucket}, with which each file is exported to the object that it was imported from"
-    if given is None:
-        default = f"s3://{bucket}/FSxLustre{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
-        raise refused("InvalidExportPath", f"without ExportPath FSx exports to {default}, which is not available here: {remedy}")
-    split = rules.split_repository_path(given)
-    if isinstance(split, str):
-        raise refused("InvalidExportPath", f"ExportPath: {split}")
-    if split[0] != bucket:
-        raise refused("InvalidExportPath", f"ExportPath must be in the bucket of ImportPath, {import_path}")
-    if split[1] not in ("", prefix):
-        raise refused("InvalidExportPath", f"ExportPath {given}: exporting to another prefix is not available here: {remedy}")
-
-
 def configured(link: Json) -> Json:
     """The keys of its [[dra]]."""
+    imported = rules.split_repository_path(link["ImportPath"])[1]
     return {
         "file_system_path": "/",
         "data_repository_path": link["ImportPath"],
+        **({"export_repository_path": link["ExportPath"]} if rules.export_prefix_of(link["ExportPath"], imported) else {}),
         "auto_import": [event.lower() for event in EVENTS[link["AutoImportPolicy"]]],
         "auto_export": [],
         "imported_file_chunk_size": link["ImportedFileChunkSize"],

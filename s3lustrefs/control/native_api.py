@@ -146,6 +146,7 @@ class NativeApi:
             "association_id": a.association_id,
             "file_system_path": a.file_system_path,
             "data_repository_path": a.data_repository_path,
+            "export_repository_path": f"s3://{a.bucket}/{a.export_prefix}" if a.export_prefix else None,
             "lifecycle": "MISCONFIGURED" if failure and a.lifecycle == "AVAILABLE" else a.lifecycle,
             "failure": a.failure or (str(failure) if failure else None),
             "import": {
@@ -280,7 +281,7 @@ class NativeApi:
         association = self._p.engine.association(record.assoc)
         if association is None:
             return b"/"
-        relative = record.key[len(association.prefix.encode()) :]
+        relative = association.relative_of(record.key)
         return association.file_system_path.rstrip("/").encode() + b"/" + relative.rstrip(b"/")
 
     # --- single files --------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ class NativeApi:
         elif inode.is_dir:
             result = await sweeper.refresh_below(location.relative)
         else:
-            result = await sweeper.look_at(inode, location.key)
+            result = await sweeper.look_at(inode, location.imported_key)
         await self._p.wait_told()
         return asdict(result)
 

@@ -10,7 +10,8 @@ from typing import Any
 from s3lustrefs import errors
 from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.meta.schema import UNKNOWN_CLASS, Change, JournalRecord, JournalState
+from s3lustrefs.meta.location import Location
+from s3lustrefs.meta.schema import UNKNOWN_CLASS, Change, JournalRecord, JournalState, ObjectRecord
 from s3lustrefs.model.hsm import Hsm, state_text
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
@@ -84,6 +85,7 @@ class InodeStatus:
             "data_repository_path": location.association.data_repository_path if location else None,
             "bucket": location.association.bucket if location else None,
             "key": (location.key + (b"/" if inode.is_dir else b"")).decode(errors="replace") if location else None,
+            "imported_key": _imported_key(location, source),
             "etag": source.etag if source else None,
             "version_id": source.version_id or None if source else None,
             "storage_class": source.storage_class if source and source.storage_class != UNKNOWN_CLASS else None,
@@ -151,6 +153,13 @@ class InodeStatus:
         return asdict(state) if state is not None else None
 
 
+def _imported_key(location: Location | None, source: ObjectRecord | None) -> str | None:
+    """Of the object that has the content, where that is not one that is exported to."""
+    if location is None or source is None or location.association.is_written(source.key):
+        return None
+    return source.key.decode(errors="replace")
+
+
 def _export(record: JournalRecord) -> dict[str, Any]:
     return {
         "state": "due" if record.state is JournalState.DUE else "open",
@@ -199,6 +208,8 @@ def _sentences(path: bytes, inode: Inode, status: dict[str, Any]) -> Any:
         yield from _troubles(status)
         return
     yield f"linked to s3://{status['bucket']}/{status['key']} by {status['association']} ({status['data_repository_path']})"
+    if status["imported_key"]:
+        yield f"imported from s3://{status['bucket']}/{status['imported_key']}, which nothing here changes"
     if status["import"]:
         yield from _import_texts(inode, **status["import"])
     for hidden in status["hides"]:

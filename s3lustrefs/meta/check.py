@@ -303,7 +303,7 @@ class _Check:
         association = self._associations.get(assoc)
         if association is None:
             yield f"is of association {assoc}, which does not exist"
-        elif key is not None and not key.startswith(association.prefix.encode()):
+        elif key is not None and not (association.is_imported(key) or association.is_written(key)):
             yield f"key {key!r} is outside the prefix {association.prefix!r}"
 
     # --- associations and counters ---------------------------------------------------------------------------------------------

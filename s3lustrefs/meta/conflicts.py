@@ -66,7 +66,7 @@ class Resolver:
 
     def resolve(self) -> Resolved | None:
         """As the policy of the association says. None when the local file no longer has the name."""
-        relative = self._seen.key[len(self._association.prefix.encode()) :]
+        relative = self._association.relative_of(self._seen.key)
         above, _, name = relative.rpartition(b"/")
         parent = walk(self._txn, Ino(self._association.root_ino), above)
         inode = records.find_inode(self._txn, self._dispute.ino)

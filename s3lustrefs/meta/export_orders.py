@@ -63,8 +63,8 @@ def order_inode(txn: Txn, locations: LocationMap, ino: Ino, now_ns: int) -> Stan
 
 def _order(txn: Txn, locations: LocationMap, parent: Ino, children: Sequence[tuple[bytes, Inode]], now_ns: int) -> list[Ordered]:
     places = [_place(txn, locations, parent, name, inode) for name, inode in children]
-    keys = [schema.object_key(place.association.assoc_id, _key(place, inode)) for place, (_, inode) in _inside(places, children)]
-    known = txn.get_many(Table.OBJECTS, keys) if keys else {}
+    keys = dict.fromkeys(_table_key(place, key) for place, (_, inode) in _inside(places, children) for key in _keys(place, inode))
+    known = txn.get_many(Table.OBJECTS, list(keys)) if keys else {}
     ordered = []
     for place, (name, inode) in zip(places, children, strict=True):
         if not inode.is_exportable or inode.hsm & Hsm.NOARCHIVE:
@@ -72,8 +72,8 @@ def _order(txn: Txn, locations: LocationMap, parent: Ino, children: Sequence[tup
         elif place is None:
             ordered.append(Ordered(name, inode, Standing.OUTSIDE))
         else:
-            key = schema.object_key(place.association.assoc_id, _key(place, inode))
-            ordered.append(Ordered(name, inode, _order_one(txn, place, inode, known.get(key), now_ns)))
+            exported, imported = (known.get(_table_key(place, key)) for key in _keys(place, inode))
+            ordered.append(Ordered(name, inode, _order_one(txn, place, inode, exported, imported, now_ns)))
     return ordered
 
 
@@ -87,13 +87,19 @@ def _inside(
     return [(place, child) for place, child in zip(places, children, strict=True) if place is not None]
 
 
-def _key(place: Location, inode: Inode) -> bytes:
-    return place.key + b"/" if inode.is_dir else place.key
+def _keys(place: Location, inode: Inode) -> tuple[bytes, bytes]:
+    """What it is exported to, and what it is imported from."""
+    end = b"/" if inode.is_dir else b""
+    return place.key + end, place.imported_key + end
 
 
-def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, now_ns: int) -> Standing:
+def _table_key(place: Location, key: bytes) -> bytes:
+    return schema.object_key(place.association.assoc_id, key)
+
+
+def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, imported: bytes | None, now_ns: int) -> Standing:
     pending = records.find_journal(txn, schema.journal_ino_key(inode.ino))
-    if pending is None and not inode.flags & InodeFlag.EXCLUDED and _is_there(txn, place, inode, known):
+    if pending is None and not inode.flags & InodeFlag.EXCLUDED and _is_there(txn, place, inode, known, imported):
         return Standing.CLEAN
     if pending is not None and pending.state is JournalState.OPEN:
         return Standing.BUSY
@@ -107,18 +113,24 @@ def _order_one(txn: Txn, place: Location, inode: Inode, known: bytes | None, now
     return Standing.ORDERED
 
 
-def _is_there(txn: Txn, place: Location, inode: Inode, known: bytes | None) -> bool:
-    """Whether the bucket has an unchanged name.
+def _is_there(txn: Txn, place: Location, inode: Inode, known: bytes | None, imported: bytes | None) -> bool:
+    """Whether the bucket has an unchanged name: where it is exported to, or, if it never was, where it was imported from.
 
     A directory is also there if something below it is: nobody made an object for one that an import made, and none is made
     for it as long as nothing but its content changes.
     """
     if inode.is_dir:
-        below = schema.pack_u16(place.association.assoc_id) + (place.key + b"/")[: schema.CUT]
-        return known is not None or bool(txn.scan(Table.OBJECTS, below, limit=1))
+        return known is not None or imported is not None or any(_has_below(txn, place, key) for key in {*_keys(place, inode)})
     if inode.is_file and (inode.is_dirty or inode.hsm & Hsm.LOST):
         return False
-    return known is not None and schema.decode_u64(known[:8]) == inode.ino
+    if known is None and inode.is_file and inode.source_key != place.imported_key:
+        return False
+    held = imported if known is None else known
+    return held is not None and schema.decode_u64(held[:8]) == inode.ino
+
+
+def _has_below(txn: Txn, place: Location, key: bytes) -> bool:
+    return bool(txn.scan(Table.OBJECTS, schema.pack_u16(place.association.assoc_id) + key[: schema.CUT], limit=1))
 
 
 def withdraw(txn: Txn, ino: Ino, order: Change) -> None:

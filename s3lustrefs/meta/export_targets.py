@@ -21,6 +21,8 @@ class Target:
     key: bytes
     known: ObjectRecord | None
     """What the bucket holds under this key, as last seen."""
+    imported: ObjectRecord | None = None
+    """What this name was imported from, where exports go to another key than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,13 @@ class ExportView:
     source: ObjectRecord | None
     """The object that holds its archived content, if any."""
 
+    def is_imported_as(self, target: Target) -> bool:
+        """Whether the inode is what this name was imported from, and its content still is there alone."""
+        imported = target.imported
+        if imported is None or imported.ino != self.inode.ino:
+            return False
+        return not self.inode.is_file or self.source == imported
+
 
 def view(txn: Txn, locations: LocationMap, ino: Ino) -> ExportView | None:
     """None when the inode is gone."""
@@ -40,9 +49,11 @@ def view(txn: Txn, locations: LocationMap, ino: Ino) -> ExportView | None:
         return None
     targets = []
     for location in _locations(txn, locations, inode):
-        key = location.key + b"/" if inode.is_dir else location.key
-        known = records.find_object(txn, location.association.assoc_id, key)
-        targets.append(Target(location.association, key, known))
+        association, end = location.association, b"/" if inode.is_dir else b""
+        known = records.find_object(txn, association.assoc_id, location.key + end)
+        apart = bool(association.export_prefix)
+        imported = records.find_object(txn, association.assoc_id, location.imported_key + end) if apart else None
+        targets.append(Target(association, location.key + end, known, imported))
     return ExportView(inode, targets, source_of(txn, inode))
 
 

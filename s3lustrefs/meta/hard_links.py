@@ -83,7 +83,9 @@ def _place_of(txn: Txn, locations: LocationMap, inode: Inode, seen: ObjectRecord
     """Which name of a file an object is."""
     for parent, name in records.names_of(txn, inode):
         location = locations.of_name(txn, parent, name)
-        if location is not None and (location.association.assoc_id, location.key) == (seen.assoc, seen.key):
+        if location is None or location.association.assoc_id != seen.assoc:
+            continue
+        if seen.key in (location.key, location.imported_key):
             return parent, name
     return None
 

@@ -67,6 +67,9 @@ def order_remove(txn: Txn, locations: LocationMap, ino: Ino, version: ContentVer
     copies = {(t.known.assoc, t.known.key): t.known for t in view.targets if t.known and t.known.ino == ino} if view else {}
     source = export_targets.source_of(txn, inode)
     if source is not None:
+        association = locations.association(source.assoc)
+        if association is not None and not association.is_written(source.key):
+            raise errors.NotPermitted("its archived copy is the object it was imported from, which nothing here deletes")
         copies[source.assoc, source.key] = source
     for (assoc, key), known in copies.items():
         known.ino = NO_INO

@@ -65,8 +65,7 @@ def mark_key_lost(txn: Txn, association: Association, key: bytes, now_ns: int, *
 
 def is_looked_after(txn: Txn, association: Association, key: bytes) -> bool:
     """Whether some record has the exporter look at a key: that of the inode of this name, or one of a name that was lost."""
-    relative = key[len(association.prefix.encode()) :]
-    ino = walk(txn, Ino(association.root_ino), relative)
+    ino = walk(txn, Ino(association.root_ino), association.relative_of(key))
     if ino is not None and records.find_journal(txn, schema.journal_ino_key(ino)) is not None:
         return True
     above = [key[: at + 1] for at, sign in enumerate(key[:-1]) if sign == ord("/")]
@@ -272,7 +271,7 @@ def holder(txn: Txn, locations: LocationMap, assoc: AssocId, key: bytes) -> Ino 
     association = locations.association(assoc)
     if association is None:
         return None
-    relative = key[len(association.prefix.encode()) :]
+    relative = association.relative_of(key)
     ino = walk(txn, Ino(association.root_ino), relative)
     if ino is None:
         return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 
-from s3lustrefs.meta import attributes, hard_links, journal, records, schema
+from s3lustrefs.meta import apart, attributes, hard_links, journal, records, schema
 from s3lustrefs.meta.associations import make_directory
 from s3lustrefs.meta.listing import (
     DIRECTORY_WINS,
@@ -27,12 +27,13 @@ from s3lustrefs.meta.listing import (
     PreparedEntry,
     Sweep,
 )
-from s3lustrefs.meta.listing_conflicts import ListingConflicts
+from s3lustrefs.meta.listing_conflicts import ListingConflicts, same_version
 from s3lustrefs.meta.location import LOST_FOUND, LocationMap, walk
 from s3lustrefs.meta.namespace import purge
 from s3lustrefs.meta.schema import ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
 from s3lustrefs.model.association import Association
+from s3lustrefs.model.conflict import ConflictKind
 from s3lustrefs.model.ids import NO_INO, ROOT_INO, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
 
@@ -128,7 +129,7 @@ class ListingApplier:
 
     def _is_known(self, object_key: bytes, seen: bytes | None, listed: bytes) -> bool:
         """Whether there is nothing to do about a listed object."""
-        if seen is not None and _same_version(seen, listed):
+        if seen is not None and same_version(seen, listed):
             if seen[8:] != listed:
                 self._look_closer(object_key, seen, listed)
             return True
@@ -240,16 +241,19 @@ class ListingApplier:
         """True when the name is free now: the kernel takes no other kind of file under the number of a symlink."""
         ino = schema.decode_u64(taken)
         inode = records.get_inode(self._txn, ino)
+        relative = directory + b"/" + name if directory else name
         if inode.is_dir or not inode.is_exportable:
             reason = DIRECTORY_WINS if inode.is_dir else SPECIAL_FILE_WINS
-            relative = directory + b"/" + name if directory else name
             self.skip(relative, reason)
             journal.forget_object(self._txn, self._association.assoc_id, self._prefix[2:] + relative, self._now_ns)
             return False
-        if inode.is_symlink and self._is_only_the_object(inode, object_key):
+        seen = schema.decode_object(object_key, taken + object_tail)
+        if apart.is_parted(self._txn, self._association, inode, seen.key):
+            self._conflicts.stays(inode, seen.etag, ConflictKind.EXPORTED_APART)
+            return False
+        if inode.is_symlink and self._is_only_the_object(inode, seen.key):
             return self._drop_name(inode)
         if self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is None:
-            seen = schema.decode_object(object_key, taken + object_tail)
             is_kept = bool(inode.flags & InodeFlag.EXCLUDED)
             is_its_object = inode.is_left_behind or (known is not None and known[:8] == taken)
             if is_kept and not is_its_object:  # renamed to where somebody put an object
@@ -264,8 +268,8 @@ class ListingApplier:
 
     def _replace(self, inode: Inode, seen: ObjectRecord) -> Inode | None:
         """Give a file what its object has now; the file that is so then, see `hard_links.set_apart`. None: it stays as it is."""
-        apart = hard_links.set_apart(self._txn, self._locations, inode, seen, self._now_ns, self._allocate) or inode
-        replaced = attributes.replace_content(self._txn, apart.ino, seen, self._now_ns)
+        changed = hard_links.set_apart(self._txn, self._locations, inode, seen, self._now_ns, self._allocate) or inode
+        replaced = attributes.replace_content(self._txn, changed.ino, seen, self._now_ns)
         if replaced is None:
             return None
         self.applied.changed.append(replaced.ino)
@@ -286,9 +290,11 @@ class ListingApplier:
             self.applied.replaced.append((changed.parent, changed.name))  # it may be a symlink now
         records.put_inode(self._txn, changed)
 
-    def _is_only_the_object(self, inode: Inode, object_key: bytes) -> bool:
+    def _is_only_the_object(self, inode: Inode, key: bytes) -> bool:
         """Whether the bucket has under this key all there is to know about a file or symlink, so that it may go."""
-        known = self._txn.get(Table.OBJECTS, object_key)
+        known = self._txn.get(Table.OBJECTS, schema.object_key(self._association.assoc_id, key))
+        if apart.is_parted(self._txn, self._association, inode, key):
+            return False
         changed_here = (inode.is_file and inode.is_dirty) or bool(inode.flags & InodeFlag.EXCLUDED)
         journalled = self._txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None
         is_held = known is not None and known[:8] == schema.pack_u64(inode.ino)
@@ -327,7 +333,7 @@ class ListingApplier:
     def _move_aside(self, inode: Inode, path: bytes) -> bool:
         """A clean file `a` gives way to the directory `a/`, so that the outcome does not depend on the listing's order."""
         key = self._prefix[2:] + path
-        if not self._is_only_the_object(inode, self._object_key(self._prefix + path)):
+        if not self._is_only_the_object(inode, key):
             return False
         if self._sweep is not None:
             self._conflicts.gives_way(inode)
@@ -374,6 +380,7 @@ class ListingApplier:
         self._txn.put(Table.OBJECTS, table_key, schema.pack_u64(ino) + tail)
         inode = records.get_inode(self._txn, ino)
         is_given_here = inode.flags & InodeFlag.EXCLUDED or self._txn.get(Table.JOURNAL, schema.journal_ino_key(ino)) is not None
+        is_given_here = is_given_here or apart.is_parted(self._txn, self._association, inode, key)
         if self._association.posix_metadata != "off" and not is_given_here:
             inode.flags |= InodeFlag.HEADERS_UNKNOWN
             inode.mtime_ns = mtime_ns
@@ -388,12 +395,3 @@ class ListingApplier:
         if self._txn.get(Table.SKIPPED, table_key) != value:
             self._txn.put(Table.SKIPPED, table_key, value)
             self.applied.skipped.append((relative, reason))
-
-
-def _same_version(known: bytes, tail: bytes) -> bool:
-    """Whether a stored object value and a listed one speak of the same version: equal ETag and size."""
-    if known[8:] == tail:
-        return True  # nearly always, in a tenth of the time
-    a = schema.decode_object(b"\0\0", known)
-    b = schema.decode_object(b"\0\0", schema.pack_u64(NO_INO) + tail)
-    return a.etag == b.etag and a.size == b.size

@@ -30,6 +30,12 @@ class Location:
 
     @property
     def key(self) -> bytes:
+        """Of its object, as it is exported."""
+        return self.association.export_key_of(self.relative)
+
+    @property
+    def imported_key(self) -> bytes:
+        """Of the object it is, or would be, imported from: mostly the same."""
         return self.association.key_of(self.relative)
 
     def child(self, name: bytes) -> Location:

@@ -157,7 +157,7 @@ class TableRepair:
         association = self._associations.get(assoc)
         if association is None:
             return f"there is no association {assoc}"
-        return "" if key.startswith(association.prefix.encode()) else "its key is outside the association"
+        return "" if association.is_imported(key) or association.is_written(key) else "its key is outside the association"
 
     # --- inodes ----------------------------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ All integers are big-endian, so that keys sort as numbers do. Times are ns since
 | DAMAGE       | ino u64, content version u32 | why bytes of that content never reached the disk       | damage             |
 | CONFLICTS    | `L` number u64, or `I` ino  | JSON of model.conflict.Conflict; number of the latest   | conflict_log       |
 
+Where an association exports to a prefix of its own, OBJECTS has keys of both prefixes: see `apart`.
+
 INVARIANT 1: every dentry names an existing inode, and every inode but the root and orphans has its primary dentry.
 INVARIANT 2: nlink of a file is its number of dentries; of a directory 2 plus its subdirectories; of an orphan 0.
 INVARIANT 3: an object record names ino 0 (deliberately absent locally) or an ino that was handed out; one that is gone is as

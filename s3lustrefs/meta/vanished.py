@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 
-from s3lustrefs.meta import conflict_log, hard_links, journal, records, schema
+from s3lustrefs.meta import apart, conflict_log, hard_links, journal, records, schema
 from s3lustrefs.meta.listing import Sweep
 from s3lustrefs.meta.location import LocationMap, is_lost_found, path_of, walk
 from s3lustrefs.meta.namespace import drop_link, touch_dir
@@ -50,7 +50,9 @@ def suspects(
     for table_key, raw in rows:
         if table_key not in listed and table_key not in sweep.touched:
             known = schema.decode_object(table_key, raw)
-            if _is_in(span, below, known.key) and not _has_outlived(txn, association, known):
+            if not _is_in(span, below, known.key) or not association.is_imported(known.key):
+                continue
+            if not _has_outlived(txn, association, known):
                 found.append(known.key)
     return found, after_this
 
@@ -122,7 +124,10 @@ def _remove(
     known = records.find_object(txn, association.assoc_id, key)
     if known is not None and known.ino == NO_INO and txn.get(Table.JOURNAL, schema.journal_object_key(known.assoc, key)) is None:
         records.delete_object(txn, known.assoc, key)
-    relative = key[len(association.prefix.encode()) :]
+    if known is not None and apart.is_left(txn, association, known):
+        records.delete_object(txn, known.assoc, key)
+        return None
+    relative = association.relative_of(key)
     ino = walk(txn, Ino(association.root_ino), relative)
     inode = records.find_inode(txn, ino) if ino is not None else None
     if known is None or (inode is not None and txn.get(Table.JOURNAL, schema.journal_ino_key(inode.ino)) is not None):
@@ -177,7 +182,7 @@ def _outlive(txn: Txn, known: ObjectRecord, now_ns: int) -> Conflict | None:
 def _has_outlived(txn: Txn, association: Association, known: ObjectRecord) -> bool:
     """Whether the file of an object is one that `_outlive` told of, and nothing more can be learned."""
     inode = records.find_inode(txn, known.ino) if known.ino else None
-    if inode is None or inode.is_complete or not inode.hsm & Hsm.LOST:
+    if inode is None or inode.is_complete or not inode.hsm & Hsm.LOST or apart.is_left(txn, association, known):
         return False
-    relative = known.key[len(association.prefix.encode()) :]
-    return bool(inode.flags & InodeFlag.EXCLUDED) or walk(txn, Ino(association.root_ino), relative) != inode.ino
+    is_kept = bool(inode.flags & InodeFlag.EXCLUDED)
+    return is_kept or walk(txn, Ino(association.root_ino), association.relative_of(known.key)) != inode.ino

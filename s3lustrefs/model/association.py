@@ -60,6 +60,14 @@ class AssociationSettings:
     import_interval_seconds: float = 300.0
     export_open_after_seconds: float = 0.0
     """How long a file may be held open for writing before it is exported all the same; 0: as long as it likes."""
+    export_prefix: str = ""
+    """Where objects are written instead of below `prefix`: ends in `/`, and does not contain `prefix`. Nothing below it is
+    imported. Empty: a file is exported to the object that it was imported from."""
+
+    @property
+    def write_prefix(self) -> str:
+        """Below which objects are written and deleted."""
+        return self.export_prefix or self.prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,7 @@ class Association(AssociationSettings):
 
     def with_defaults(self, defaults: AssociationSettings) -> Association:
         """One that the API made, with what its request could not say as the configuration says it now."""
-        asked = ("file_system_path", "bucket", "prefix", "file_system_path_given", "data_repository_path_given")
+        asked = ("file_system_path", "bucket", "prefix", "file_system_path_given", "data_repository_path_given", "export_prefix")
         own = {*asked, *(each.name for each in fields(Policies))}
         taken = {each.name: getattr(defaults, each.name) for each in fields(AssociationSettings) if each.name not in own}
         return replace(self, **taken)
@@ -150,8 +158,31 @@ class Association(AssociationSettings):
         return self.imported_file_chunk_size_mib << 20
 
     def key_of(self, relative: bytes) -> bytes:
-        """Object key of a path relative to the linked directory, both without a leading slash."""
+        """Object key that a path relative to the linked directory is imported from, both without a leading slash."""
         return self.prefix.encode() + relative
+
+    def export_key_of(self, relative: bytes) -> bytes:
+        """Object key that it is exported to: the same one, unless there is an `export_prefix`."""
+        return self.write_prefix.encode() + relative
+
+    def is_written(self, key: bytes) -> bool:
+        """Whether objects of this key are ours to write and delete."""
+        return key.startswith(self.write_prefix.encode())
+
+    def is_imported(self, key: bytes) -> bool:
+        """Whether an object of this key shows as a file."""
+        return key.startswith(self.prefix.encode()) and not (self.export_prefix and self.is_written(key))
+
+    def relative_of(self, key: bytes) -> bytes:
+        """The path that a key is imported from or exported to. INVARIANT: `is_imported` or `is_written`."""
+        return key[len(self._prefix_of(key).encode()) :]
+
+    def side_of(self, key: bytes) -> Association:
+        """As if files were imported from where this key is, too: of an object that was exported, and comes back by another hand."""
+        return replace(self, prefix=self.export_prefix, export_prefix="") if self._prefix_of(key) != self.prefix else self
+
+    def _prefix_of(self, key: bytes) -> str:
+        return self.export_prefix if self.export_prefix and self.is_written(key) else self.prefix
 
 
 def policies_of(settings: AssociationSettings) -> Policies:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import product
 from typing import Protocol
 
 from s3lustrefs.model.association import MAX_ASSOCIATIONS, MAX_KEY_BYTES, Endpoint, paths_overlap
@@ -24,6 +25,8 @@ class Linked(Protocol):
     def bucket(self) -> str: ...
     @property
     def prefix(self) -> str: ...
+    @property
+    def export_prefix(self) -> str: ...
     @property
     def endpoint(self) -> Endpoint: ...
 
@@ -79,9 +82,34 @@ def conflict(new: Linked, existing: Linked) -> str | None:
         return f"associations {pair}: '/' can only be linked alone"
     if paths_overlap(new.file_system_path, existing.file_system_path):
         return f"associations {pair}: one directory contains the other"
-    if same_bucket(new, existing) and (new.prefix.startswith(existing.prefix) or existing.prefix.startswith(new.prefix)):
-        return f"associations {pair}: one prefix contains the other"
+    if same_bucket(new, existing):
+        for one, other in product(_prefixes(new), _prefixes(existing)):
+            if one.startswith(other) or other.startswith(one):
+                return f"associations {pair}: one prefix contains the other"
     return None
+
+
+def _prefixes(linked: Linked) -> set[str]:
+    return {linked.prefix, linked.export_prefix or linked.prefix}
+
+
+def export_path_defect(given: str, bucket: str, prefix: str) -> str | None:
+    """Why what is imported from a bucket's prefix cannot be exported to another path, or None."""
+    split = split_repository_path(given)
+    if isinstance(split, str):
+        return split
+    if split[0] != bucket:
+        return f"{given} must be in the bucket that is imported, s3://{bucket}"
+    if prefix != split[1] and prefix.startswith(split[1]):
+        return f"{given} contains what is imported, s3://{bucket}/{prefix}: files made here could overwrite that"
+    return None
+
+
+def export_prefix_of(given: str, prefix: str) -> str:
+    """Of a path without defect: the prefix to export to, empty where that is the imported one."""
+    found = given.removeprefix("s3://").partition("/")[2]
+    found += "/" if found and not found.endswith("/") else ""
+    return "" if found == prefix else found
 
 
 def addition_defect(new: Linked, existing: Iterable[Linked]) -> str | None:

@@ -15,6 +15,7 @@ class ConflictKind(StrEnum):
     DELETED_THERE = "deleted-in-bucket"
     DELETED_HERE = "deleted-here"
     NOT_EXPORTED = "not-exported"
+    EXPORTED_APART = "exported-apart"
     DIRECTORY_THERE = "directory-in-bucket"
     ATTRIBUTES_KEPT = "attributes-not-exported"
     ONLY_HERE = "only-here"
@@ -28,6 +29,8 @@ _TEXTS = {
     ConflictKind.DELETED_THERE: "changed here and deleted in the bucket: the local version was exported again",
     ConflictKind.DELETED_HERE: "deleted or renamed here and changed in the bucket: the bucket's version is here again",
     ConflictKind.NOT_EXPORTED: _BOTH + ", and the export policy keeps the local change here: the bucket's version is not shown",
+    ConflictKind.EXPORTED_APART: _BOTH
+    + ": the local version stays, it is exported to a prefix of its own; the bucket's version is not shown",
     ConflictKind.ATTRIBUTES_KEPT: "owner or mode changed here, which the export policy keeps here, and the object in the bucket: "
     "the content is the bucket's, the attributes are the local ones",
     ConflictKind.ONLY_HERE: "renamed or changed here, where it is not exported, and deleted in the bucket: "

@@ -34,6 +34,6 @@ def place(task: TaskRecord, associations: Sequence[Association]) -> tuple[Associ
     name = "report.csv" if task.type == IMPORT else "failures.csv"
     key = f"{within}{task.task_id}/{name}".encode()
     for each in associations:
-        if path.startswith(_SCHEME) and each.bucket == bucket and within.startswith(each.prefix):
+        if path.startswith(_SCHEME) and each.bucket == bucket and within.startswith(each.write_prefix):
             return (each, key) if len(key) <= MAX_KEY_BYTES else f"Report.Path is too long: a key has at most {MAX_KEY_BYTES} bytes"
-    return f"Report.Path {path} is not in the prefix of an association"
+    return f"Report.Path {path} is not in a prefix that an association exports to"

@@ -66,10 +66,10 @@ class ConfiguredLinks:
             await self._link_new(settings)
         elif old.lifecycle == "DELETING":
             log.info("association stays out until its deletion is complete directory=%s", settings.file_system_path)
-        elif (old.bucket, old.prefix) != (settings.bucket, settings.prefix):
+        elif (old.bucket, old.prefix, old.export_prefix) != (settings.bucket, settings.prefix, settings.export_prefix):
             raise errors.ConfigError(
-                f"{settings.file_system_path} is linked to {old.data_repository_path} in state directory {self._where}, "
-                f"the configuration says s3://{settings.bucket}/{settings.prefix}: a link cannot change, use another state_dir"
+                f"{settings.file_system_path} is linked to {_paths(old)} in state directory {self._where}, "
+                f"the configuration says {_paths(settings)}: a link cannot change, use another state_dir"
             )
         else:
             linked = replace(old.with_settings(settings), configured_as=fingerprint(settings))
@@ -104,6 +104,12 @@ def new_association_id() -> str:
     return f"dra-{secrets.token_hex(9)[:17]}"
 
 
+def _paths(link: AssociationSettings) -> str:
+    exported = f", exported to s3://{link.bucket}/{link.export_prefix}" if link.export_prefix else ""
+    return f"s3://{link.bucket}/{link.prefix}{exported}"
+
+
 def fingerprint(settings: AssociationSettings) -> str:
-    """Equal for equal entries of a configuration."""
-    return hashlib.sha256(json.dumps(asdict(settings), default=sorted, sort_keys=True).encode()).hexdigest()[:32]
+    """Equal for equal entries of a configuration, also one that was read by a version that did not know `export_prefix`."""
+    said = {key: value for key, value in asdict(settings).items() if key != "export_prefix" or value}
+    return hashlib.sha256(json.dumps(said, default=sorted, sort_keys=True).encode()).hexdigest()[:32]

@@ -142,10 +142,10 @@ class Disputes:
 
     async def bring_back(self, assoc: AssocId, key: bytes, head: ObjectHead) -> None:
         """The object of a name that was taken away here was changed in the bucket: it is a new file, whatever auto_import says."""
-        association = self._engine.association(assoc)
-        if association is None:
+        found = self._engine.association(assoc)
+        if found is None:
             return
-        relative = key[len(association.prefix.encode()) :]
+        association, relative = found.side_of(key), found.relative_of(key)
         directory, _, name = relative.rpartition(b"/")
         v = head.version
         what = v.size, v.etag.encode(), v.mtime_ns, v.storage_class.encode()

@@ -236,7 +236,7 @@ class EventListener:
             if not member.is_wanted:
                 continue
             association = member.observer.association()
-            if association.bucket == event.bucket and event.key.startswith(association.prefix.encode()):
+            if association.bucket == event.bucket and association.is_imported(event.key):
                 return assoc
         return None
 

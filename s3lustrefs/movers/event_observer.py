@@ -223,7 +223,7 @@ class EventObserver:
 
     async def _is_empty(self, key: bytes) -> bool:
         association = self.association()
-        relative = key[len(association.prefix.encode()) :].rstrip(b"/")
+        relative = association.relative_of(key).rstrip(b"/")
         try:
             inode = await self._engine.resolve(association.file_system_path.rstrip("/").encode() + b"/" + relative)
             return not inode.is_dir or not await self._engine.readdir(inode.ino, b"", 1)

@@ -44,7 +44,8 @@ class DeleteExport:
         association = self._engine.association(record.assoc)
         place = (record.assoc, record.key)
         is_ordered = bool(record.change & Change.ORDERED)
-        if association is None or not (is_ordered or "DELETED" in association.auto_export):
+        is_wanted = is_ordered or (association is not None and "DELETED" in association.auto_export)
+        if association is None or not (is_wanted and association.is_written(record.key)):
             self._looked_since.pop(place, None)
             await self._engine.finish(record)
             return
@@ -65,7 +66,7 @@ class DeleteExport:
         """
         assoc, key = left.known.assoc, left.known.key
         association = self._engine.association(assoc)
-        if association is None or "DELETED" not in association.auto_export:
+        if association is None or "DELETED" not in association.auto_export or not association.is_written(key):
             return
         async with hold(assoc, key):
             known = await self._engine.find_object(assoc, key)

@@ -29,6 +29,7 @@ from s3lustrefs.movers.disputes import Disputes
 from s3lustrefs.movers.export_headers import carries, check_key, headers_of, holds
 from s3lustrefs.movers.export_order import ExportOrder, HoldKey, LeftBehind, NotYet
 from s3lustrefs.movers.export_outcome import MULTIPART_BYTES, ExportOutcome
+from s3lustrefs.movers.export_source import event_of, head_if, is_as_imported, place_of
 from s3lustrefs.movers.hydrator import Hydrator
 from s3lustrefs.movers.kept_tags import KeptTags
 from s3lustrefs.movers.multipart import Multipart
@@ -95,7 +96,7 @@ class FileExport:
         left: LeftBehind | None = None
         await self._know_headers(view.inode)
         excluded = False
-        source = _place(view)
+        source = place_of(view)
         for key in [(t.association.assoc_id, t.key) for t in view.targets]:
             # The source's key too, in one order for everybody: few endpoints take a condition on the source of a copy.
             places = sorted({key, source or key})
@@ -107,15 +108,16 @@ class FileExport:
                 target = next((t for t in fresh.targets if (t.association.assoc_id, t.key) == key), None) if fresh else None
                 if fresh is None or target is None:
                     continue
-                if (_place(fresh) or key) not in places:
+                if (place_of(fresh) or key) not in places:
                     raise NotYet(0.0)
-                event = "CHANGED" if target.known is not None else "NEW"
-                is_wanted = event in target.association.auto_export or record.change & Change.ORDERED
+                if is_as_imported(fresh, target, record):
+                    continue
+                is_wanted = event_of(fresh, target) in target.association.auto_export or record.change & Change.ORDERED
                 if not is_wanted or fresh.inode.hsm & Hsm.NOARCHIVE:
                     excluded = True
                     continue
                 started = trio.current_time()
-                if await self._export_target(fresh, target, record) and fresh.source is not None and _place(fresh) != key:
+                if await self._export_target(fresh, target, record) and fresh.source is not None and place_of(fresh) != key:
                     left = LeftBehind(fresh.source, started)
                 source = key if len(view.targets) > 1 else None  # where its content is now
         if excluded:
@@ -147,7 +149,7 @@ class FileExport:
         """Directory markers hold nothing, symlinks their target. A marker changed by others has nothing to lose."""
         body = inode.target if inode.is_symlink else b""
         known = target.known
-        foreign = await _head_if(store, target.key, known)
+        foreign = await head_if(store, target.key, known)
         await self._outcome.note(inode, target)
         try:
             written = await self._write_small(store, inode, target, body, foreign, _condition(known if foreign else None))
@@ -174,7 +176,7 @@ class FileExport:
                 await self._outcome.note(inode, target, tags=tags)
             condition = Condition(there.version.etag)
             return await store.copy(target.key, store.bucket, target.key, version, headers, condition, there, tags)
-        headers = await self._tags.with_tags(target, headers, there)
+        headers = await self._tags.with_tags(target.association.assoc_id, target.key, headers, there)
         return await store.put(target.key, body, headers, condition)
 
     async def _put_content(self, store: ObjectStore, inode: Inode, target: Target) -> None:
@@ -186,7 +188,7 @@ class FileExport:
         if foreign is not None and target.known is not None and foreign.version.etag != target.known.etag:
             await self._outcome.resolve(inode, target, foreign)
             return
-        headers = await self._tags.with_tags(target, headers_of(inode, target.key, foreign), foreign)
+        headers = await self._headers(store, inode, target, foreign)
         condition = _condition(target.known if foreign else None)
         try:
             written = await self._send(store, inode, target, headers, condition)
@@ -200,6 +202,14 @@ class FileExport:
         await self._outcome.settle(inode, target, written, content=True)
         if foreign is None:
             await self._disputes.deleted_there(inode, target)
+
+    async def _headers(self, store: ObjectStore, inode: Inode, target: Target, there: ObjectHead | None) -> PutHeaders:
+        """Of others' what the object to be replaced carries, or (exported apart) the one it was imported from."""
+        key, model = target.key, there
+        source = await self._engine.source_of(inode) if there is None and target.association.export_prefix else None
+        if source is not None and source.assoc == target.association.assoc_id:
+            key, model = source.key, await head_if(store, source.key, source)
+        return await self._tags.with_tags(target.association.assoc_id, key, headers_of(inode, target.key, model), model)
 
     async def _send(
         self, store: ObjectStore, inode: Inode, target: Target, headers: PutHeaders, condition: Condition
@@ -230,7 +240,7 @@ class FileExport:
         async with hold(*place):
             view = await self._engine.export_view(frozen.ino)
             target = next((t for t in view.targets if (t.association.assoc_id, t.key) == place), None) if view else None
-            if view is None or target is None or ("CHANGED" if target.known else "NEW") not in target.association.auto_export:
+            if view is None or target is None or event_of(view, target) not in target.association.auto_export:
                 return
             if view.inode.hsm & Hsm.NOARCHIVE:
                 return
@@ -239,8 +249,8 @@ class FileExport:
             try:
                 await self._order.before_write(view, target)
                 await self._sent.drop_uploads(store, *place)
-                foreign = await _head_if(store, target.key, target.known)
-                headers = await self._tags.with_tags(target, headers_of(frozen, target.key, foreign), foreign)
+                foreign = await head_if(store, target.key, target.known)
+                headers = await self._headers(store, frozen, target, foreign)
                 written = await self._send(store, frozen, target, headers, _condition(target.known if foreign else None))
             except (NotYet, errors.ObjectChanged) as reason:
                 log.info("open file left to its close ino=%d reason=%s", frozen.ino, reason)
@@ -256,10 +266,10 @@ class FileExport:
         no longer in the bucket; NotYet when its successor has won."""
         try:
             await self._hydrator.ensure(inode, 0, inode.size)
-            return await _head_if(store, target.key, target.known)
+            return await head_if(store, target.key, target.known)
         except errors.StaleInode as exc:
             key = target.key.decode()
-            head = await _head_if(store, target.key, target.known)
+            head = await head_if(store, target.key, target.known)
             if head is not None and target.association.on_conflict == "bucket-wins":
                 await self._outcome.conflict(inode, target, head)
             raise errors.ObjectNotFound(
@@ -358,7 +368,7 @@ class FileExport:
         elif inode.is_complete:
             await self._disputes.leave(source)
             await self._put_content(store, inode, target if there else replace(target, known=None))
-        elif (head := await _head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
+        elif (head := await head_if(self._repositories.of(source.assoc), source.key, source)) and head.version.etag == source.etag:
             raise errors.RepositoryUnavailable(f"{source.key.decode()}: the endpoint refuses a copy of a version that it has")
         elif await self._disputes.follow(inode):
             raise NotYet(0.0)
@@ -369,27 +379,12 @@ class FileExport:
             )
 
 
-async def _head_if(store: ObjectStore, key: bytes, known: ObjectRecord | None) -> ObjectHead | None:
-    """What an object to be replaced carries; None when there is none (any more)."""
-    if known is None:
-        return None
-    try:
-        return await store.head(key)
-    except errors.ObjectNotFound:
-        return None
-
-
 def _cannot_be_copied(source: ObjectRecord, head: ObjectHead) -> errors.ObjectArchived:
     key = source.key.decode()
     return errors.ObjectArchived(
         f"{key} is archived ({head.version.storage_class}): what changed of it but its content is exported once it is restored",
         key=key,
     )
-
-
-def _place(view: ExportView) -> tuple[AssocId, bytes] | None:
-    """The key that a file's archived content is at, to be copied from. A symlink is never copied: its target is in the table."""
-    return (view.source.assoc, view.source.key) if view.source is not None and view.inode.is_file else None
 
 
 def _condition(known: ObjectRecord | None) -> Condition:

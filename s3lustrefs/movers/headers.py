@@ -209,7 +209,14 @@ class HeaderFetcher:
             source = await self._engine.source_of(inode)
             return (source.assoc, source.key, source.etag) if source else None
         location = await self._engine.locate(inode)
-        return (location.association.assoc_id, location.key + (b"/" if inode.is_dir else b""), "") if location else None
+        if location is None:
+            return None
+        assoc, end = location.association.assoc_id, b"/" if inode.is_dir else b""
+        if location.association.export_prefix:
+            exported = await self._engine.find_object(assoc, location.key + end)
+            if exported is None or exported.ino != inode.ino:
+                return assoc, location.imported_key + end, ""
+        return assoc, location.key + end, ""
 
 
 async def _head(store: ObjectStore, key: bytes) -> ObjectHead:

@@ -24,14 +24,13 @@ class KeptTags:
         self._engine = engine
         self._repositories = repositories
 
-    async def with_tags(self, target: Target, headers: PutHeaders, existing: ObjectHead | None) -> PutHeaders:
-        """The same headers with the tags of the object that is replaced."""
+    async def with_tags(self, assoc: AssocId, key: bytes, headers: PutHeaders, existing: ObjectHead | None) -> PutHeaders:
+        """The same headers with the tags of the object under `key`: the one to be replaced, or imported from."""
         if existing is None:
             return headers
         if existing.tag_count:
-            store = self._repositories.of(target.association.assoc_id)
-            return replace(headers, tags=await store.get_tags(target.key))
-        return replace(headers, tags=await self._dropped(target.association.assoc_id, target.key, existing))
+            return replace(headers, tags=await self._repositories.of(assoc).get_tags(key))
+        return replace(headers, tags=await self._dropped(assoc, key, existing))
 
     async def to_copy(
         self, target: Target, source: ObjectRecord, version: ObjectVersion, head: ObjectHead, *, in_parts: bool = False

@@ -196,8 +196,9 @@ class Links:
         able = Capabilities(**association.capabilities) if association.capabilities else Capabilities()  # type: ignore[arg-type]
         store = S3Store(association.endpoint, association.bucket, credentials, capabilities=able)
         target = ListingTarget(
-            association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint
-        )
+            association.bucket, association.prefix.encode(), resolve_region(association.endpoint), association.endpoint,
+            association.export_prefix.encode(),
+        )  # fmt: skip
         kind: type[DirectoryImporter] | type[Importer] = DirectoryImporter if association.is_lazy else Importer
         importer = kind(shared.engine, association, target, credentials, shared.notify, shared.headers)
         observer = Observer(shared.engine, assoc, shared.repositories, shared.headers, shared.removals, shared.notify)

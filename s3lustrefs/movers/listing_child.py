@@ -43,6 +43,7 @@ class ListingService:
 
     def __init__(self, request: ListingRequest, output: int) -> None:
         self._prefix = request.target.prefix
+        self._left_out = request.target.left_out
         self._prepare = load_preparer(request)
         self._preparing = threading.Lock()
         self._output = output
@@ -93,7 +94,7 @@ class ListingService:
     def _fill(self, batch: Batch, page: Page) -> Batch:
         """One thread at a time, since preparers keep state; the GIL would not let more than one work here anyway."""
         with self._preparing:
-            return fill_batch(batch, page, self._prefix, self._prepare)
+            return fill_batch(batch, page, self._prefix, self._prepare, self._left_out)
 
     def _send(self, batch: Batch, urgent: bool) -> None:
         view = memoryview(encode_batch(batch))

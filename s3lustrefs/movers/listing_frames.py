@@ -24,6 +24,8 @@ from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.listing import Progress
 
 LENGTH = struct.Struct(">I")
+_BYTES = ("prefix", "left_out")
+"""Of a target, which JSON cannot carry."""
 
 Preparer = Callable[[bytes, bytes, int, bytes, int, bytes], tuple[Any, ...]]
 """(relative key, name, size, etag, mtime_ns, storage class) → what the daemon is to get for the entry, of types `marshal` knows.
@@ -93,8 +95,12 @@ def load_preparer(request: ListingRequest) -> Preparer:
     return preparer
 
 
-def fill_batch(batch: Batch, page: Page, prefix: bytes, prepare: Preparer) -> Batch:
-    """Put a page's objects and subdirectories into a batch, grouped by directory. The page is of no further use."""
+def fill_batch(batch: Batch, page: Page, prefix: bytes, prepare: Preparer, left_out: bytes = b"") -> Batch:
+    """Put a page's objects and subdirectories into a batch, grouped by directory, but for those whose keys begin with `left_out`.
+    The page is of no further use."""
+    if left_out:
+        page.keep_positions([n for n, key in enumerate(page.keys) if not key.startswith(left_out)])
+        page.common_prefixes = [name for name in page.common_prefixes if not name.startswith(left_out)]
     cut = len(prefix)
     if cut:
         page.keys = [key[cut:] for key in page.keys]
@@ -192,12 +198,14 @@ def encode_message(message: Mapping[str, Any]) -> bytes:
 def encode_request(request: ListingRequest) -> bytes:
     """The first message to the child."""
     fields = asdict(request)
-    fields["target"]["prefix"] = request.target.prefix.decode("latin-1")
+    for name in _BYTES:
+        fields["target"][name] = fields["target"][name].decode("latin-1")
     return encode_message(fields)
 
 
 def decode_request(message: Mapping[str, Any]) -> ListingRequest:
     """The first message as the child reads it."""
     fields = dict(message["target"])
-    target = ListingTarget(**{**fields, "prefix": fields["prefix"].encode("latin-1"), "endpoint": Endpoint(**fields["endpoint"])})
+    words = {name: fields[name].encode("latin-1") for name in _BYTES}
+    target = ListingTarget(**{**fields, **words, "endpoint": Endpoint(**fields["endpoint"])})
     return ListingRequest(**{**message, "target": target, "credentials": CredentialSnapshot(**message["credentials"])})

@@ -188,4 +188,4 @@ def batch_of(association: Association, there: Mapping[bytes, ObjectVersion]) -> 
         page.mtimes_ns.append(version.mtime_ns)
         page.storage_classes.append(version.storage_class.encode() or STANDARD)
     prepare = preparer(**preparer_options(association))  # type: ignore[arg-type]
-    return fill_batch(Batch(BatchKind.BULK), page, association.prefix.encode(), prepare)
+    return fill_batch(Batch(BatchKind.BULK), page, association.prefix.encode(), prepare, association.export_prefix.encode())

@@ -15,7 +15,7 @@ async def look_at(dra: AssociationSettings, *, writable: bool) -> Capabilities:
     """Make sure that the bucket can be used. Raises: RepositoryError with the remedy."""
     store = S3Store(dra.endpoint, dra.bucket, Credentials(dra.endpoint))
     try:
-        return await preflight(store, dra.prefix, writable=writable)
+        return await preflight(store, dra.prefix, dra.write_prefix, writable=writable)
     finally:
         await store.aclose()
 

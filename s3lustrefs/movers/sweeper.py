@@ -166,12 +166,18 @@ class Sweeper:
         return result
 
     async def look_at(self, inode: Inode, key: bytes) -> SweepResult:
-        """Bring one file into line with its object. Raises: RepositoryError."""
+        """Bring one file into line with its object: the one it was imported from, of that `key`, or an exported one that is known.
+
+        Raises: RepositoryError.
+        """
         result = SweepResult(objects=1)
+        association, source = self._observer.association(), await self._engine.source_of(inode)
+        is_parted = bool(association.export_prefix) and (source is None or source.key != key)
         with self._engine.sweep(frozenset(EVENTS)) as sweep:
-            if await self._observer.find(key) is None:
+            if not is_parted and await self._observer.find(key) is None:
                 await self._observer.remove(key, sweep, result)
             else:
+                key = association.export_key_of(association.relative_of(key)) if is_parted else key
                 known = await self._engine.find_object(self._assoc, key)
                 await self._refresh(inode.ino, (self._assoc, key))
                 is_replaced = (await self._engine.get(inode.ino)).content_version != inode.content_version

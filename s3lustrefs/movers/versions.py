@@ -131,7 +131,15 @@ class Versions:
             raise errors.IsADirectory(f"{text}: is a directory; name a file, which need not exist any more")
         if defect := key_defect(relative):
             raise errors.InvalidArgument(f"{text}: no object can have this name: {defect}")
-        return _Place(path, association, association.key_of(relative), inode)
+        return _Place(path, association, await self._key(association, relative, inode), inode)
+
+    async def _key(self, association: Association, relative: bytes, inode: Inode | None) -> bytes:
+        """Of the object that a name has: exported apart, the one that has its content, or had it when the name was removed."""
+        key, imported = association.export_key_of(relative), association.key_of(relative)
+        if inode is None:
+            return imported if await self._engine.find_object(association.assoc_id, key) is None else key
+        source = await self._engine.source_of(inode)
+        return imported if source is not None and source.key == imported else key
 
     def _split(self, path: bytes) -> tuple[Association, bytes]:
         for association in self._engine.associations():
@@ -223,7 +231,7 @@ class Versions:
         if known is not None:  # removed here while the policy does not export that: now it is wanted again
             await self._engine.forget_object(association.assoc_id, place.key)
         v = (await store.head(place.key)).version
-        relative = place.key[len(association.prefix.encode()) :]
+        association, relative = association.side_of(place.key), association.relative_of(place.key)
         directory, _, name = relative.rpartition(b"/")
         options = preparer_options(association)
         entry = preparer(**options)(relative, name, v.size, v.etag.encode(), v.mtime_ns, v.storage_class.encode())  # type: ignore[arg-type]
@@ -252,6 +260,11 @@ def _choose(place: _Place, version_id: str, history: Sequence[KeptVersion]) -> K
 
 def _check_policy(place: _Place, current: ObjectVersion | None) -> None:
     """The bucket is written only as far as the export policy goes."""
+    if not place.association.is_written(place.key):
+        raise errors.NotPermitted(
+            f"{place.text} was imported from s3://{place.association.bucket}/{place.key.decode()}, which nothing here writes: "
+            "copy that version with another tool"
+        )
     event = "NEW" if current is None else "CHANGED"
     if event not in place.association.auto_export:
         raise errors.NotPermitted(

@@ -40,12 +40,14 @@ REFRESH_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ListingTarget:
-    """What to list and where: the prefix is empty or ends in `/`; `region` is the one to sign for."""
+    """What to list and where: the prefix is empty or ends in `/`; `region` is the one to sign for. Keys that begin with `left_out`
+    are of no interest; empty: all are."""
 
     bucket: str
     prefix: bytes = b""
     region: str = DEFAULT_REGION
     endpoint: Endpoint = Endpoint()
+    left_out: bytes = b""
 
     def url(self) -> str:
         """Address of the bucket, without query. Raises: ConfigError for an endpoint URL that is none."""

@@ -2,7 +2,7 @@
 
 `preflight` runs when an association is made or mounted and raises the one thing that is wrong; `check` lists everything for
 a person. Both take the same steps, in threads with boto3: a handful of requests, each bounded in time. With `writable` one
-small object is written below the prefix, and every version of it deleted again.
+small object is written below the prefix to export to, and every version of it deleted again.
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ class ProbedStore(Protocol):
     credentials: Credentials
 
 
-async def preflight(store: ProbedStore, prefix: str, *, writable: bool, answer_seconds: float = ANSWER_SECONDS) -> Capabilities:
-    """Make sure that the association can work, and find out what the endpoint enforces.
+async def preflight(
+    store: ProbedStore, prefix: str, write_prefix: str | None = None, *, writable: bool, answer_seconds: float = ANSWER_SECONDS
+) -> Capabilities:
+    """Make sure that the association can work, and find out what the endpoint enforces. `write_prefix` None: `prefix`.
 
     Raises: RepositoryDenied (no credentials; no permission to list, to read, to write), BucketNotFound, RepositoryUnavailable
     (no answer), RepositoryRejected (wrong Region, no S3 endpoint). The message names the remedy.
     """
     snapshot = await store.credentials.snapshot()
-    survey = Survey(store.bucket, prefix, store.endpoint, store.region, snapshot, writable, answer_seconds)
+    survey = Survey(store.bucket, prefix, write_prefix, store.endpoint, store.region, snapshot, writable, answer_seconds)
 
     def run() -> Capabilities:
         for finding in survey.findings():
@@ -75,13 +77,15 @@ async def preflight(store: ProbedStore, prefix: str, *, writable: bool, answer_s
     return await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
 
 
-async def reachable(store: ProbedStore, prefix: str, *, writable: bool, answer_seconds: float = ANSWER_SECONDS) -> None:
+async def reachable(
+    store: ProbedStore, prefix: str, write_prefix: str | None = None, *, writable: bool, answer_seconds: float = ANSWER_SECONDS
+) -> None:
     """Make sure that the bucket can still be used: listed, read, and written if `writable`. No object of anybody's is looked at.
 
     Raises: as `preflight`.
     """
     snapshot = await store.credentials.snapshot()
-    survey = Survey(store.bucket, prefix, store.endpoint, store.region, snapshot, writable, answer_seconds)
+    survey = Survey(store.bucket, prefix, write_prefix, store.endpoint, store.region, snapshot, writable, answer_seconds)
 
     def run() -> None:
         for finding in survey.access():
@@ -92,7 +96,13 @@ async def reachable(store: ProbedStore, prefix: str, *, writable: bool, answer_s
 
 
 def check(
-    bucket: str, prefix: str, endpoint: Endpoint, *, writable: bool = True, answer_seconds: float = ANSWER_SECONDS
+    bucket: str,
+    prefix: str,
+    endpoint: Endpoint,
+    write_prefix: str | None = None,
+    *,
+    writable: bool = True,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> list[Finding]:
     """Everything worth knowing before mounting, for `s3lustrefs check`; ends where nothing further can work."""
     try:
@@ -102,7 +112,7 @@ def check(
         text, _, remedy = str(error).partition("; ")
         return [Finding("credentials", "fail", text, remedy, error)]
     found = [Finding("credentials", "ok", f"found, signing for Region {region}")]
-    found += Survey(bucket, prefix, endpoint, region, snapshot, writable, answer_seconds).findings()
+    found += Survey(bucket, prefix, write_prefix, endpoint, region, snapshot, writable, answer_seconds).findings()
     return found
 
 
@@ -113,6 +123,7 @@ class Survey:
         self,
         bucket: str,
         prefix: str,
+        write_prefix: str | None,
         endpoint: Endpoint,
         region: str,
         snapshot: CredentialSnapshot,
@@ -122,6 +133,7 @@ class Survey:
         self.capabilities = Capabilities()
         self._bucket = bucket
         self._prefix = prefix
+        self._write_prefix = prefix if write_prefix is None else write_prefix
         self._url = endpoint.endpoint_url or amazon_url(region)
         self._region = region
         self._secrets = (snapshot.secret_key, snapshot.token or "", snapshot.access_key)
@@ -214,13 +226,13 @@ class Survey:
     def _write(self) -> Iterator[Finding]:
         if not self._writable:
             return
-        where = f"below s3://{self._bucket}/{self._prefix}"
-        key = self._prefix + PROBE_PREFIX + secrets.token_hex(8)
+        where = f"below s3://{self._bucket}/{self._write_prefix}"
+        key = self._write_prefix + PROBE_PREFIX + secrets.token_hex(8)
         try:
             version = self._client.put_object(Bucket=self._bucket, Key=key, Body=b"s3lustrefs").get("VersionId")
         except botocore.exceptions.ClientError as error:
             if _status(error) == 403:
-                remedy = _WRITE_REMEDY.format(bucket=self._bucket, prefix=self._prefix)
+                remedy = _WRITE_REMEDY.format(bucket=self._bucket, prefix=self._write_prefix)
                 yield self._denied("write", f"no permission to write objects {where}", remedy, error)
             else:
                 kind = errors.RepositoryUnavailable if _status(error) >= 500 else errors.RepositoryRejected
@@ -235,7 +247,7 @@ class Survey:
                 "delete",
                 "warn",
                 text,
-                f"Allow s3:DeleteObject (and s3:DeleteObjectVersion) on arn:aws:s3:::{self._bucket}/{self._prefix}*.",
+                f"Allow s3:DeleteObject (and s3:DeleteObjectVersion) on arn:aws:s3:::{self._bucket}/{self._write_prefix}*.",
             )
             return
         yield Finding("delete", "ok", f"objects can be deleted {where}")
@@ -268,7 +280,7 @@ class Survey:
     def _conditions(self) -> Iterator[Finding]:
         if not self._writable:
             return
-        found = probe_conditions(self._client, self._bucket, self._prefix + PROBE_PREFIX + secrets.token_hex(8))
+        found = probe_conditions(self._client, self._bucket, self._write_prefix + PROBE_PREFIX + secrets.token_hex(8))
         self.capabilities = replace(
             self.capabilities,
             put_if_none_match=found.put_if_none_match,

@@ -45,6 +45,7 @@ class Crashing:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         self.pid = 0
+        self.source = f"s3://{self.bucket}/p"
         self._whole: set[bytes] = set()
 
     # --- the daemon ------------------------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ class Crashing:
         self._environment.setenv(VARIABLE, failpoint)
         fixed = f"state_dir={self.state_dir}", f"endpoint_url={self.endpoint_url}", "addressing_style=path"
         options = ",".join((*fixed, *more_options))
-        config = load(f"s3://{self.bucket}/p", options, mountpoint=str(self.root))
+        config = load(self.source, options, mountpoint=str(self.root))
         try:
             self.pid = start_daemon(config, str(self.root))
         except UsageError as exc:

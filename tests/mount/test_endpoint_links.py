@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +106,73 @@ def test_linked_file_system_imports_by_its_policy_and_exports_nothing_by_itself(
         while fsx.describe_file_systems()["FileSystems"]:
             continue
     assert [path.name for path in host.state_dir.iterdir()] == ["api"]
+
+
+@pytest.mark.parametrize("given", [None, "out"])
+def test_linked_file_system_exports_by_tasks_below_its_export_path(host: Endpoint, bucket: str, given: str | None) -> None:
+    """Whether it is given, or FSx's default: below the prefix that is imported, here."""
+    path = {"ExportPath": f"s3://{bucket}/{given}"} if given else {}
+    s3 = host.server.client()
+    s3.put_object(Bucket=bucket, Key="other/kept", Body=b"kept")
+    with host.boto() as fsx:
+        fsx.create_file_system(
+            FileSystemType="LUSTRE", SubnetIds=SUBNETS, StorageCapacity=1200, Tags=[{"Key": "Name", "Value": "legacy"}],
+            LustreConfiguration={"DeploymentType": "SCRATCH_2", "ImportPath": f"s3://{bucket}", **path},
+        )  # fmt: skip
+        (made,) = fsx.describe_file_systems()["FileSystems"]
+        while made["Lifecycle"] == "CREATING":
+            (made,) = fsx.describe_file_systems()["FileSystems"]
+        export = made["LustreConfiguration"]["DataRepositoryConfiguration"]["ExportPath"]
+        created = made["CreationTime"].astimezone(UTC).strftime("%Y%m%dT%H%M")
+        assert export == path.get("ExportPath", export) and (given or export.startswith(f"s3://{bucket}/FSxLustre{created}"))
+        prefix = export.removeprefix(f"s3://{bucket}/") + "/"
+        assert re.fullmatch(r"FSxLustre\d{8}T\d{6}Z/|out/", prefix)
+
+        point = host.mount("legacy")
+        until(point / "in" / "a", b"in/a")
+        (point / "in" / "a").write_bytes(b"changed here")
+        (point / "in" / "d").rename(point / "in" / "moved")
+        (point / "other" / "c").unlink()
+        (point / "ours").write_bytes(b"ours")
+        host.run(S3LUSTREFS, "drain", point)
+
+        def exported() -> dict[str, bytes]:
+            keys = [each["Key"] for each in s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])]
+            return {key.removeprefix(prefix): s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+        def run(kind: str, report: str, *paths: str) -> dict[str, Any]:
+            task = fsx.create_data_repository_task(
+                FileSystemId=made["FileSystemId"], Type=kind, **({"Paths": list(paths)} if paths else {}),
+                Report={"Enabled": True, "Path": report, "Format": "REPORT_CSV_20191124", "Scope": "FAILED_FILES_ONLY"},
+            )["DataRepositoryTask"]  # fmt: skip
+            while task["Lifecycle"] in ("PENDING", "EXECUTING"):
+                (task,) = fsx.describe_data_repository_tasks(TaskIds=[task["TaskId"]])["DataRepositoryTasks"]
+            assert task["Lifecycle"] == "SUCCEEDED", task
+            return dict(task)
+
+        assert exported() == {}
+        task = run("EXPORT_TO_REPOSITORY", f"{export}/reports")
+        changed = {"in/a": b"changed here", "in/moved/": b"", "in/moved/b": b"in/d/b", "ours": b"ours"}
+        assert exported() == {**changed, f"reports/{task['TaskId']}/failures.csv": b""}
+        assert (task["Status"]["TotalCount"], task["Status"]["FailedCount"]) == (7, 0)
+        run("EXPORT_TO_REPOSITORY", f"s3://{bucket}/elsewhere")  # nothing differs any more, and its report has no place
+        run("IMPORT_METADATA_FROM_REPOSITORY", f"s3://{bucket}/elsewhere")
+        assert set(exported()) == {*changed, f"reports/{task['TaskId']}/failures.csv"}
+        keys = {each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"] if not each["Key"].startswith(prefix)}
+        assert (
+            keys == {"in/a", "in/d/b", "other/c", "other/kept"}
+            and s3.get_object(Bucket=bucket, Key="in/a")["Body"].read() == b"in/a"
+        )
+        assert sorted(path.name for path in point.iterdir()) == ["in", "other", "ours"]
+        assert [path.name for path in (point / "other").iterdir()] == ["kept"]
+        assert sorted(path.name for path in (point / "in").iterdir()) == ["a", "moved"]
+
+        # Everything that is only here is in the bucket: it may go.
+        host.unmount(point)
+        fsx.delete_file_system(FileSystemId=made["FileSystemId"])
+        while fsx.describe_file_systems()["FileSystems"]:
+            continue
+    s3.close()
 
 
 def test_bucket_that_cannot_be_reached_makes_nothing(host: Endpoint) -> None:

@@ -30,11 +30,14 @@ def test_every_event_of_the_log_is_in_the_table_with_its_level() -> None:
 
 
 def test_example_file_is_valid(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    example, apart = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     (tmp_path / "scratch.toml").write_text(example)
     config = load("scratch", "", mountpoint="/mnt/scratch", config_dir=tmp_path)
     assert [(dra.file_system_path, dra.bucket) for dra in config.dras] == [("/reference", "genomes"), ("/results", "lab-results")]
     assert config.dras[0].auto_export == frozenset()
+    (tmp_path / "apart.toml").write_text(apart)
+    (only,) = load("apart", "", mountpoint="/mnt/scratch", config_dir=tmp_path).dras
+    assert (only.prefix, only.export_prefix) == ("raw/", "run-17/")
 
 
 def test_example_fstab_lines_are_valid() -> None:

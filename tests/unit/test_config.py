@@ -254,6 +254,24 @@ def test_neighbours_are_accepted(tmp_path: Path, first: tuple[str, str], second:
     assert len(from_toml(tmp_path, dra(*first) + dra(*second)).dras) == 2
 
 
+def test_exports_may_have_a_prefix_of_their_own(tmp_path: Path) -> None:
+    (only,) = from_toml(tmp_path, dra("/", "s3://bucket/in", 'export_repository_path = "s3://bucket/out"')).dras
+    assert (only.prefix, only.export_prefix, only.write_prefix) == ("in/", "out/", "out/")
+    (only,) = from_toml(tmp_path, dra("/", "s3://bucket/in", 'export_repository_path = "s3://bucket/in/"')).dras
+    assert (only.prefix, only.export_prefix, only.write_prefix) == ("in/", "", "in/")
+    for export, words in (("s3://other/out", "must be in the bucket"), ("s3://bucket", "contains what is imported")):
+        with pytest.raises(ConfigError, match=f"export_repository_path: .*{words}"):
+            from_toml(tmp_path, dra("/", "s3://bucket/in", f'export_repository_path = "{export}"'))
+
+
+def test_prefix_to_export_to_is_nobody_elses(tmp_path: Path) -> None:
+    apart = 'export_repository_path = "s3://bucket/out"'
+    for other, more in (("s3://bucket/out/x", ""), ("s3://bucket", ""), ("s3://bucket/b", apart)):
+        with pytest.raises(ConfigError, match="one prefix contains the other"):
+            from_toml(tmp_path, dra("/a", "s3://bucket/a", apart) + dra("/b", other, more))
+    assert len(from_toml(tmp_path, dra("/a", "s3://bucket/a", apart) + dra("/b", "s3://bucket/b")).dras) == 2
+
+
 def test_one_bucket_name_on_two_endpoints_is_two_buckets(tmp_path: Path) -> None:
     text = dra("/a", "s3://buck1", 'endpoint_url = "http://one:1"') + dra("/b", "s3://buck1", 'endpoint_url = "http://two:2"')
     assert len(from_toml(tmp_path, text).dras) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s3lustrefs.control import fsx_caches, fsx_legacy
+from s3lustrefs.control.host_config import config_text, settings_in
 from s3lustrefs.errors import ControlFault
+from s3lustrefs.model.file_system import FileSystemRecord
 from tests.unit.control.host_scene import MODEL
 
 AT = 1541456542.0
@@ -37,6 +40,25 @@ def test_one_to_one_link_is_an_association_of_the_root_that_exports_nothing(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("imported", "given", "shown", "prefix"),
+    [
+        ("s3://lab/in", "s3://lab/out", "s3://lab/out", "out/"),
+        ("s3://lab/in/", "s3://lab/in/out/", "s3://lab/in/out/", "in/out/"),
+        ("s3://lab", "s3://lab/out", "s3://lab/out", "out/"),
+        ("s3://lab/in", None, "s3://lab/FSxLustre20181105T222222Z", "FSxLustre20181105T222222Z/"),
+        ("s3://lab", None, "s3://lab/FSxLustre20181105T222222Z", "FSxLustre20181105T222222Z/"),
+    ],
+)
+def test_other_export_path_is_a_prefix_of_its_own(imported: str, given: str | None, shown: str, prefix: str) -> None:
+    link = link_of(ImportPath=imported, **({"ExportPath": given} if given else {}))
+    assert link is not None
+    assert fsx_legacy.described(link, lifecycle="AVAILABLE", events=None, failure="")["ExportPath"] == shown
+    (only,) = settings_in(config_text(FileSystemRecord("fs-1", 1, "r"), Path("/st"), {}, [fsx_legacy.configured(link)]))
+    assert (only.bucket, only.prefix, only.export_prefix) == ("lab", "" if imported == "s3://lab" else "in/", prefix)
+    assert (only.file_system_path, only.auto_export) == ("/", frozenset())
+
+
 def test_without_import_path_there_is_no_link() -> None:
     assert link_of(DeploymentType="SCRATCH_2") is None and fsx_legacy.link_of({}, AT) is None
 
@@ -50,9 +72,13 @@ def test_without_import_path_there_is_no_link() -> None:
         ({"ImportPath": "lab/in"}, "InvalidImportPath", "s3://BUCKET"),
         ({"ImportPath": "s3://"}, "InvalidImportPath", "names no bucket"),
         ({"ImportPath": "s3://lab", "ExportPath": "lab"}, "InvalidExportPath", "s3://BUCKET"),
-        ({"ImportPath": "s3://lab", "ExportPath": "s3://other"}, "InvalidExportPath", "in the bucket of ImportPath"),
-        ({"ImportPath": "s3://lab", "ExportPath": "s3://lab/out"}, "InvalidExportPath", "give ExportPath=s3://lab,"),
-        ({"ImportPath": "s3://lab/in"}, "InvalidExportPath", "s3://lab/FSxLustre20181105T222222Z, which is not available"),
+        (
+            {"ImportPath": "s3://lab", "ExportPath": "s3://other"},
+            "InvalidExportPath",
+            "must be in the bucket that is imported, s3://lab",
+        ),
+        ({"ImportPath": "s3://lab", "ExportPath": "s3://other/out"}, "InvalidExportPath", "must be in the bucket"),
+        ({"ImportPath": "s3://lab/in/a", "ExportPath": "s3://lab/in"}, "InvalidExportPath", "contains what is imported"),
         ({"ImportPath": "s3://lab", "DeploymentType": "PERSISTENT_2"}, "IncompatibleParameterError", "association"),
     ],
 )

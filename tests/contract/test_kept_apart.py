@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from s3lustrefs.meta import apart
 from s3lustrefs.meta.attributes import AttributeChange
 from s3lustrefs.meta.check import check_engine
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
@@ -18,7 +19,7 @@ from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.conflict import Conflict, ConflictKind
 from s3lustrefs.model.hsm import Hsm
-from s3lustrefs.model.ids import Ino
+from s3lustrefs.model.ids import NO_ASSOC, Ino
 from s3lustrefs.model.inode import InodeFlag
 from s3lustrefs.movers.export_source import is_as_imported
 from tests.contract.test_engine import Scene
@@ -102,3 +103,15 @@ async def test_a_new_import_concerns_that_name_alone_of_a_file_with_several(scen
     assert (a.size, a.nlink, a.source_key) == (7, 1, b"p/a") and not a.is_complete
     assert (b.ino, b.size, b.nlink) == (file.ino, 10, 1) and b.is_complete and not b.source_assoc
     await keep(scene, b)
+
+
+async def test_a_file_that_an_association_left_behind_is_its_import_again(scene: Scene, tmp_path: Path) -> None:
+    file = await scene.cold(b"a")
+    file.source_assoc, file.source_key, file.hsm = NO_ASSOC, b"s3://bucket/p/a", file.hsm | Hsm.LOST
+    assert file.is_left_behind
+    store = Store(tmp_path / "other", boot_id="boot")
+    with store.begin() as txn:
+        assert not apart.is_parted(txn, scene.association, file, b"p/a")
+        file.hsm |= Hsm.DIRTY
+        assert apart.is_parted(txn, scene.association, file, b"p/a")
+    await store.close()

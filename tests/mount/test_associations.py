@@ -379,7 +379,7 @@ class Guarded:
 @pytest.mark.parametrize(
     ("lost", "where", "seconds"),
     [
-        ("s3:PutObject", "arn:aws:s3:::BUCKET/p/*", 15),
+        pytest.param("s3:PutObject", "arn:aws:s3:::BUCKET/p/*", 15, marks=pytest.mark.long),
         pytest.param("s3:ListBucket", "arn:aws:s3:::BUCKET", 15, marks=pytest.mark.long),
         pytest.param("s3:GetObject", "arn:aws:s3:::BUCKET/p/*", 15, marks=pytest.mark.long),
         pytest.param("s3:PutObject", "arn:aws:s3:::BUCKET/p/*", 180, marks=pytest.mark.long),

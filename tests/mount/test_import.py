@@ -250,6 +250,7 @@ def test_directory_not_listed_yet_is_neither_replaced_nor_removed(importing_one:
     assert tree(root / "one/z") == {"deep/file": 7, "other": 5}
 
 
+@pytest.mark.long  # a minute
 def test_renaming_a_directory_does_not_wait_for_ever_for_a_stuck_import(importing_one: Site, proxy: BackgroundProxy) -> None:
     root = importing_one.root
     (root / "d").mkdir()

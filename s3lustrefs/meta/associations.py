@@ -74,11 +74,13 @@ def deleted_as(txn: Txn, file_system_path: str) -> str:
     return (txn.get(Table.SUPER, _DELETED + file_system_path.encode()) or b"").decode()
 
 
-def make_directory(txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino) -> Ino:
+def make_directory(
+    txn: Txn, parent: Ino, name: bytes, association: Association, now_ns: int, ino: Ino, flags: InodeFlag = InodeFlag.NONE
+) -> Ino:  # fmt: skip
     """A directory that exists because something below it does, with the defaults of its association; never exported for that."""
     mode = stat.S_IFDIR | association.dir_mode
     records.put_inode(
-        txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name)
+        txn, Inode(ino, mode, association.uid, association.gid, 2, 0, now_ns, now_ns, now_ns, parent=parent, name=name, flags=flags)
     )
     records.put_dentry(txn, parent, name, ino)
     above = records.get_inode(txn, parent)

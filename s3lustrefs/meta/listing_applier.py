@@ -344,13 +344,12 @@ class ListingApplier:
         return True
 
     def _make_directory(self, parent: Ino, name: bytes) -> Ino:
-        ino = make_directory(self._txn, parent, name, self._association, self._now_ns, self._allocate())
+        flags = InodeFlag.NONE
         if self._association.is_lazy:
-            inode = records.get_inode(self._txn, ino)
-            inode.flags |= InodeFlag.UNLISTED
+            flags |= InodeFlag.UNLISTED
             if self._association.posix_metadata != "off":  # no listing of its parent shows whether it has an object
-                inode.flags |= InodeFlag.HEADERS_UNKNOWN
-            records.put_inode(self._txn, inode)
+                flags |= InodeFlag.HEADERS_UNKNOWN
+        ino = make_directory(self._txn, parent, name, self._association, self._now_ns, self._allocate(), flags)
         self.applied.made.add(ino)
         if self._sweep is not None:
             self._announce(parent, [name])

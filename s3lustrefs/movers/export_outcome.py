@@ -6,6 +6,7 @@ A condition that failed means somebody else's change, or an earlier request of o
 from __future__ import annotations
 
 import logging
+from typing import NoReturn
 
 from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
@@ -100,7 +101,8 @@ class ExportOutcome:
         looks_like_md5 = len(head.version.etag.partition("-")[0]) == 32
         return not looks_like_md5 and _has_attributes(head, inode)
 
-    async def conflict(self, inode: Inode, target: Target, head: ObjectHead) -> None:
+    async def conflict(self, inode: Inode, target: Target, head: ObjectHead) -> NoReturn:
+        """Raises: NotYet, RepositoryError, StorageError."""
         log.warning("conflict ino=%d key=%r bucket_etag=%s", inode.ino, target.key, head.version.etag)
         await self._disputes.resolve(inode, target, head)
         raise NotYet(0.0)

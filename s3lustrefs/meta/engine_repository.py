@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -172,11 +172,11 @@ class RepositoryEngine(Protocol):
         """Why the object with this key does not show; empty when it does, or is not known."""
 
     async def forget_skipped(
-        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]],
+        self, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes],
         after: bytes = b"",
     ) -> bytes | None:  # fmt: skip
-        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed (whole
-        keys), out of some hundred; what to go on `after`, None at the end."""
+        """Drop the notes about keys in `(span[0], span[1]]` that begin with `below` and show by now, or were not listed (by
+        table key), out of some hundred; what to go on `after`, None at the end."""
 
     async def hidden_below(self, inode: Inode) -> list[tuple[bytes, str]]:
         """(relative key, reason) of some keys that a file keeps from being shown, since it has the name of their directory."""

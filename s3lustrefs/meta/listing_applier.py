@@ -78,16 +78,18 @@ class ListingApplier:
             return
         if len({entry[0] for entry in entries}) < len(entries):
             entries = list({entry[0]: entry for entry in entries}.values())
-        base = self._prefix + (directory + b"/" if directory else b"")
-        objects = [self._object_key(base + entry[0]) for entry in entries]
+        base = self._prefix[2:] + (directory + b"/" if directory else b"")
+        objects = schema.object_keys(self._association.assoc_id, [base + entry[0] for entry in entries])
         known = self._txn.get_many(Table.OBJECTS, objects)
         in_doubt = self._in_doubt(objects)
         differing = [
-            (object_key, known.get(object_key), entry)
+            (object_key, seen, entry)
             for object_key, entry in zip(objects, entries, strict=True)
-            if not self._is_known(object_key, known.get(object_key), entry[2])
+            # Nearly always nothing differs, which is seen here in a third of the time that the calls take.
+            if ((seen := known.get(object_key)) is None or seen[8:] != entry[2])
+            and not self._is_known(object_key, seen, entry[2])
             and object_key not in in_doubt
-            and not self._is_followed(object_key, known.get(object_key), entry[2])
+            and not self._is_followed(object_key, seen, entry[2])
         ]
         # A directory is made for what is new in it only: one that was moved away here still has its objects in the bucket.
         if not differing or not self._may_look_into(directory):
@@ -206,11 +208,6 @@ class ListingApplier:
         self.applied.outdated.append(before)
         self._ask_for_headers(after)
         return True
-
-    def _object_key(self, plain: bytes) -> bytes:
-        if len(plain) <= schema.LONGEST_TABLE_KEY:
-            return plain
-        return schema.object_key(self._association.assoc_id, plain[2:])
 
     def _insert(self, parent_key: bytes, fresh: list[tuple[bytes, bytes, bytes, PreparedEntry]]) -> None:
         """New files of one directory: (dentry key, object key, ino key, entry)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -264,7 +264,7 @@ class RepositoryVerbs(EngineCore):
         association: Association,
         below: bytes,
         span: tuple[bytes, bytes | None],
-        listed: Callable[[], Container[bytes]],
+        listed: Container[bytes],
         after: bytes = b"",
     ) -> bytes | None:
         with self._store.begin() as txn:

@@ -58,17 +58,16 @@ def suspects(
 
 
 def forget_skipped(
-    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Callable[[], Container[bytes]],
+    txn: Txn, association: Association, below: bytes, span: tuple[bytes, bytes | None], listed: Container[bytes],
     after: bytes = b"",
 ) -> bytes | None:  # fmt: skip
-    """Drop the notes about keys in the span that show by now, or that the listing (`listed`: whole keys) no longer has, out of
+    """Drop the notes about keys in the span that show by now, or that the listing (`listed`: table keys) no longer has, out of
     one page; how far that went, as `suspects` says."""
     rows, after_this = _page(txn, Table.SKIPPED, association, below, span, after)
-    keys: Container[bytes] = listed() if rows else ()
     for table_key, value in rows:
         key = association.key_of(value.partition(b"\0")[2])
         shows = not key.endswith(b"/") and txn.get(Table.OBJECTS, table_key) is not None
-        if _is_in(span, below, key) and (shows or key not in keys):
+        if _is_in(span, below, key) and (shows or table_key not in listed):
             txn.delete(Table.SKIPPED, table_key)
     return after_this
 

@@ -27,7 +27,7 @@ from s3lustrefs.movers.listing_frames import (
     fill_batch,
     load_preparer,
 )
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_page import Page
 from s3lustrefs.repository.list_request import ListClient
 from s3lustrefs.repository.listing import URGENT_THREADS, BulkListing, PriorityGate, UrgentRequests

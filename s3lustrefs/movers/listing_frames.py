@@ -18,7 +18,7 @@ from typing import Any
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import MAX_NAME_BYTES, Endpoint, key_defect
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_page import Page
 from s3lustrefs.repository.list_request import ListingTarget
 from s3lustrefs.repository.listing import Progress

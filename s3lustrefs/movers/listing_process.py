@@ -18,7 +18,8 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.movers.listing_frames import LENGTH, Batch, BatchKind, ListingRequest, decode_batch, encode_message, encode_request
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials
 
 PIPE_BYTES = 256 << 10
 """Two to three bulk frames: enough to keep the child busy; more would make answers to single requests wait behind them."""

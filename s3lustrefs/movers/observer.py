@@ -19,7 +19,7 @@ from s3lustrefs import errors
 from s3lustrefs.failpoints import failpoint
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import PreparedEntry, Sweep, preparer, preparer_options
-from s3lustrefs.meta.schema import ObjectRecord, decode_object, pack_u64
+from s3lustrefs.meta.schema import ObjectRecord, decode_object, object_keys, pack_u64
 from s3lustrefs.meta.vanished import Removed
 from s3lustrefs.model.association import Association
 from s3lustrefs.model.events import Invalidation
@@ -112,8 +112,8 @@ class Observer:
             return False
         return True
 
-    async def apply(self, batch: Batch, below: bytes, sweep: Sweep, seen: Seen) -> list[bytes]:
-        """Objects that are there; paths of the batch are relative to `below`. Their whole keys."""
+    async def apply(self, batch: Batch, below: bytes, sweep: Sweep, seen: Seen) -> frozenset[bytes]:
+        """Objects that are there; paths of the batch are relative to `below`. All their table keys."""
         groups: Groups = [(_joined(below, directory), entries) for directory, entries in batch.groups]
         markers = [(_joined(below, marker[0]), *marker[1:]) for marker in batch.markers]
         skipped = [(_joined(below, key), reason) for key, reason in batch.skipped]
@@ -138,9 +138,11 @@ class Observer:
         if self.association().posix_metadata != "off":
             self._headers.expect()
         await self._engine.wait_room()
-        keys = _keys(self.association(), groups, markers)
+        prefix = self.association().prefix.encode()
+        keys = [prefix + path for path in _paths(groups, markers)]
         self.unanswered.forget(keys)
-        return keys
+        keys += [prefix + path for path, _ in skipped]
+        return frozenset(object_keys(self._assoc, keys))
 
     async def remove(self, key: bytes, sweep: Sweep, seen: Seen) -> None:
         """The bucket has nothing under this key: `find` said so. Gives way to others after each."""
@@ -171,11 +173,13 @@ def _if_archived(prepared: bytes) -> ObjectRecord | None:
     return record if record.storage_class in ARCHIVE_CLASSES else None
 
 
-def _keys(association: Association, groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
-    """Every key of a batch, whole."""
-    prefix = association.prefix.encode()
-    found = [prefix + (directory + b"/" if directory else b"") + entry[0] for directory, entries in groups for entry in entries]
-    return found + [prefix + (marker[0] + b"/" if marker[0] else b"") for marker in markers]
+def _paths(groups: Groups, markers: list[tuple[bytes, int, bytes, int, bytes]]) -> list[bytes]:
+    """Of every file and directory of a batch, relative to the prefix; those of directories end in a slash."""
+    found = [path + b"/" if path else b"" for path, *_ in markers]
+    for directory, entries in groups:
+        start = directory + b"/" if directory else b""
+        found += [start + entry[0] for entry in entries]
+    return found
 
 
 def batch_of(association: Association, there: Mapping[bytes, ObjectVersion]) -> Batch:

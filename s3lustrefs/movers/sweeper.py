@@ -14,7 +14,6 @@ older.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,14 +25,14 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.listing import Sweep, preparer_options
-from s3lustrefs.meta.schema import CUT, object_key
+from s3lustrefs.meta.schema import CUT
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import AssocId, Ino
 from s3lustrefs.model.inode import Inode
 from s3lustrefs.movers import event_log
 from s3lustrefs.movers.directory_importer import DirectoryImporter
 from s3lustrefs.movers.importer import Importer
-from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
+from s3lustrefs.movers.listing_frames import BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import open_listing
 from s3lustrefs.movers.observer import Observer, Seen, batch_of
 from s3lustrefs.repository.credentials import Credentials
@@ -217,7 +216,7 @@ class Sweeper:
                         async with turn:
                             listed = await self._observer.apply(batch, directory, sweep, result)
                             if batch.span is not None:
-                                gone_markers += await self._compare(target.prefix, batch.span, batch, listed, sweep, result)
+                                gone_markers += await self._compare(target.prefix, batch.span, listed, sweep, result)
                 nursery.cancel_scope.cancel()
         except* errors.S3LustreError as group:
             raise group.exceptions[0] from None
@@ -225,30 +224,28 @@ class Sweeper:
             await self._observer.remove(key, sweep, result)
 
     async def _compare(
-        self, below: bytes, span: tuple[bytes, bytes | None], batch: Batch, listed: list[bytes], sweep: Sweep, result: SweepResult
+        self, below: bytes, span: tuple[bytes, bytes | None], listed: frozenset[bytes], sweep: Sweep, result: SweepResult
     ) -> list[bytes]:
-        """What the table knows of a span, beyond what is there; all keys listed begin with `below`. Markers that are gone."""
+        """What the table knows of a span, beyond what is there (by table key). Markers that are gone."""
         gone_markers: list[bytes] = []
         if "DELETED" in sweep.events:
             gone_markers = await self._look_for_vanished(below, span, listed, sweep, result)
-        keys = functools.cache(lambda: {*listed, *(below + key for key, _ in batch.skipped)})
         after: bytes | None = b""
         while after is not None:
-            after = await self._engine.forget_skipped(self._observer.association(), below, span, keys, after)
+            after = await self._engine.forget_skipped(self._observer.association(), below, span, listed, after)
             await trio.lowlevel.checkpoint()
         return gone_markers
 
     async def _look_for_vanished(
-        self, below: bytes, span: tuple[bytes, bytes | None], listed: Iterable[bytes], sweep: Sweep, result: SweepResult
+        self, below: bytes, span: tuple[bytes, bytes | None], listed: frozenset[bytes], sweep: Sweep, result: SweepResult
     ) -> list[bytes]:
         """Page by page of the table, since an emptied bucket is one span. Directories go deepest first, each once all that is below
         it has been looked at: that is what the table has next. Those of which more may come in other spans are returned."""
-        keys = frozenset(object_key(self._assoc, key) for key in listed)
         gone: list[bytes] = []
         after: bytes | None = b""
         while after is not None:
             association = self._observer.association()
-            suspects, after = await self._engine.vanished_suspects(association, below, span, keys, sweep, after)
+            suspects, after = await self._engine.vanished_suspects(association, below, span, listed, sweep, after)
             if suspects:
                 gone += await self._remove_vanished(suspects, sweep, result)
                 await self._engine.wait_room()

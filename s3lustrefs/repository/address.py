@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 
+DEFAULT_REGION = "us-east-1"
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """Bucket names that can be a host label under one TLS wildcard: no dots, no capitals."""
 

@@ -10,7 +10,7 @@ import boto3.session
 from botocore.config import Config
 
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 
 
 def s3_client(endpoint: Endpoint, region: str, keys: CredentialSnapshot, answer_seconds: float) -> Any:

@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import botocore.exceptions
@@ -23,7 +22,8 @@ from botocore.session import Session
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository.address import is_amazon
+from s3lustrefs.repository.address import DEFAULT_REGION, is_amazon
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,6 @@ CHECK_SECONDS = 60.0
 
 RESOLVE_SECONDS = 50.0
 """STS may take 45 s with its retries; a reader waits 60 s at most."""
-
-DEFAULT_REGION = "us-east-1"
-
-
-@dataclass(frozen=True, slots=True)
-class CredentialSnapshot:
-    """Keys as they are now; picklable, for the listing process."""
-
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    token: str | None = field(default=None, repr=False)
 
 
 class Credentials:

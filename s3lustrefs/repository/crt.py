@@ -34,7 +34,7 @@ from awscrt.io import (
     TlsContextOptions,
 )
 
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.exchange import NO_RESPONSE, Refused, Request, ResponseSink, Stalled, TransferFailed
 from s3lustrefs.repository.replies import Response
 

@@ -27,7 +27,7 @@ from typing import Any
 import pycurl
 import trio
 
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.exchange import NO_RESPONSE, Request, Stalled, TransferFailed
 from s3lustrefs.repository.replies import Response
 

@@ -20,7 +20,8 @@ import trio
 import urllib3
 
 from s3lustrefs import errors
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.event_messages import BucketEvent, UnreadableMessage, parse
 from s3lustrefs.repository.list_request import connect
 from s3lustrefs.repository.replies import EXPIRED_CODES, redacted

@@ -23,7 +23,8 @@ from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.address import is_amazon
 from s3lustrefs.repository.control_client import s3_client, service_client
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials
 from s3lustrefs.repository.event_queue import HIDDEN_SECONDS, QueueAddress
 from s3lustrefs.repository.replies import redacted
 

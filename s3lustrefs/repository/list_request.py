@@ -18,14 +18,13 @@ from urllib.parse import quote, urlsplit
 
 import botocore.auth
 import botocore.awsrequest
-import botocore.credentials
 import botocore.httpsession
 import urllib3
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository.address import bucket_address
-from s3lustrefs.repository.credentials import DEFAULT_REGION, CredentialSnapshot
+from s3lustrefs.repository.address import DEFAULT_REGION, bucket_address
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_page import MalformedPage, Page, parse_page
 from s3lustrefs.repository.replies import EXPIRED_CODES, Response, error_code, error_of
 
@@ -139,8 +138,8 @@ class ListClient:
 
     def _sign(self, url: str, credentials: CredentialSnapshot) -> dict[str, str]:
         request = botocore.awsrequest.AWSRequest("GET", url)
-        frozen = botocore.credentials.ReadOnlyCredentials(credentials.access_key, credentials.secret_key, credentials.token)
-        botocore.auth.S3SigV4Auth(frozen, "s3", self._region).add_auth(request)
+        # botocore has a class of its own with the same fields; importing it would have each listing process start later.
+        botocore.auth.S3SigV4Auth(credentials, "s3", self._region).add_auth(request)  # type: ignore[arg-type]
         return dict(request.headers.items())
 
     def _await_newer(self, used: CredentialSnapshot) -> bool:

@@ -21,7 +21,8 @@ from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository.address import amazon_url
 from s3lustrefs.repository.control_client import s3_client
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot, resolve_region
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials, resolve_region
 from s3lustrefs.repository.object_store import Capabilities
 from s3lustrefs.repository.probe_conditions import Conditions, probe_conditions
 from s3lustrefs.repository.replies import redacted

@@ -19,7 +19,7 @@ from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.movers.listing_frames import Batch, BatchKind, ListingRequest
 from s3lustrefs.movers.listing_process import ListingProcess, open_listing
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_request import ListingTarget
 from tests import servers
 from tests.fakes.list_server import Habits, ListServer, Reply, serving

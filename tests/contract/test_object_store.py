@@ -23,7 +23,8 @@ from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import curl
 from s3lustrefs.repository.address import bucket_address
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot, StaticCredentials
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials, StaticCredentials
 from s3lustrefs.repository.exchange import Request
 from s3lustrefs.repository.object_store import (
     Capabilities,

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class Crashing:
     def wait_import(self) -> None:
         client = self.client()
         while any(a["import"]["state"] != "DONE" for a in client.call("Status")["associations"]):  # type: ignore[attr-defined]
-            continue
+            time.sleep(0.005)
 
     def client(self) -> ControlClient:
         return ControlClient(str(self.state_dir / "control.sock"))

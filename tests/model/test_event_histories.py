@@ -24,7 +24,6 @@ from s3lustrefs.data.chunk_store import ChunkStore
 from s3lustrefs.meta.check import check_engine
 from s3lustrefs.meta.listing import preparer, preparer_options
 from s3lustrefs.meta.lmdb_engine import LmdbEngine
-from s3lustrefs.meta.schema import object_key
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model.association import EVENTS, Association
 from s3lustrefs.model.ids import Ino
@@ -135,8 +134,7 @@ class Mount:
         )  # fmt: skip
         with self.engine.sweep(frozenset(EVENTS)) as sweep:
             listed = await self.observer.apply(batch, b"", sweep, Seen())
-            known = frozenset(object_key(association.assoc_id, key) for key in listed)
-            suspects, _ = await self.engine.vanished_suspects(association, PREFIX, (b"", None), known, sweep)
+            suspects, _ = await self.engine.vanished_suspects(association, PREFIX, (b"", None), listed, sweep)
             for key in sorted(suspects, reverse=True):
                 assert await self.observer.find(key) is None
                 await self.observer.remove(key, sweep, Seen())

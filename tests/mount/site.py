@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s3lustrefs.cli import draining
 from s3lustrefs.cli.control_client import ControlClient
 from tests.servers import S3Server
 
@@ -84,20 +85,28 @@ class Site:
 
     def unmount(self) -> None:
         """Without waiting for exports, but until the daemon has ended."""
-        self.cli("unmount", "--no-drain", self.root)
+        with ended(self.note_daemon()):
+            self.run("umount", self.root)
 
-    def drain(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = self.cli("drain", *(arguments or (self.root,)), "--timeout", "30", check=False)
-        assert not check or done.returncode == 0, f"drain: {done.returncode} {done.stderr}\n{self.status()}"
-        return done
+    def client(self) -> ControlClient:
+        """What the commands ask, without an interpreter for each of them."""
+        return ControlClient(str(self.state_dir / "control.sock"))
+
+    def drain(self, *paths: Path) -> None:
+        """Return once the bucket has everything. Raises: AssertionError when it cannot be so."""
+        inside = [f"/{path.relative_to(self.root)}" for path in paths] or ["/"]
+        timed_out, remaining, failed = draining.poll(self.client(), inside, timeout=WAIT_SECONDS, progress=lambda *_: None)
+        assert not timed_out and not failed, f"drain: {remaining} remaining, failed: {failed}\n{self.status()}"
+
+    def try_drain(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """The command, whatever comes of it."""
+        return self.cli("drain", *(arguments or (self.root,)), "--timeout", str(WAIT_SECONDS), check=False)
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.cli("status", self.root, "--json").stdout)
-        return found
+        return self.client().call("Status")
 
     def why(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.cli("why", self.root / path, "--json").stdout)
-        return found
+        return self.client().call("Why", path=f"/{path}")
 
     def hsm(self, path: str) -> str:
         return os.getxattr(self.root / path, "user.s3lustrefs.hsm", follow_symlinks=False).decode()
@@ -108,9 +117,8 @@ class Site:
 
     def wait_imported(self) -> dict[str, Any]:
         deadline = time.monotonic() + WAIT_SECONDS
-        client = ControlClient(str(self.state_dir / "control.sock"))
         while True:
-            status: dict[str, Any] = client.call("Status")
+            status = self.status()
             if all(a["import"]["state"] == "DONE" for a in status["associations"]):
                 return status
             assert time.monotonic() < deadline, f"import not done: {status['associations']}"

@@ -20,8 +20,9 @@ import pytest
 
 from bench import servers
 from s3lustrefs.cli.control_client import ControlClient
+from s3lustrefs.cli.draining import poll
 from tests.mount.conftest import fresh_bucket
-from tests.mount.site import Site, site, two_associations
+from tests.mount.site import WAIT_SECONDS, Site, site, two_associations
 from tests.semantics.mounted import put_objects
 from tests.servers import S3Server
 
@@ -151,12 +152,9 @@ class Place:
 
     def drain(self) -> dict[str, str]:
         """What stays here, and why."""
-        urgent = True
-        while True:
-            answer = self.ask("Drain", paths=[f"/{self.name}"], urgent=urgent, again=urgent)
-            urgent = False
-            if not answer["remaining"]:
-                return {each["path"].removeprefix(f"/{self.name}/"): each["error"] for each in answer["failed"]}
+        late, remaining, failed = poll(self.site.client(), [f"/{self.name}"], timeout=WAIT_SECONDS, progress=lambda *_: None)
+        assert not late, remaining
+        return {each["path"].removeprefix(f"/{self.name}/"): each["error"] for each in failed}
 
     def objects(self) -> dict[str, bytes]:
         return {key.removeprefix(self.key): body for key, body in self.site.objects(self.key).items() if key != self.key}

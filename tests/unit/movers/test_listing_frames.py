@@ -21,7 +21,7 @@ from s3lustrefs.movers.listing_frames import (
     fill_batch,
     raw_entry,
 )
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_page import Page
 from s3lustrefs.repository.list_request import ListingTarget
 

@@ -13,7 +13,8 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import credentials as credentials_module
-from s3lustrefs.repository.credentials import Credentials, CredentialSnapshot, StaticCredentials, resolve_region
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import Credentials, StaticCredentials, resolve_region
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import trio
 
 from s3lustrefs import errors
 from s3lustrefs.repository.bodies import RangeSink
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.crt import MAX_UNITS, UNIT_BYTES, Admission, CrtClient, Peer
 from s3lustrefs.repository.exchange import Refused, Request
 from s3lustrefs.repository.object_store import ObjectVersion

@@ -19,7 +19,8 @@ import trio
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
 from s3lustrefs.repository import curl
-from s3lustrefs.repository.credentials import CredentialSnapshot, StaticCredentials
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
+from s3lustrefs.repository.credentials import StaticCredentials
 from s3lustrefs.repository.exchange import Request, Stalled, TransferFailed
 from s3lustrefs.repository.object_store import ObjectVersion, PutHeaders
 from s3lustrefs.repository.replies import Response

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
-from s3lustrefs.repository.credentials import CredentialSnapshot
+from s3lustrefs.repository.credential_snapshot import CredentialSnapshot
 from s3lustrefs.repository.list_page import Page
 from s3lustrefs.repository.list_request import ListClient, ListingTarget
 from s3lustrefs.repository.listing import FREE_MISSES, BulkListing, PriorityGate, list_directory, probe_name

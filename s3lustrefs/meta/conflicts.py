@@ -15,11 +15,14 @@ from s3lustrefs.meta import conflict_log, journal, lost_found, records, schema, 
 from s3lustrefs.meta.location import LocationMap, path_of, walk
 from s3lustrefs.meta.schema import Change, ObjectRecord, Table
 from s3lustrefs.meta.txn import Txn
-from s3lustrefs.model.association import Association
+from s3lustrefs.model.association import MAX_KEY_BYTES, MAX_NAME_BYTES, Association
 from s3lustrefs.model.conflict import Conflict, ConflictKind
 from s3lustrefs.model.hsm import Hsm
 from s3lustrefs.model.ids import NO_ASSOC, NO_INO, ContentVersion, Ino
 from s3lustrefs.model.inode import Inode, InodeFlag
+
+_NUMBER_BYTES = 6
+"""Of a number that tells conflicts of one second and name apart, and a rest of the name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Resolver:
 
     def _keep_both(self, inode: Inode, parent: Ino, name: bytes, path: bytes) -> Conflict:
         tail = b".conflict-" + self._dispute.time + b"-" + self._dispute.host
-        other = lost_found.free_name(self._txn, parent, name, tail)
+        other = lost_found.free_name(self._txn, parent, name, tail, self._room(name, tail))
         self._move(inode, (parent, name), (parent, other))
         journal.detach_source(self._txn, inode.ino, self._seen.assoc, self._seen.key, self._now_ns)
         journal.mark(self._txn, inode.ino, Change.CONTENT | Change.NAME, self._now_ns)
@@ -121,6 +124,12 @@ class Resolver:
         return self._conflict(ConflictKind.FILE_WON, path, self._path(place), inode.ino, loser.ino)
 
     # --- steps -----------------------------------------------------------------------------------------------------------
+
+    def _room(self, name: bytes, tail: bytes) -> int:
+        """Bytes that the name of ours may have, so that its key is not too long for an export. Where that of its directory leaves
+        no room, nothing helps, and it stays here."""
+        room = MAX_KEY_BYTES - (len(self._seen.key) - len(name))
+        return min(room, MAX_NAME_BYTES) if room > len(tail) + _NUMBER_BYTES else MAX_NAME_BYTES
 
     def _move(self, inode: Inode, old: tuple[Ino, bytes], new: tuple[Ino, bytes]) -> None:
         """Give a name of an inode to another place; the old one is about to be somebody else's."""

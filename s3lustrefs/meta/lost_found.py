@@ -35,18 +35,25 @@ class Shelf:
     made: list[tuple[Ino, bytes]] = field(default_factory=list)
 
 
-def numbered(name: bytes, tail: bytes = b"") -> Iterator[bytes]:
-    """NAME+TAIL, then NAME+TAIL-2, -3 and so on, with NAME cut where the whole would be too long for a name."""
+def numbered(name: bytes, tail: bytes = b"", most_bytes: int = MAX_NAME_BYTES) -> Iterator[bytes]:
+    """NAME+TAIL, then NAME+TAIL-2, -3 and so on, with NAME cut where the whole would be longer than that."""
     number = 1
     while True:
         end = tail if number == 1 else tail + b"-%d" % number
-        yield name[: MAX_NAME_BYTES - len(end)] + end
+        yield _cut(name, most_bytes - len(end)) + end
         number += 1
 
 
-def free_name(txn: Txn, directory: Ino, name: bytes, tail: bytes) -> bytes:
+def _cut(name: bytes, most_bytes: int) -> bytes:
+    """The beginning of a name. Between two characters: what is not UTF-8 could not be exported."""
+    while 0 < most_bytes < len(name) and name[most_bytes] & 0xC0 == 0x80:
+        most_bytes -= 1
+    return name[:most_bytes]
+
+
+def free_name(txn: Txn, directory: Ino, name: bytes, tail: bytes, most_bytes: int = MAX_NAME_BYTES) -> bytes:
     """The first of `numbered` that the directory does not have."""
-    return next(each for each in numbered(name, tail) if records.find_child(txn, directory, each) is None)
+    return next(each for each in numbered(name, tail, most_bytes) if records.find_child(txn, directory, each) is None)
 
 
 def shelf(txn: Txn, path: bytes, stamp: bytes, owner: tuple[int, int], now_ns: int, allocate: Callable[[], Ino]) -> Shelf:

@@ -883,6 +883,29 @@ async def test_conflicts_of_one_second_get_different_names(scene: Scene) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (b"n" * 255, b"n" * 237 + b".conflict-now-here"),
+        ("ü" * 127, "ü" * 118 + ".conflict-now-here"),
+        ("n" + "ü" * 127, "n" + "ü" * 118 + ".conflict-now-here"),
+        (b"d/" * 450 + b"n" * 122, b"n" * 104 + b".conflict-now-here"),
+        (b"d/" * 450 + b"n" + "ü".encode() * 60, "n" + "ü" * 51 + ".conflict-now-here"),
+        (b"d/" * 500 + b"n" * 20, b"n" * 20 + b".conflict-now-here"),
+    ],
+    ids=["longest", "even", "odd", "key", "key of characters", "no room"],
+)
+async def test_conflict_gives_a_name_that_can_be_exported(scene: Scene, key: bytes | str, expected: bytes | str) -> None:
+    """No longer than names and keys may be, and not cut within a character. Where there is no room for it, it stays local."""
+    key, expected = (each.encode() if isinstance(each, str) else each for each in (key, expected))
+    association, file = await changed(scene, "keep-both", key)
+    resolved = await scene.engine.resolve_conflict(association, dispute(scene, file, key=b"p/" + key))
+    assert resolved is not None
+    name = resolved.names[1][1]
+    assert name == expected and name.decode()
+    assert len(name) <= 255 and (len(b"p/" + key.rpartition(b"/")[0] + b"/" + name) <= 1024 or len(key) == 1020)
+
+
 async def rewritten(scene: Scene) -> Inode:
     cold = await scene.engine.lookup(scene.root, b"cold")
     await scene.engine.begin_write(cold.ino)

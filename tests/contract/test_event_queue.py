@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.model.association import Endpoint
@@ -59,6 +60,25 @@ async def test_queue_is_made_once_and_filled_by_the_bucket(moto_server: S3Server
     assert told[0].size == 3 and messages[0].sent_seconds and messages[0].receives == 1
     assert await queue.delete([message.receipt for message in messages]) == 0
     assert await queue.receive(0) == []
+
+
+async def test_an_answer_waits_for_the_first_message(moto_server: S3Server) -> None:
+    sqs = moto_server.client("sqs")
+    address = given_queue(sqs.create_queue(QueueName=fresh_bucket(moto_server))["QueueUrl"], REGION)
+    queue = EventQueue(address, keys(moto_server))
+    started = trio.current_time()
+    assert await queue.receive(1) == [] and trio.current_time() - started > 0.9
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            await trio.sleep(0.5)
+            body = json.dumps({"Records": []})
+            await trio.to_thread.run_sync(lambda: sqs.send_message(QueueUrl=address.url, MessageBody=body))
+
+        nursery.start_soon(send)
+        started = trio.current_time()
+        assert len(await queue.receive(10)) == 1
+        assert 0.4 < trio.current_time() - started < 5
 
 
 async def test_configurations_of_others_stay(moto_server: S3Server) -> None:

@@ -177,6 +177,27 @@ def test_an_archived_symlink_is_a_link_once_it_is_restored(cold: Site) -> None:
     assert (cold.root / "link").read_bytes() == b"warm"
 
 
+def test_a_file_wins_against_an_archived_version_once_that_is_here(make_site: Callable[..., Site]) -> None:
+    """What the bucket has is kept before it is replaced, and cannot be read before it is restored."""
+    place = make_site(on_conflict="file-wins", import_interval="1h")
+    place.expected_log += ["conflict", "object changed"]
+    place.put("p/a", b"before")
+    place.mount()
+    assert (place.root / "a").read_bytes() == b"before"
+    with open(place.root / "a", "wb") as file:
+        file.write(b"ours")
+        file.flush()
+        place.put("p/a", b"theirs", StorageClass="GLACIER")
+    drained = place.drain(check=False)
+    assert drained.returncode == 1 and "[S3ObjectInUnsupportedTier]" in drained.stderr
+    assert place.head("p/a")["StorageClass"] == "GLACIER" and (place.root / "a").read_bytes() == b"ours"
+    loser = place.root / ".s3lustrefs-lost+found/a"
+    assert "/.s3lustrefs-lost+found/a" in "\n".join(place.why("a")["lines"])
+    assert restore(place, loser, "--wait") == {"readable": 1, "waiting": 0, "failed": 0}
+    place.drain()
+    assert place.objects() == {"p/a": b"ours"} and loser.read_bytes() == b"theirs"
+
+
 def test_a_bucket_that_is_overloaded_by_restores_is_asked_again(cold: Site, proxy: BackgroundProxy) -> None:
     cold.mount()
     proxy.add("slowdown", method="POST", path="restore", times=8)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
         assert (found.st_mode & 0o777, found.st_uid) == (0o640, 7)
     assert os.stat(here.root / "a").st_ino == ino and "released" not in here.hsm("a")
     assert refresh(here) == {"new": 0, "changed": 0, "deleted": 0}
+
+
+def test_attributes_stay_when_the_new_object_carries_none(here: Site) -> None:
+    here.put("p/d/own", b"old", Metadata={"file-permissions": "0100640", "file-owner": "7", "file-group": "8"})
+    assert refresh(here)["new"] == 1
+    for body in (b"old", b"new content"):
+        found = os.stat(here.root / "d/own")
+        assert (found.st_mode & 0o777, found.st_uid, found.st_gid, found.st_size) == (0o640, 7, 8, len(body))
+        assert (here.root / "d/own").read_bytes() == body
+        here.put("p/d/own", b"new content")
+        assert refresh(here)["changed"] == (body == b"old")
 
 
 def test_own_writes_renames_and_deletes_are_never_imported_back(here: Site) -> None:
@@ -256,6 +268,40 @@ def test_sweeps_come_by_themselves(make_site: Callable[..., Site]) -> None:
     while (place.root / "new").exists():
         pass
     assert "1 deleted" in place.cli("status", place.root).stdout or refresh(place)["deleted"] == 0
+
+
+def test_changes_show_after_the_interval_and_the_time_of_a_sweep(make_site: Callable[..., Site]) -> None:
+    interval, margin = 2.0, 1.0
+    place = make_site(import_interval=f"{interval:.0f}")
+    for key in ("p/a/changed", "p/a/gone", "p/z/changed", "p/z/gone"):
+        place.put(key, b"before")
+    place.mount()
+    tree(place.root)
+    client = ControlClient(str(place.state_dir / "control.sock"))
+
+    def last_sweep() -> dict[str, Any]:
+        (association,) = client.call("Status")["associations"]
+        return dict(association["sweep"])
+
+    while not last_sweep()["at"]:
+        time.sleep(0.05)  # who changes something just after a sweep waits longest
+    started = time.monotonic()
+    for name in "az":
+        place.put(f"p/{name}/new", b"new")
+        place.put(f"p/{name}/changed", b"changed since")
+        place.s3.delete_object(Bucket=place.bucket, Key=f"p/{name}/gone")
+    after = {f"{name}/{what}": body for name in "az" for what, body in (("new", b"new"), ("changed", b"changed since"))}
+
+    def sizes() -> dict[str, int]:
+        with suppress(FileNotFoundError):  # a file may go between its name and its size
+            return {str(path.relative_to(place.root)): path.stat().st_size for path in place.root.glob("*/*")}
+        return {}
+
+    while sizes() != {name: len(body) for name, body in after.items()}:
+        time.sleep(0.05)
+    lag = time.monotonic() - started
+    assert lag < interval + last_sweep()["seconds"] + margin, last_sweep()
+    assert tree(place.root) == {**after, "a/": b"", "z/": b""}
 
 
 def test_a_refresh_of_one_subtree_or_file_leaves_the_rest(here: Site) -> None:

@@ -10,6 +10,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import socket
 import stat
 import subprocess
 import threading
@@ -27,6 +29,7 @@ from s3lustrefs.cli.draining import poll
 from tests.mount.background_proxy import BackgroundProxy, background_proxy
 from tests.mount.conftest import fresh_bucket
 from tests.mount.site import WAIT_SECONDS, Site, site
+from tests.mount.test_keys import LONGEST_KEY, sized
 from tests.servers import S3Server
 
 POLICIES = ("keep-both", "bucket-wins", "file-wins")
@@ -38,6 +41,7 @@ LINKS = {
     **{policy: f'on_conflict = "{policy}"' for policy in POLICIES},
     "deaf": "auto_import = []",
     "mute": "auto_export = []",
+    "old": 'auto_export = ["changed"]',
 }
 """Directory, and prefix, of each association, and what is set for it."""
 
@@ -193,16 +197,37 @@ def test_both_versions_are_kept_and_the_policy_says_which_has_the_name(
     kept = here.losers() if policy != "keep-both" else {n: b for n, b in here.files().items() if n != "a.txt"}
     ((name, body),) = kept.items()
     assert body == (theirs if policy == "file-wins" else ours)
-    assert name == "a.txt" or name.startswith("a.txt.conflict-20")
+    assert name == "a.txt" or re.fullmatch(rf"a\.txt\.conflict-20\d{{6}}T\d{{6}}Z-{re.escape(socket.gethostname())}", name)
     here.agrees()
     status = here.status()
     assert status["conflicts"] == count + 1
     latest = status["latest_conflicts"][0]
     assert latest["path"] == f"/{here.path}/a.txt" and name in latest["text"]
+    assert re.search(rf"WARNING .*conflict kept kind={latest['kind']} path={latest['path']} other=", here.site.log())
     assert latest["text"] in here.why("a.txt")
     assert latest["text"] in here.why(name if policy == "keep-both" else f"../../{LOST_FOUND}/{here.path}/a.txt")
     if how == "rewrite":
         assert latest["text"] in here.site.cli("status", here.site.root).stdout
+
+
+@pytest.mark.parametrize("policy", [p if p == "keep-both" else pytest.param(p, marks=pytest.mark.long) for p in POLICIES])
+def test_a_sweep_before_the_export_leaves_the_conflict_to_it(place: Callable[[str], Place], policy: str) -> None:
+    """The file is due, or still open, when the object is found to be another one."""
+    here = place(policy)
+    here.known("due", "open")
+    with open(here.root / "open", "wb") as file:
+        file.write(OURS)
+        file.flush()
+        here.rewrite("due", OURS, THEIRS)
+        here.put("open", THEIRS)
+        here.refresh()
+        assert (here.root / "open").read_bytes() == OURS
+    here.drain()
+    winner = OURS if policy == "file-wins" else THEIRS
+    assert {name: here.objects()[name] for name in ("due", "open")} == dict.fromkeys(("due", "open"), winner)
+    kept = here.losers() if policy != "keep-both" else {n: b for n, b in here.files().items() if n not in ("due", "open")}
+    assert list(kept.values()) == 2 * [THEIRS if policy == "file-wins" else OURS]
+    here.agrees()
 
 
 def test_the_buckets_version_is_here_before_it_is_replaced(place: Callable[[str], Place]) -> None:
@@ -248,6 +273,18 @@ def test_losers_of_one_name_never_replace_each_other(place: Callable[[str], Plac
         versions |= {b"ours %d" % number} if policy != "file-wins" else {b"theirs %d" % number}
     kept = here.losers() if policy != "keep-both" else {n: b for n, b in here.files().items() if n != "a"}
     assert set(kept.values()) == versions and len(kept) == 3
+    here.agrees()
+
+
+def test_the_name_of_what_is_kept_can_be_exported(place: Callable[[str], Place]) -> None:
+    """Names and a key that leave no room for the rest: one of those with two bytes a character would be cut within one."""
+    here = place("keep-both")
+    names = ["ü" * 127, "n" + "ü" * 127, sized(LONGEST_KEY - len(here.key("")), "e" * 180)]
+    here.known(*names)
+    for name in names:
+        here.rewrite(name, OURS, THEIRS)
+    here.drain()
+    assert sorted(here.objects().values()) == [OURS] * 3 + [THEIRS] * 3
     here.agrees()
 
 
@@ -429,6 +466,20 @@ def test_a_change_that_is_not_exported_stays_and_says_that_there_is_another(plac
     assert here.files() == {"a": OURS} and here.objects() == {"a": THEIRS}
     assert here.status()["conflicts"] == count + 1
     assert "the bucket's version is not shown" in here.why("a")
+
+
+def test_what_is_kept_beside_stays_local_where_new_files_are_not_exported(place: Callable[[str], Place]) -> None:
+    here = place("old")
+    here.known("a")
+    here.rewrite("a", OURS, THEIRS)
+    here.drain()
+    (name,) = here.files().keys() - {"a"}
+    for _ in range(2):
+        assert here.files() == {"a": THEIRS, name: OURS} and here.objects() == {"a": THEIRS}
+        here.refresh()
+        here.drain()
+    assert "released" not in here.site.hsm(f"{here.path}/{name}")
+    assert here.site.cli("hsm", "release", here.root / name, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "cold"])

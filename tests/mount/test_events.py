@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -106,6 +108,70 @@ def test_other_attributes_of_the_same_bytes_show(here: Site) -> None:
     found = os.stat(here.root / "a")
     assert (found.st_mode & 0o777, found.st_ino) == (0o640, ino)
     assert "released" not in here.hsm("a")
+
+
+def test_attributes_stay_when_the_new_object_carries_none(here: Site) -> None:
+    here.put("p/d/own", b"old", Metadata={"file-permissions": "0100640", "file-owner": "7", "file-group": "8"})
+    wait((here.root / "d/own").exists, lambda: events(here))
+    for body in (b"old", b"new content"):
+        found = os.stat(here.root / "d/own")
+        assert (found.st_mode & 0o777, found.st_uid, found.st_gid, found.st_size) == (0o640, 7, 8, len(body))
+        assert (here.root / "d/own").read_bytes() == body
+        here.put("p/d/own", b"new content")
+        wait(lambda: os.stat(here.root / "d/own").st_size == len(b"new content"), lambda: events(here))
+
+
+def test_what_others_put_shows_within_a_second(here: Site) -> None:
+    """In a directory that has been listed, under names that the kernel remembers as absent. The median: others use this host."""
+    lags = []
+    for number in range(15):
+        path = here.root / f"d/put{number}"
+        assert path.name not in os.listdir(path.parent) and not path.exists()
+        here.put(f"p/d/{path.name}", b"x")
+        answered = time.monotonic()
+        wait(path.exists, lambda: events(here))
+        lags.append(time.monotonic() - answered)
+    assert statistics.median(lags) < 1, lags
+
+
+def test_events_leave_alone_what_is_changed_here(here: Site) -> None:
+    """The export finds the difference, and neither side is lost."""
+    here.expected_log.append("conflict (ino|kept)")
+    known = events(here)["events"]
+    with open(here.root / "a", "ab") as changed, open(here.root / "d/b", "ab") as deleted:
+        for file in (changed, deleted):
+            file.write(b", changed here")
+            file.flush()
+        here.put("p/a", b"theirs")
+        here.s3.delete_object(Bucket=here.bucket, Key="p/d/b")
+        wait(lambda: events(here)["events"] >= known + 2, lambda: events(here))
+        assert (here.root / "a").read_bytes() == OBJECTS["p/a"] + b", changed here"
+        assert (here.root / "d/b").read_bytes() == OBJECTS["p/d/b"] + b", changed here"
+    assert totals(here) == NOTHING
+    here.drain()
+    (kept,) = here.root.glob("a.conflict-*")
+    ours = {f"p/{kept.name}": OBJECTS["p/a"] + b", changed here", "p/d/b": OBJECTS["p/d/b"] + b", changed here"}
+    expected = {"p/a": b"theirs", **ours}
+    assert {key: here.body(key) for key in expected} == expected
+    assert {key: (here.root / key.removeprefix("p/")).read_bytes() for key in expected} == expected
+
+
+def test_where_no_queue_may_be_made_sweeps_serve_until_it_may(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
+    place = make_site(endpoint_url=proxy.endpoint_url, event_queue_url="create", import_interval="1")
+    place.expected_log.append("bucket events not available")
+    proxy.add("denied", method="PUT", path="notification", times=1000)
+    place.mount()
+    wait_state(place, "FAILING")
+    assert "AccessDenied" in events(place)["reason"] and "not available, sweeps alone" in place.cli("status", place.root).stdout
+    place.put("p/by-sweep", b"x")
+    wait((place.root / "by-sweep").exists, lambda: ask(place)["associations"])
+    proxy.clear_faults()
+    wait_state(place, "LISTENING")
+    (made,) = place.s3.get_bucket_notification_configuration(Bucket=place.bucket)["QueueConfigurations"]
+    assert made["Id"] == "FSx"
+    place.put("p/by-event", b"x")
+    wait(lambda: events(place)["events"], lambda: events(place))
+    assert (place.root / "by-event").exists()
 
 
 def test_own_exports_are_never_imported_back(here: Site) -> None:
@@ -223,12 +289,16 @@ def test_what_messages_say_is_true_or_has_no_effect(make_site: Callable[..., Sit
     assert refresh(place) == NOTHING
 
 
-def through_sns(server: S3Server, queue: Queue, bucket: str) -> None:
+def through_sns(server: S3Server, queue: Queue, bucket: str, raw: str = "false") -> None:
     sns, s3 = server.client("sns"), server.client()
     topic = sns.create_topic(Name=bucket)["TopicArn"]
-    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn)
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue.arn, Attributes={"RawMessageDelivery": raw})
     told = {"TopicArn": topic, "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
     s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"TopicConfigurations": [told]})
+
+
+def through_raw_sns(server: S3Server, queue: Queue, bucket: str) -> None:
+    through_sns(server, queue, bucket, raw="true")
 
 
 def through_eventbridge(server: S3Server, queue: Queue, bucket: str) -> None:
@@ -239,7 +309,7 @@ def through_eventbridge(server: S3Server, queue: Queue, bucket: str) -> None:
     s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}})
 
 
-@pytest.mark.parametrize("connect", [through_sns, through_eventbridge])
+@pytest.mark.parametrize("connect", [through_sns, pytest.param(through_raw_sns, marks=pytest.mark.long), through_eventbridge])
 def test_queues_behind_sns_and_eventbridge(
     make_site: Callable[..., Site], moto_server: S3Server, queue: Queue, connect: Callable[[S3Server, Queue, str], None]
 ) -> None:
@@ -339,6 +409,47 @@ def test_archived_objects_that_events_told_of_are_restored(
     refresh(place)
     assert place.about("d/plain")["storage_class"] == "STANDARD"
     assert place.about("d/fresh")["storage_class"] == "DEEP_ARCHIVE"
+
+
+def bridged(place: Site, what: str, key: str, etag: str, size: int) -> str:
+    """As EventBridge wraps what `told` tells."""
+    detail = {"bucket": {"name": place.bucket}, "object": {"key": key, "etag": etag, "size": size, "sequencer": "0A"}}
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return json.dumps({"source": "aws.s3", "detail-type": what, "time": moment, "detail": detail})
+
+
+def test_a_restore_that_is_done_changes_nothing_but_that_the_file_can_be_read(make_site: Callable[..., Site], queue: Queue) -> None:
+    place = make_site(event_queue_url=queue.url, import_interval="0")
+    cold = {"StorageClass": "DEEP_ARCHIVE", "Metadata": {"file-permissions": "0100640", "file-owner": "7"}}
+    etag = place.put("p/d/deep", b"deep down", **cold)["ETag"].strip('"')
+    place.mount()
+    wait_state(place, "LISTENING")
+    before = os.stat(place.root / "d/deep")
+    with pytest.raises(OSError) as caught:
+        (place.root / "d/deep").read_bytes()
+    assert caught.value.errno == errno.ENODATA
+    place.put("p/d/missed", b"deep down", **cold)  # the event of its creation was lost
+    for key in ("p/d/deep", "p/d/missed"):
+        place.s3.restore_object(Bucket=place.bucket, Key=key, RestoreRequest={"Days": 1})  # by somebody else
+        queue.send(told(place, "ObjectRestore:Post", key, etag, 9), told(place, "ObjectRestore:Completed", key, etag, 9))
+        for what in ("Object Restore Initiated", "Object Restore Completed"):
+            queue.send(bridged(place, what, key, etag, 9))
+    wait(lambda: events(place)["events"] == 4 and not queue.left(), lambda: events(place))
+    assert totals(place) == {"new": 1, "changed": 0, "deleted": 0} and events(place)["unreadable"] == 0
+
+    def is_read() -> bool:
+        try:
+            return [(place.root / "d" / name).read_bytes() for name in ("deep", "missed")] == [b"deep down"] * 2
+        except OSError:
+            return False
+
+    wait(is_read, lambda: place.why("d/deep"))  # a refusal is remembered for some seconds
+    found = os.stat(place.root / "d/deep")
+    assert [getattr(found, name) for name in ("st_ino", "st_mode", "st_uid", "st_mtime_ns", "st_ctime_ns")] == [
+        getattr(before, name) for name in ("st_ino", "st_mode", "st_uid", "st_mtime_ns", "st_ctime_ns")
+    ]
+    assert place.about("d/missed")["storage_class"] == "DEEP_ARCHIVE" and os.stat(place.root / "d/missed").st_uid == 7
+    assert refresh(place) == NOTHING
 
 
 def test_ages_of_what_waits_are_told(make_site: Callable[..., Site], queue: Queue, proxy: BackgroundProxy) -> None:

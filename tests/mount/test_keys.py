@@ -548,15 +548,48 @@ def test_crowd(tmp_path: Path) -> None:
     count = 100_000
     with servers.stub("flat", count) as server, site(server, servers.BUCKET, "", options={"posix_metadata": "off"}) as here:
         here.mount()
-        names = os.listdir(here.root / "flat")
-        assert len(names) == len(set(names)) == count
+        check_crowd(here, count)
         (skipped,) = Place(here, "").ask("Skipped")["skipped"]
         assert skipped["reason"] == "not UTF-8"
-        for name in names[:: count // 100]:
-            assert os.stat(here.root / "flat" / name).st_size > 0
-        assert json.loads(here.cli("refresh", here.root, "--json").stdout)["objects"] == count
-        assert here.status()["associations"][0]["sweep"]["new"] == 0
         here.unmount()
+
+
+@pytest.mark.long
+@pytest.mark.rgw
+@pytest.mark.timeout(1800)
+def test_crowd_in_a_real_bucket(rgw_server: S3Server, make_site: Callable[..., Site]) -> None:
+    """The same keys where it takes minutes to put them; and others come and go among them."""
+    count = 100_000
+    here = make_site(server=rgw_server, import_interval="1h", posix_metadata="off")
+    put_objects(rgw_server, here.bucket, [(f"p/flat/{number:06d}", b"%d" % number, {}) for number in range(count)], threads=4)
+    here.mount()
+    names = check_crowd(here, count)
+    assert sorted(names) == [f"{number:06d}" for number in range(count)]
+    assert [(here.root / f"flat/{number:06d}").read_bytes() for number in (0, 54_321, count - 1)] == [b"0", b"54321", b"99999"]
+    here.put("p/flat/054321", b"changed")
+    here.put("p/flat/054321-and", b"new")
+    here.s3.delete_object(Bucket=here.bucket, Key="p/flat/054322")
+    (here.root / "flat/made here").write_bytes(b"mine")
+    (here.root / "flat/099999").unlink()
+    found = json.loads(here.cli("refresh", here.root, "--json").stdout)
+    assert [found[name] for name in ("new", "changed", "deleted")] == [1, 1, 1]
+    here.drain()
+    after = sorted({*names, "054321-and", "made here"} - {"054322", "099999"})
+    assert sorted(os.listdir(here.root / "flat")) == after == [key.removeprefix("p/flat/") for key in here.keys("p/flat/")]
+    assert (here.root / "flat/054321").read_bytes() == b"changed"
+    here.unmount()
+    assert here.cli("fsck", here.state_dir).returncode == 0
+
+
+def check_crowd(here: Site, count: int) -> list[str]:
+    """The names. A look again finds nothing new."""
+    names = os.listdir(here.root / "flat")
+    assert len(names) == len(set(names)) == count
+    for name in names[:: count // 100]:
+        assert os.stat(here.root / "flat" / name).st_size > 0
+    found = json.loads(here.cli("refresh", here.root, "--json").stdout)
+    assert [found[name] for name in ("objects", "new", "changed", "deleted")] == [count, 0, 0, 0]
+    return names
 
 
 def test_local_tree_deeper_than_any_path(make_site: Callable[..., Site]) -> None:

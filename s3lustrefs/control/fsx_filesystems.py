@@ -82,7 +82,7 @@ class FileSystems:
         given = request.get("LustreConfiguration", {})
         named: Json = {key: request[key] for key in ("NetworkType", "FileSystemTypeVersion") if key in request}
         if not given and not named:
-            raise refused("BadRequest", "nothing to update: LustreConfiguration is empty")
+            raise refused("MissingFileSystemConfiguration", "nothing to update: LustreConfiguration is empty")
         settings = {**self.record.settings, **named}
         checked = _checked(given, settings)
         settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **checked}

@@ -195,8 +195,8 @@ async def test_file_system_settings_are_kept_and_shown(api: Api) -> None:
         ({"LustreConfiguration": {"PerUnitStorageThroughput": 130}}, "BadRequest", None),
         ({"LustreConfiguration": {"MetadataConfiguration": {"Mode": "AUTOMATIC", "Iops": 1500}}}, "BadRequest", None),
         ({"LustreConfiguration": {"MetadataConfiguration": {"Iops": 1501}}}, "BadRequest", None),
-        ({"LustreConfiguration": {}}, "BadRequest", None),
-        ({}, "BadRequest", None),
+        ({"LustreConfiguration": {}}, "MissingFileSystemConfiguration", None),
+        ({}, "MissingFileSystemConfiguration", None),
     ],
 )
 async def test_file_system_update_that_cannot_be_done_changes_nothing(

@@ -18,7 +18,7 @@ from typing import Any
 
 from s3lustrefs import errors
 from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, Json, association_arn, page, refused, wanted_tags
+from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, association_arn, page, refused, wanted_tags
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.model import association_rules as rules
@@ -84,7 +84,7 @@ class Associations:
         association = Association(
             **{name: getattr(settings, name) for name in AssociationSettings.__dataclass_fields__},
             association_id=new_association_id(), created_ns=now, asked_ns=now, lifecycle="CREATING",
-            capabilities=asdict(able) if able is not None else None,
+            capabilities=asdict(able) if able is not None else None, token=request.get(TOKEN, ""),
         )  # fmt: skip
         if not request.get("BatchImportMetaDataOnCreate", False):
             association = replace(association, import_state="DONE", new_since_ns=now)
@@ -95,7 +95,7 @@ class Associations:
     async def created(self, request: Json) -> Json:
         """What a creation answers that was done before."""
         for association in self._engine.all_associations():
-            if association.file_system_path_given == request.get("FileSystemPath"):
+            if association.token == request[TOKEN]:
                 return {"Association": self._described(association)}
         raise refused("BadRequest", "the association that this request made was deleted: use another ClientRequestToken")
 

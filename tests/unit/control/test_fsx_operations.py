@@ -370,6 +370,18 @@ async def test_repeated_creation_and_deletion_are_done_once(api: Api) -> None:
     assert refusal["Code"] == "DataRepositoryAssociationNotFound"
 
 
+async def test_repeated_creation_is_never_answered_with_what_another_request_made(api: Api) -> None:
+    first = await made(api, "/three", "s3://other/x", ClientRequestToken="a")
+    await api.call("delete_data_repository_association", AssociationId=first["AssociationId"])
+    assert await api.engine.forget_association(api.association(first["AssociationId"]))
+    again = await made(api, "/three", "s3://other/y", ClientRequestToken="b")
+    await api.restart()
+    request = {"FileSystemId": api.arn.rpartition("/")[2], "FileSystemPath": "/three", "DataRepositoryPath": "s3://other/x"}
+    refusal = await api.refusal("create_data_repository_association", ClientRequestToken="a", **request)
+    assert refusal["Code"] == "BadRequest" and "was deleted: use another ClientRequestToken" in refusal["Message"]
+    assert await made(api, "/three", "s3://other/y", ClientRequestToken="b") == again
+
+
 async def test_deletion_says_how_much_was_not_exported(api: Api) -> None:
     api.unexported = 7
     await api.call("delete_data_repository_association", AssociationId=ONE)

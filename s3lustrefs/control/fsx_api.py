@@ -47,7 +47,7 @@ class FsxApi:
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
-        self.file_systems = FileSystems(engine, capacity_bytes, repositories)
+        self.file_systems = FileSystems(engine, capacity_bytes, repositories, linking.wake)
         caches = FileCaches(engine)
         associations = Associations(engine, self.file_systems, repositories, linking)
         tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)

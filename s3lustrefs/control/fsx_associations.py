@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from s3lustrefs import errors
-from s3lustrefs.control.fsx_filesystems import FileSystems
+from s3lustrefs.control.fsx_filesystems import FileSystems, standing
 from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, association_arn, page, refused, wanted_tags
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import LOST_FOUND
@@ -223,15 +223,14 @@ class Associations:
 
     def _described(self, association: Association) -> Json:
         record = self._file_systems.record
-        in_use = self._repositories.failure(association.assoc_id) if association.lifecycle == "AVAILABLE" else None
-        failure = association.failure or (str(in_use) if in_use else "")
+        lifecycle, failure = standing(association, self._repositories)
         tags = self._engine.tags(association.association_id)
         id_member, path_member = ("FileCacheId", "FileCachePath") if record.is_cache else ("FileSystemId", "FileSystemPath")
         return {
             "AssociationId": association.association_id,
             "ResourceARN": association_arn(record, association.association_id),
             id_member: record.file_system_id,
-            "Lifecycle": "MISCONFIGURED" if in_use else association.lifecycle,
+            "Lifecycle": lifecycle,
             **({"FailureDetails": {"Message": failure[:MESSAGE_CHARACTERS]}} if failure else {}),
             path_member: association.file_system_path_given or association.file_system_path,
             "DataRepositoryPath": association.data_repository_path_given or association.data_repository_path,

@@ -48,13 +48,15 @@ class Api:
     directory: Path
     probe: Capabilities | errors.RepositoryError = field(default_factory=Capabilities)
     unexported: int = 0
+    wakes: int = 0
+    """How often those were woken who do what is asked for."""
 
     def start(self) -> FsxApi:
         self.store = Store(self.directory / "meta", boot_id="boot")
         self.engine = LmdbEngine(self.store)
         self.repositories = Repositories()
         self.tasks = Tasks(self.engine, {}, ReportDelivery(self.engine, self.repositories, self.directory))
-        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
+        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, self._wake)
         self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=self.linking)
         return self.fsx
 
@@ -75,6 +77,9 @@ class Api:
     async def work(self, association_id: str) -> None:
         """What is asked for is done elsewhere: this is its end."""
         await self.engine.move_association(self.association(association_id).assoc_id, "AVAILABLE")
+
+    def _wake(self) -> None:
+        self.wakes += 1
 
     async def _unexported(self, association: Association) -> tuple[int, bool]:
         await trio.lowlevel.checkpoint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -206,6 +207,52 @@ async def test_file_system_update_that_cannot_be_done_changes_nothing(
     assert (refusal["Code"], refusal.get("Parameter")) == (code, parameter)
     record = api.engine.file_system()
     assert record is not None and not record.settings
+
+
+@pytest.fixture
+async def legacy(api: Api) -> Api:
+    """As if it had been linked by its ImportPath, with the first association alone."""
+    record = api.engine.file_system()
+    assert record is not None
+    link = {
+        "ImportPath": "s3://bucket/one",
+        "ExportPath": "s3://bucket/one",
+        "ImportedFileChunkSize": 1024,
+        "AutoImportPolicy": "NEW",
+    }
+    await api.engine.update_file_system(replace(record, settings={"DataRepositoryConfiguration": link}))
+    second = api.association(TWO)
+    await api.engine.move_association(second.assoc_id, "DELETING")
+    assert await api.engine.forget_association(api.association(TWO))
+    return api
+
+
+async def linked(api: Api) -> dict[str, Any]:
+    (found,) = (await api.call("describe_file_systems"))["FileSystems"]
+    return found["LustreConfiguration"]["DataRepositoryConfiguration"]  # type: ignore[no-any-return]
+
+
+async def test_policy_that_is_sent_again_has_a_misconfigured_link_looked_at(legacy: Api) -> None:
+    await legacy.engine.move_association(legacy.association(ONE).assoc_id, "MISCONFIGURED", "the queue is gone")
+    for _ in range(2):
+        about = await linked(legacy)
+        assert (about["Lifecycle"], about["FailureDetails"]["Message"]) == ("MISCONFIGURED", "the queue is gone")
+        await legacy.restart()  # and a daemon that has not looked itself says the same
+    request = {"FileSystemId": legacy.arn.rpartition("/")[2], "LustreConfiguration": {"AutoImportPolicy": "NEW"}}
+    answer = await legacy.call("update_file_system", **request)
+    about = answer["FileSystem"]["LustreConfiguration"]["DataRepositoryConfiguration"]
+    assert (about["Lifecycle"], about["AutoImportPolicy"]) == ("UPDATING", "NEW") and legacy.wakes == 1
+    await legacy.work(ONE)
+    about = await linked(legacy)
+    assert (about["Lifecycle"], about["AutoImportPolicy"]) == ("AVAILABLE", "NEW") and "FailureDetails" not in about
+
+
+async def test_link_that_failed_has_no_policy_any_more(legacy: Api) -> None:
+    await legacy.engine.move_association(legacy.association(ONE).assoc_id, "FAILED", "its directory is gone")
+    assert (await linked(legacy))["Lifecycle"] == "FAILED"
+    request = {"FileSystemId": legacy.arn.rpartition("/")[2], "LustreConfiguration": {"AutoImportPolicy": "NEW"}}
+    refusal = await legacy.refusal("update_file_system", **request)
+    assert refusal["Code"] == "BadRequest" and "is FAILED" in refusal["Message"]
 
 
 # --- repeated requests ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import trio
 
 from s3lustrefs import errors
 from s3lustrefs.control.fsx_filesystems import FileSystems, standing
@@ -34,8 +36,12 @@ log = logging.getLogger(__name__)
 _MOST_SHOWN = 25
 _REPOSITORY_TYPES = ("S3", "NFS")
 _CHUNK_MIB = 1024
+_PROBE_SECONDS = 20.0
+"""For a bucket to show that it can be used. AWS's clients wait for 60 s."""
 _NEEDED = "FSx needs s3:Get*, s3:List* and s3:PutObject on it"
 """Source: FSx for Lustre User Guide, "Unable to validate access to an S3 bucket"."""
+
+Found = TypeVar("Found")
 
 Probe = Callable[[AssociationSettings], Awaitable[Capabilities | None]]
 """Whether and how a bucket can be used, and be written if anything is exported there; None: the next mount finds out.
@@ -76,7 +82,7 @@ class Associations:
         if defect := rules.addition_defect(settings, self._engine.all_associations()) or await self._place_defect(settings):
             raise refused("BadRequest", defect)
         try:
-            able = await self._linking.probe(settings)
+            able = await _in_time(lambda: self._linking.probe(settings))
         except errors.RepositoryError as exc:
             where = settings.data_repository_path_given
             raise refused("BadRequest", f"cannot validate access to the bucket of {where} ({_NEEDED}): {exc}") from exc
@@ -155,7 +161,7 @@ class Associations:
         if policies.auto_export and not association.auto_export:
             # Nobody has looked yet, or not lately, whether this bucket can be written.
             try:
-                found = {"capabilities": asdict(await self._linking.probe_export(association))}
+                found = {"capabilities": asdict(await _in_time(lambda: self._linking.probe_export(association)))}
             except errors.RepositoryError as exc:
                 raise refused("BadRequest", f"AutoExportPolicy: cannot validate access to the bucket: {exc}") from exc
             association = self._changeable(request)
@@ -259,6 +265,13 @@ class Associations:
         if name == "file-cache-id":
             return self._file_systems.record.is_cache and self._file_systems.record.file_system_id in values
         raise refused("BadRequest", f"Filters: {name} says nothing about data repository associations")
+
+
+async def _in_time(look: Callable[[], Awaitable[Found]]) -> Found:
+    """Raises: RepositoryUnavailable when a bucket says nothing for so long that the client would go away; what `look` raises."""
+    with trio.move_on_after(_PROBE_SECONDS):
+        return await look()
+    raise errors.RepositoryUnavailable(f"it has not answered within {_PROBE_SECONDS:.0f} s")
 
 
 def _deleting(association: Association) -> Json:

@@ -43,10 +43,10 @@ def client_of(url: str, pair: KeyPair = PAIR, region: str = REGION, **more: Any)
 
 @dataclass
 class Api:
-    """One daemon's part of it; `probe` is what a look at a bucket to be written finds. Tasks wait: nobody does them."""
+    """One daemon's part of it; `probe`: what a look at a bucket finds, or waits for. Tasks wait: nobody does them."""
 
     directory: Path
-    probe: Capabilities | errors.RepositoryError = field(default_factory=Capabilities)
+    probe: Capabilities | errors.RepositoryError | trio.Event = field(default_factory=Capabilities)
     unexported: int = 0
     wakes: int = 0
     """How often those were woken who do what is asked for."""
@@ -89,6 +89,9 @@ class Api:
         await trio.lowlevel.checkpoint()
         if isinstance(self.probe, errors.RepositoryError):
             raise self.probe
+        if isinstance(self.probe, trio.Event):
+            await self.probe.wait()
+            return Capabilities()
         return self.probe
 
     async def service(self, name: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
 from s3lustrefs import errors
+from s3lustrefs.control import fsx_associations
 from s3lustrefs.repository.object_store import Capabilities
 from tests.unit.control.fsx_scene import MODEL, ONE, REGION, TWO, Api
 
@@ -399,6 +401,43 @@ async def test_bucket_that_cannot_be_used_refuses_an_association(api: Api) -> No
         "cannot validate access to the bucket" in refusal["Message"] and "s3:Get*, s3:List* and s3:PutObject" in refusal["Message"]
     )
     assert "no permission to list" in refusal["Message"] and len(await ids(api)) == 2
+
+
+async def test_bucket_that_hangs_holds_up_no_other_change(api: Api, nursery: trio.Nursery) -> None:
+    api.probe = answers = trio.Event()
+    created: list[dict[str, Any]] = []
+
+    async def create() -> None:
+        created.append(await made(api, "/three", "s3://other/x"))
+
+    nursery.start_soon(create)
+    with trio.fail_after(20):
+        while not answers.statistics().tasks_waiting:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    with trio.fail_after(15):  # sooner than the look at the bucket is given up
+        await api.call("tag_resource", ResourceARN=api.arn, Tags=[{"Key": "a", "Value": "b"}])
+        await api.call("update_file_system", FileSystemId=api.arn.rpartition("/")[2], NetworkType="DUAL")
+        await api.call("delete_data_repository_association", AssociationId=ONE)
+    assert created == [] and await ids(api) == [ONE, TWO]
+    answers.set()
+    with trio.fail_after(20):
+        while not created:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert len(await ids(api)) == 3
+
+
+async def test_bucket_that_says_nothing_is_told_in_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    off, on = ({"AutoExportPolicy": {"Events": events}} for events in ([], ["NEW"]))
+    await api.call("update_data_repository_association", AssociationId=TWO, S3=off)
+    monkeypatch.setattr(fsx_associations, "_PROBE_SECONDS", 0.5)
+    api.probe = trio.Event()
+    request = {"FileSystemId": api.arn.rpartition("/")[2], "FileSystemPath": "/three", "DataRepositoryPath": "s3://other/x"}
+    for refusal in (
+        await api.refusal("create_data_repository_association", **request),
+        await api.refusal("update_data_repository_association", AssociationId=TWO, S3=on),
+    ):
+        assert refusal["Code"] == "BadRequest" and "it has not answered within" in refusal["Message"]
+    assert await ids(api) == [ONE, TWO] and not api.association(TWO).auto_export
 
 
 async def test_repeated_creation_and_deletion_are_done_once(api: Api) -> None:

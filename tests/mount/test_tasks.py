@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -305,6 +306,50 @@ def test_command_lines_of_the_guide(make_site: Callable[..., Site]) -> None:
         )
         ended = place.run(str(AWS), "fsx", "cancel-data-repository-task", "--task-id", export["TaskId"], check=False)
         assert ended.returncode != 0 and "DataRepositoryTaskEnded" in ended.stderr
+
+
+def test_what_the_readme_shows_works_word_by_word(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.put("p/raw/new", b"new")
+    for name in ("results", "raw", "path2"):
+        (place.root / name).mkdir()
+    for name in ("results/model", "path1", "path2/file1"):
+        (place.root / name).write_text(name)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### Tasks")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    aws = Guide(place, int(fsx.boto.meta.endpoint_url.rpartition(":")[2]), fsx.file_system_id)
+    shown: list[str] = []
+    for line in example.replace("\\\n", " ").splitlines():
+        line = line.replace("s3://lab-results/run-17", f"s3://{place.bucket}/p").replace("/mnt/run", str(place.root))
+        words = shlex.split(line, comments=True)
+        if words[0] == "aws":
+            shown.append("aws")
+            task = fsx.ended(aws(line)["DataRepositoryTask"])
+            assert counts(task) == ("SUCCEEDED", 2, 2, 0)
+            assert {"p/path1", "p/path2/file1", f"p/reports/{task['TaskId']}/failures.csv"} <= set(place.keys())
+            continue
+        assert words[:2] == ["s3lustrefs", "task"]
+        shown.append(words[2])
+        if words[2] == "cancel":
+            proxy.add("hold", method="GET", path="list-type", times=100_000)
+            task = fsx.create(IMPORT)
+            proxy.wait_held()
+            words[-1] = task["TaskId"]
+        if not any(word.startswith(str(place.root)) for word in words):
+            words += ["--mount", str(place.root)]  # others may be mounted on this host
+        out = place.cli(*words[1:]).stdout
+        if "--wait" in words:
+            assert " SUCCEEDED " in out
+        elif words[2] == "list":
+            assert len(out.splitlines()) == 4
+        elif words[2] == "describe":
+            assert json.loads(out)["DataRepositoryTasks"] == []
+        else:
+            assert fsx.ended(task)["Lifecycle"] == "CANCELED"
+            proxy.clear_faults()
+    assert shown == ["import", "export", "release", "list", "describe", "cancel", "aws"]
+    assert (place.root / "raw" / "new").read_bytes() == b"new" and place.body("p/results/model") == b"results/model"
 
 
 # --- cancel, and what stands in the way -----------------------------------------------------------------------------------------

@@ -449,6 +449,24 @@ def test_file_that_may_not_be_written_fails_alone_and_is_not_tried_later(behind_
     assert fsx.run(EXPORT, "secret")["Lifecycle"] == "SUCCEEDED" and place.body("p/secret") == b"x"
 
 
+def test_report_that_the_bucket_does_not_take_is_an_event_and_no_failure_of_the_task(
+    behind_proxy: Mounted, proxy: BackgroundProxy
+) -> None:
+    place, fsx = behind_proxy
+    place.expected_log += ["event=S3CompletionReportUploadFailure", "report not delivered"]
+    (place.root / "fine").write_text("x")
+    fsx.boto.update_file_system(FileSystemId=fsx.file_system_id, LustreConfiguration={"LogConfiguration": {"Level": "ERROR_ONLY"}})
+    proxy.add("denied", method="PUT", path="failures.csv", times=100_000)
+    report = {
+        "Enabled": True, "Path": f"s3://{place.bucket}/p/reports", "Format": "REPORT_CSV_20191124", "Scope": "FAILED_FILES_ONLY",
+    }  # fmt: skip
+    task = fsx.run(EXPORT, Report=report)
+    assert counts(task) == ("SUCCEEDED", 1, 1, 0) and place.keys() == ["p/fine"]
+    assert f"event=S3CompletionReportUploadFailure task={task['TaskId']} path={report['Path']}" in place.log()
+    assert not list(place.state_dir.glob("report-*"))
+    proxy.clear_faults()
+
+
 def test_events_are_logged_at_the_level_of_the_file_system(quiet: Mounted) -> None:
     place, fsx = quiet
     place.expected_log += ["event="]

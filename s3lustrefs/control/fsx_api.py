@@ -1,5 +1,7 @@
 """FsxApi: FSx's operations by name. Validates a request, keeps to one change at a time, and answers a repeated request once.
 
+Changes that look at a bucket first have a queue of their own: one that does not answer holds up no other changes.
+
 A request with a ClientRequestToken that was done before, by this daemon or the one before it, is not done again: its
 answer is how the resource is now. What another endpoint does, or makes no sense on one host, is refused with the reason.
 """
@@ -29,6 +31,10 @@ _OF_THE_HOST = frozenset({"CreateFileSystem", "DeleteFileSystem", "CreateFileCac
 """Operations of `control.host_api` alone: no mount makes or removes another."""
 
 
+_LOOK_AT_BUCKETS = frozenset({"CreateDataRepositoryAssociation", "UpdateDataRepositoryAssociation"})
+"""What they found out about associations before they looked, they find out again or cannot have changed meanwhile."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """An operation that changes something: how it is done, and what it answers when it was done before."""
@@ -47,7 +53,8 @@ class FsxApi:
         self._engine = engine
         self._model = FsxModel()
         self._changing = trio.Lock()
-        self.file_systems = FileSystems(engine, capacity_bytes, repositories)
+        self._looking = trio.Lock()
+        self.file_systems = FileSystems(engine, capacity_bytes, repositories, linking.wake)
         caches = FileCaches(engine)
         associations = Associations(engine, self.file_systems, repositories, linking)
         tasks = TaskOperations(engine, self.file_systems, queue, read_only=read_only)
@@ -91,7 +98,7 @@ class FsxApi:
 
     async def _change(self, name: str, request: Json) -> Json:
         change = self._changes[name]
-        async with self._changing:
+        async with self._looking if name in _LOOK_AT_BUCKETS else self._changing:
             if not request.get(TOKEN):
                 return await change.make(request, None)
             asked = Asked(request[TOKEN], name, fingerprints(request), time.time_ns())

@@ -14,11 +14,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+import trio
 
 from s3lustrefs import errors
-from s3lustrefs.control.fsx_filesystems import FileSystems
-from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, Json, association_arn, page, refused, wanted_tags
+from s3lustrefs.control.fsx_filesystems import FileSystems, standing
+from s3lustrefs.control.fsx_request import MESSAGE_CHARACTERS, TOKEN, Json, association_arn, page, refused, wanted_tags
 from s3lustrefs.meta.engine import MetadataEngine
 from s3lustrefs.meta.location import LOST_FOUND
 from s3lustrefs.model import association_rules as rules
@@ -34,8 +36,12 @@ log = logging.getLogger(__name__)
 _MOST_SHOWN = 25
 _REPOSITORY_TYPES = ("S3", "NFS")
 _CHUNK_MIB = 1024
+_PROBE_SECONDS = 20.0
+"""For a bucket to show that it can be used. AWS's clients wait for 60 s."""
 _NEEDED = "FSx needs s3:Get*, s3:List* and s3:PutObject on it"
 """Source: FSx for Lustre User Guide, "Unable to validate access to an S3 bucket"."""
+
+Found = TypeVar("Found")
 
 Probe = Callable[[AssociationSettings], Awaitable[Capabilities | None]]
 """Whether and how a bucket can be used, and be written if anything is exported there; None: the next mount finds out.
@@ -76,7 +82,7 @@ class Associations:
         if defect := rules.addition_defect(settings, self._engine.all_associations()) or await self._place_defect(settings):
             raise refused("BadRequest", defect)
         try:
-            able = await self._linking.probe(settings)
+            able = await _in_time(lambda: self._linking.probe(settings))
         except errors.RepositoryError as exc:
             where = settings.data_repository_path_given
             raise refused("BadRequest", f"cannot validate access to the bucket of {where} ({_NEEDED}): {exc}") from exc
@@ -84,7 +90,7 @@ class Associations:
         association = Association(
             **{name: getattr(settings, name) for name in AssociationSettings.__dataclass_fields__},
             association_id=new_association_id(), created_ns=now, asked_ns=now, lifecycle="CREATING",
-            capabilities=asdict(able) if able is not None else None,
+            capabilities=asdict(able) if able is not None else None, token=request.get(TOKEN, ""),
         )  # fmt: skip
         if not request.get("BatchImportMetaDataOnCreate", False):
             association = replace(association, import_state="DONE", new_since_ns=now)
@@ -95,7 +101,7 @@ class Associations:
     async def created(self, request: Json) -> Json:
         """What a creation answers that was done before."""
         for association in self._engine.all_associations():
-            if association.file_system_path_given == request.get("FileSystemPath"):
+            if association.token == request[TOKEN]:
                 return {"Association": self._described(association)}
         raise refused("BadRequest", "the association that this request made was deleted: use another ClientRequestToken")
 
@@ -155,7 +161,7 @@ class Associations:
         if policies.auto_export and not association.auto_export:
             # Nobody has looked yet, or not lately, whether this bucket can be written.
             try:
-                found = {"capabilities": asdict(await self._linking.probe_export(association))}
+                found = {"capabilities": asdict(await _in_time(lambda: self._linking.probe_export(association)))}
             except errors.RepositoryError as exc:
                 raise refused("BadRequest", f"AutoExportPolicy: cannot validate access to the bucket: {exc}") from exc
             association = self._changeable(request)
@@ -223,15 +229,14 @@ class Associations:
 
     def _described(self, association: Association) -> Json:
         record = self._file_systems.record
-        in_use = self._repositories.failure(association.assoc_id) if association.lifecycle == "AVAILABLE" else None
-        failure = association.failure or (str(in_use) if in_use else "")
+        lifecycle, failure = standing(association, self._repositories)
         tags = self._engine.tags(association.association_id)
         id_member, path_member = ("FileCacheId", "FileCachePath") if record.is_cache else ("FileSystemId", "FileSystemPath")
         return {
             "AssociationId": association.association_id,
             "ResourceARN": association_arn(record, association.association_id),
             id_member: record.file_system_id,
-            "Lifecycle": "MISCONFIGURED" if in_use else association.lifecycle,
+            "Lifecycle": lifecycle,
             **({"FailureDetails": {"Message": failure[:MESSAGE_CHARACTERS]}} if failure else {}),
             path_member: association.file_system_path_given or association.file_system_path,
             "DataRepositoryPath": association.data_repository_path_given or association.data_repository_path,
@@ -260,6 +265,13 @@ class Associations:
         if name == "file-cache-id":
             return self._file_systems.record.is_cache and self._file_systems.record.file_system_id in values
         raise refused("BadRequest", f"Filters: {name} says nothing about data repository associations")
+
+
+async def _in_time(look: Callable[[], Awaitable[Found]]) -> Found:
+    """Raises: RepositoryUnavailable when a bucket says nothing for so long that the client would go away; what `look` raises."""
+    with trio.move_on_after(_PROBE_SECONDS):
+        return await look()
+    raise errors.RepositoryUnavailable(f"it has not answered within {_PROBE_SECONDS:.0f} s")
 
 
 def _deleting(association: Association) -> Json:

@@ -7,7 +7,7 @@ Source: Amazon File Cache API Reference, "CreateFileCache"; fsx-spec section 14.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -84,18 +84,9 @@ def described(record: FileSystemRecord, links: Sequence[str], *, lifecycle: str 
             "WeeklyMaintenanceStartTime": "7:00:00",
             **kept["LustreConfiguration"],
             "MountName": MOUNT_NAME,
-            "LogConfiguration": {"Level": "WARN_ERROR"},
+            "LogConfiguration": {"Level": record.log_level},
         },
         "DataRepositoryAssociationIds": list(links),
-    }
-
-
-def described_new(record: FileSystemRecord, links: Sequence[str], tags: Mapping[str, str]) -> Json:
-    """FSx's FileCacheCreating."""
-    return {
-        **described(record, links, lifecycle="CREATING"),
-        **({"Tags": [{"Key": key, "Value": value} for key, value in sorted(tags.items())]} if tags else {}),
-        "CopyTagsToDataRepositoryAssociations": record.settings["CopyTagsToDataRepositoryAssociations"],
     }
 
 

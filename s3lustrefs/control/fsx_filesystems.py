@@ -18,7 +18,8 @@ from s3lustrefs.control import fsx_legacy
 from s3lustrefs.control.fsx_request import ACCOUNT, MESSAGE_CHARACTERS, Json, file_system_arn, page, refused
 from s3lustrefs.control.fsx_settings import OTHER_KINDS, checked_settings, throughputs_of
 from s3lustrefs.meta.engine import MetadataEngine
-from s3lustrefs.model.association import policies_of
+from s3lustrefs.model.association import Association, Lifecycle, policies_of
+from s3lustrefs.model.association_lifecycle import may_follow, moved
 from s3lustrefs.model.file_system import MOUNT_NAME, Asked, FileSystemRecord
 from s3lustrefs.movers.repositories import Repositories
 
@@ -40,10 +41,14 @@ _MOUNTED_DEFAULTS: Mapping[str, Any] = {"DeploymentType": "PERSISTENT_2", "PerUn
 class FileSystems:
     """See the module docstring."""
 
-    def __init__(self, engine: MetadataEngine, capacity_bytes: Callable[[], int], repositories: Repositories) -> None:
+    def __init__(
+        self, engine: MetadataEngine, capacity_bytes: Callable[[], int], repositories: Repositories, wake: Callable[[], None]
+    ) -> None:  # fmt: skip
+        """`wake`: something was asked for that is worked on in the background."""
         self._engine = engine
         self._capacity_bytes = capacity_bytes
         self._repositories = repositories
+        self._wake = wake
 
     async def establish(self, region: str) -> FileSystemRecord:
         """Give this file system its identity at its first mount; `region` counts then only."""
@@ -82,7 +87,7 @@ class FileSystems:
         given = request.get("LustreConfiguration", {})
         named: Json = {key: request[key] for key in ("NetworkType", "FileSystemTypeVersion") if key in request}
         if not given and not named:
-            raise refused("BadRequest", "nothing to update: LustreConfiguration is empty")
+            raise refused("MissingFileSystemConfiguration", "nothing to update: LustreConfiguration is empty")
         settings = {**self.record.settings, **named}
         checked = _checked(given, settings)
         settings["LustreConfiguration"] = {**settings.get("LustreConfiguration", {}), **checked}
@@ -97,22 +102,40 @@ class FileSystems:
         return {"FileSystem": self._described(self.record)}
 
     async def _change_policy(self, policy: str) -> None:
-        """Of a file system that was linked at its creation. A crash before the rest of the update leaves this done."""
-        for association in self._engine.associations():
+        """Of a file system that was linked at its creation. A crash before the rest of the update leaves this done.
+
+        As with an update of an association, what it is MISCONFIGURED for is looked at again, and made anew where it can be; also if
+        the policy is the same. Raises: ControlFault. Source: FSx for Lustre User Guide, "Older deployment types".
+        """
+        for association in self._engine.all_associations():
+            if not may_follow(association.lifecycle, "UPDATING"):
+                raise refused(
+                    "BadRequest", f"AutoImportPolicy: the data repository is {association.lifecycle}: it cannot be updated"
+                )
             policies = replace(policies_of(association), auto_import=frozenset(fsx_legacy.EVENTS[policy]))
-            await self._engine.update_association(association.with_policies(policies))
+            changed = moved(association.with_policies(policies), "UPDATING")
+            await self._engine.update_association(replace(changed, asked_ns=time.time_ns()))
+        self._wake()
 
     def _described(self, record: FileSystemRecord) -> Json:
         tags = self._engine.tags(record.file_system_id)
         about = described(record, tags, capacity_gib=min(self._capacity_bytes() >> 30, 2**31 - 1))
         if record.is_legacy:
-            for association in self._engine.associations():
-                failure = self._repositories.failure(association.assoc_id)
+            for association in self._engine.all_associations():
+                lifecycle, failure = standing(association, self._repositories)
                 about["LustreConfiguration"]["DataRepositoryConfiguration"] = fsx_legacy.described(
-                    record.settings["DataRepositoryConfiguration"], lifecycle="MISCONFIGURED" if failure else "AVAILABLE",
-                    events=association.auto_import, failure=str(failure or ""),
+                    record.settings["DataRepositoryConfiguration"], lifecycle=lifecycle,
+                    events=association.auto_import, failure=failure,
                 )  # fmt: skip
         return about
+
+
+def standing(association: Association, repositories: Repositories) -> tuple[Lifecycle, str]:
+    """How an association is shown, and why: one whose bucket cannot be used is MISCONFIGURED before anybody has recorded it."""
+    in_use = repositories.failure(association.assoc_id) if association.lifecycle == "AVAILABLE" else None
+    if in_use is not None:
+        return "MISCONFIGURED", association.failure or str(in_use)
+    return association.lifecycle, association.failure
 
 
 def dns_name(record: FileSystemRecord) -> str:

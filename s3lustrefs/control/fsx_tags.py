@@ -46,12 +46,12 @@ class Tags:
         return {"Tags": [{"Key": key, "Value": value} for _, (key, value) in shown], **more}
 
     def _resource(self, arn: str) -> str:
-        """The id of what an ARN names. Raises: ControlFault."""
+        """The id of what an ARN names; some samples of FSx's guide have `task:` for `task/`. Raises: ControlFault."""
         record = self._file_systems.record
         if arn == file_system_arn(record):
             return record.file_system_id
-        resource = arn.rpartition("/")[2]
-        if arn == task_arn(record, resource) and self._queue.find(resource) is not None:
+        resource = arn.rpartition("/")[2].rpartition(":")[2]
+        if arn.replace(":task:", ":task/") == task_arn(record, resource) and self._queue.find(resource) is not None:
             return resource
         try:
             if arn == association_arn(record, self._associations.find(resource).association_id):

@@ -108,6 +108,8 @@ class Association(AssociationSettings):
     """Of a file cache: names are imported directory by directory, when somebody looks (`movers.directory_importer`)."""
     has_event_queue: bool = False
     """The bucket has been seen to send its events to a queue made here: from then on it is a fault when it does not."""
+    token: str = ""
+    """The ClientRequestToken that it was made with, if any."""
 
     def with_defaults(self, defaults: AssociationSettings) -> Association:
         """One that the API made, with what its request could not say as the configuration says it now."""

@@ -32,6 +32,14 @@ class FileSystemRecord:
         """Whether it was linked with a bucket when it was created, by its ImportPath."""
         return "DataRepositoryConfiguration" in self.settings
 
+    @property
+    def log_level(self) -> str:
+        """Of the event log, in FSx's words; that of a file cache is fixed. Source: fsx-spec section 9.6."""
+        if self.is_cache:
+            return "WARN_ERROR"
+        level: str = self.settings.get("LustreConfiguration", {}).get("LogConfiguration", {}).get("Level", "DISABLED")
+        return level
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:

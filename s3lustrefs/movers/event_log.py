@@ -1,7 +1,7 @@
 """FSx's data repository event log: lines `event=NAME word="..." ...` in daemon.log, as far as the LogConfiguration asks for them.
 
 Movers note here what they record as failed anyway. FSx sends these events to CloudWatch; here they go where all else goes, under a
-logger of their own. As in FSx they are off until somebody sets a level (`aws fsx update-file-system`).
+logger of their own. As in FSx they are off until somebody sets a level (`aws fsx update-file-system`); always on in a file cache.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class _Wanted:
 
     def __contains__(self, event: LogEvent) -> bool:
         record = self.record()
-        settings = record.settings.get("LustreConfiguration", {}) if record else {}
-        warnings, failures = LEVELS.get(settings.get("LogConfiguration", {}).get("Level", ""), (False, False))
+        warnings, failures = LEVELS.get(record.log_level, (False, False)) if record else (False, False)
         return warnings if event in WARNINGS else failures
 
 

@@ -29,12 +29,16 @@ AWS = str(_BESIDE) if _BESIDE.exists() else shutil.which("aws")
 
 @dataclass
 class Endpoint:
-    """`environment` is that of a user: key file and address of the endpoint for AWS's clients, and where the TOML files are."""
+    """`environment` is that of a user: key file and address of the endpoint for AWS's clients, and where the TOML files are.
+
+    `certificate`: serves TLS with it from the next start on; clients trust it.
+    """
 
     server: S3Server
     scratch: Path
     port: int
     options: tuple[str, ...] = ()
+    certificate: Path | None = None
     process: subprocess.Popen[str] | None = None
     mounts: list[Path] = field(default_factory=list)
 
@@ -48,7 +52,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,7 +62,7 @@ class Endpoint:
     def start(self, **environment: str) -> Endpoint:
         command = [
             S3LUSTREFS, "api", "--listen", f"127.0.0.1:{self.port}", "--state-dir", str(self.state_dir), "--region", REGION,
-            "--no-mounts", *self.options,
+            "--no-mounts", *self.options, *(["--certificate", str(self.certificate)] if self.certificate else []),
         ]  # fmt: skip
         with open(self.scratch / "api.log", "w") as log:
             self.process = subprocess.Popen(command, stderr=log, text=True, env={**self.environment, **environment})
@@ -94,6 +98,8 @@ class Endpoint:
         keys = str(self.state_dir / "api" / "api-credentials")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
         environment |= {"AWS_SHARED_CREDENTIALS_FILE": keys, "AWS_ENDPOINT_URL_FSX": self.url, "AWS_CONFIG_FILE": os.devnull}
+        if self.certificate:
+            environment["AWS_CA_BUNDLE"] = str(self.certificate)
         done = subprocess.run(
             [AWS, "fsx", *arguments], capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS, env=environment
         )
@@ -106,6 +112,7 @@ class Endpoint:
         client: Any = boto3.client(
             "fsx", endpoint_url=self.url, region_name=REGION,
             aws_access_key_id=pair.access_key, aws_secret_access_key=pair.secret_key,
+            verify=str(self.certificate) if self.certificate else None,
         )  # fmt: skip
         yield client
         client.close()

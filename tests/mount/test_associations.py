@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -204,6 +206,47 @@ def test_walk_through_of_the_documentation_with_the_aws_cli(scene: Scene) -> Non
         assert os.fstat(held.fileno()).st_size == 2
     place.drain()
     assert place.keys() == ["ns1/f0", "ns1/f1", "ns1/f2"]
+    scene.end()
+
+
+def test_what_the_readme_shows_works_word_by_word(scene: Scene) -> None:
+    place = scene.place
+    place.expected_log.append("changes not exported")  # the directory's own object, if the deletion is quicker
+    place.put("ns1/theirs", b"theirs")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### The FSx API")[2].partition("\n### ")[0]
+    (example,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    linked, shown = "", []
+    for line in example.replace("\\\n", " ").splitlines():
+        given = {
+            "fs-0123456789abcdef0": scene.file_system_id,
+            "dra-0123456789abcdef0": linked,
+            "s3://lab-results": f"s3://{place.bucket}",
+        }
+        for theirs, ours in given.items():
+            line = line.replace(theirs, ours)
+        words = shlex.split(line)
+        if words[0] == "export":
+            assert {word.partition("=")[0] for word in words[1:]} == {"AWS_SHARED_CREDENTIALS_FILE", "AWS_ENDPOINT_URL_FSX"}
+            continue
+        assert words[:2] == ["aws", "fsx"]
+        answer = scene.aws(*words[2:])
+        shown.append(words[2].partition("-")[0])
+        if shown[-1] == "create":
+            linked = answer["Association"]["AssociationId"]
+            scene.wait(linked, "AVAILABLE")
+            until((place.root / "ns1/path1/theirs").exists)
+        elif shown[-1] == "describe":
+            (found,) = answer["Associations"]
+            assert (found["AssociationId"], found["Lifecycle"], found["S3"]) == (linked, "AVAILABLE", BOTH)
+        elif shown[-1] == "update":
+            found = scene.wait(linked, "AVAILABLE")
+            assert found["S3"] == {"AutoImportPolicy": {"Events": ["NEW", "CHANGED"]}, "AutoExportPolicy": {"Events": ALL}}
+        else:
+            scene.wait_gone(linked)
+            assert os.listdir(place.root / "ns1") == []
+    assert shown == ["create", "describe", "update", "delete"]
+    assert place.body("ns1/theirs") == b"theirs"
     scene.end()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
 import shlex
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 
+from tests.certificates import self_signed
 from tests.mount.endpoint import AWS, REGION, Endpoint, endpoint
 from tests.mount.site import S3LUSTREFS, Site
 from tests.servers import S3Server
@@ -48,7 +51,7 @@ def created(host: Endpoint, name: str = "", **lustre: Any) -> dict[str, Any]:
 @needs_helper
 def test_what_the_readme_shows_works_word_by_word(host: Endpoint) -> None:
     section = README.partition("### One endpoint for the host")[2].partition("\n##")[0]
-    (example,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    example, _ = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)  # the other one: test_aws_cli
     point = host.scratch / "mnt"
     point.mkdir()
     host.mounts.append(point)
@@ -113,6 +116,23 @@ def test_requests_reach_the_daemon_of_a_mount_and_the_table_of_others(host: Endp
     shown = json.loads(host.run(S3LUSTREFS, "fs", "describe", "--mount", point, "--json").stdout)
     (mine,) = [each for each in shown["FileSystems"] if each["FileSystemId"] == ids[0]]
     assert mine["LustreConfiguration"]["DataCompressionType"] == "LZ4"
+
+
+@needs_aws
+def test_other_hosts_are_served_with_tls_alone(host: Endpoint, tmp_path: Path) -> None:
+    assert host.stop() == 0
+    host.certificate = self_signed(tmp_path / "api.pem")
+    host.start()
+    file_system_id = created(host)["FileSystemId"]
+    assert json.loads(host.aws("describe-file-systems").stdout)["FileSystems"][0]["FileSystemId"] == file_system_id
+    # Whoever speaks no TLS, or does not know the certificate, gets no answer.
+    plain = urllib.request.Request(f"http://127.0.0.1:{host.port}/", data=b"{}", method="POST")
+    with pytest.raises((OSError, http.client.HTTPException)):
+        urllib.request.urlopen(plain, timeout=20)
+    trusted, host.certificate = host.certificate, None
+    with pytest.raises(AssertionError, match="CERTIFICATE_VERIFY_FAILED|SSL validation failed"):
+        host.aws("describe-file-systems", "--endpoint-url", f"https://127.0.0.1:{host.port}")
+    host.certificate = trusted
 
 
 def test_killed_while_it_makes_one_it_goes_on_at_the_next_start(host: Endpoint) -> None:

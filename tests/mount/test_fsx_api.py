@@ -8,12 +8,15 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import HTTPClientError
 
 from s3lustrefs.control.api_credentials import load_or_make
+from tests.certificates import self_signed
 from tests.mount.site import WAIT_SECONDS, Site
 from tests.servers import free_ports
 
@@ -21,11 +24,11 @@ REGION = "us-east-1"
 
 
 @contextmanager
-def client(place: Site, port: int, region: str) -> Iterator[Any]:
+def client(place: Site, port: int, region: str, certificate: Path | None = None) -> Iterator[Any]:
     pair = load_or_make(place.state_dir / "api-credentials", region)
     made = boto3.client(
-        "fsx", endpoint_url=f"http://127.0.0.1:{port}", region_name=region,
-        aws_access_key_id=pair.access_key, aws_secret_access_key=pair.secret_key,
+        "fsx", endpoint_url=f"{'https' if certificate else 'http'}://127.0.0.1:{port}", region_name=region,
+        aws_access_key_id=pair.access_key, aws_secret_access_key=pair.secret_key, verify=str(certificate) if certificate else None,
     )  # fmt: skip
     yield made
     made.close()
@@ -89,6 +92,29 @@ def test_address_that_is_taken_refuses_the_mount(make_site: Callable[..., Site],
 def test_address_that_others_can_reach_is_refused(make_site: Callable[..., Site], address: str) -> None:
     done = make_site(api_listen=address).try_mount()
     assert done.returncode == 1 and "is not a loopback address" in done.stderr
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_address_that_others_can_reach_serves_tls(make_site: Callable[..., Site], tmp_path: Path, is_apart: bool) -> None:
+    """The key in the certificate's file, or in one of its own."""
+    (port,) = free_ports(1)
+    certificate = self_signed(tmp_path / "api.pem")
+    options = {"api_listen": f"0.0.0.0:{port}", "api_certificate": str(certificate)}
+    if is_apart:
+        body, begin, key = certificate.read_text().partition("-----BEGIN PRIVATE KEY-----")
+        certificate.write_text(body)
+        (tmp_path / "key.pem").write_text(begin + key)
+        options["api_key"] = str(tmp_path / "key.pem")
+    place = make_site(region=REGION, **options).mount()
+    with client(place, port, REGION, certificate) as fsx:
+        assert len(fsx.describe_data_repository_associations()["Associations"]) == 1
+    with client(place, port, REGION) as fsx, pytest.raises(HTTPClientError):
+        fsx.describe_file_systems()
+    place.unmount()
+    certificate.write_text("no certificate")
+    place.expected_log.append("api_certificate=.*cannot be used")
+    done = place.try_mount()
+    assert done.returncode == 1 and f"api_certificate={certificate}" in done.stderr and "cannot be used" in done.stderr
 
 
 def test_import_is_switched_on_by_the_command_and_reaches_what_came_meanwhile(make_site: Callable[..., Site]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -307,6 +308,50 @@ def test_command_lines_of_the_guide(make_site: Callable[..., Site]) -> None:
         assert ended.returncode != 0 and "DataRepositoryTaskEnded" in ended.stderr
 
 
+def test_what_the_readme_shows_works_word_by_word(behind_proxy: Mounted, proxy: BackgroundProxy) -> None:
+    place, fsx = behind_proxy
+    place.put("p/raw/new", b"new")
+    for name in ("results", "raw", "path2"):
+        (place.root / name).mkdir()
+    for name in ("results/model", "path1", "path2/file1"):
+        (place.root / name).write_text(name)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("### Tasks")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    aws = Guide(place, int(fsx.boto.meta.endpoint_url.rpartition(":")[2]), fsx.file_system_id)
+    shown: list[str] = []
+    for line in example.replace("\\\n", " ").splitlines():
+        line = line.replace("s3://lab-results/run-17", f"s3://{place.bucket}/p").replace("/mnt/run", str(place.root))
+        words = shlex.split(line, comments=True)
+        if words[0] == "aws":
+            shown.append("aws")
+            task = fsx.ended(aws(line)["DataRepositoryTask"])
+            assert counts(task) == ("SUCCEEDED", 2, 2, 0)
+            assert {"p/path1", "p/path2/file1", f"p/reports/{task['TaskId']}/failures.csv"} <= set(place.keys())
+            continue
+        assert words[:2] == ["s3lustrefs", "task"]
+        shown.append(words[2])
+        if words[2] == "cancel":
+            proxy.add("hold", method="GET", path="list-type", times=100_000)
+            task = fsx.create(IMPORT)
+            proxy.wait_held()
+            words[-1] = task["TaskId"]
+        if not any(word.startswith(str(place.root)) for word in words):
+            words += ["--mount", str(place.root)]  # others may be mounted on this host
+        out = place.cli(*words[1:]).stdout
+        if "--wait" in words:
+            assert " SUCCEEDED " in out
+        elif words[2] == "list":
+            assert len(out.splitlines()) == 4
+        elif words[2] == "describe":
+            assert json.loads(out)["DataRepositoryTasks"] == []
+        else:
+            assert fsx.ended(task)["Lifecycle"] == "CANCELED"
+            proxy.clear_faults()
+    assert shown == ["import", "export", "release", "list", "describe", "cancel", "aws"]
+    assert (place.root / "raw" / "new").read_bytes() == b"new" and place.body("p/results/model") == b"results/model"
+
+
 # --- cancel, and what stands in the way -----------------------------------------------------------------------------------------
 
 
@@ -402,6 +447,24 @@ def test_file_that_may_not_be_written_fails_alone_and_is_not_tried_later(behind_
     place.drain()
     assert "p/secret" not in place.keys()
     assert fsx.run(EXPORT, "secret")["Lifecycle"] == "SUCCEEDED" and place.body("p/secret") == b"x"
+
+
+def test_report_that_the_bucket_does_not_take_is_an_event_and_no_failure_of_the_task(
+    behind_proxy: Mounted, proxy: BackgroundProxy
+) -> None:
+    place, fsx = behind_proxy
+    place.expected_log += ["event=S3CompletionReportUploadFailure", "report not delivered"]
+    (place.root / "fine").write_text("x")
+    fsx.boto.update_file_system(FileSystemId=fsx.file_system_id, LustreConfiguration={"LogConfiguration": {"Level": "ERROR_ONLY"}})
+    proxy.add("denied", method="PUT", path="failures.csv", times=100_000)
+    report = {
+        "Enabled": True, "Path": f"s3://{place.bucket}/p/reports", "Format": "REPORT_CSV_20191124", "Scope": "FAILED_FILES_ONLY",
+    }  # fmt: skip
+    task = fsx.run(EXPORT, Report=report)
+    assert counts(task) == ("SUCCEEDED", 1, 1, 0) and place.keys() == ["p/fine"]
+    assert f"event=S3CompletionReportUploadFailure task={task['TaskId']} path={report['Path']}" in place.log()
+    assert not list(place.state_dir.glob("report-*"))
+    proxy.clear_faults()
 
 
 def test_events_are_logged_at_the_level_of_the_file_system(quiet: Mounted) -> None:

@@ -43,18 +43,20 @@ def client_of(url: str, pair: KeyPair = PAIR, region: str = REGION, **more: Any)
 
 @dataclass
 class Api:
-    """One daemon's part of it; `probe` is what a look at a bucket to be written finds. Tasks wait: nobody does them."""
+    """One daemon's part of it; `probe`: what a look at a bucket finds, or waits for. Tasks wait: nobody does them."""
 
     directory: Path
-    probe: Capabilities | errors.RepositoryError = field(default_factory=Capabilities)
+    probe: Capabilities | errors.RepositoryError | trio.Event = field(default_factory=Capabilities)
     unexported: int = 0
+    wakes: int = 0
+    """How often those were woken who do what is asked for."""
 
     def start(self) -> FsxApi:
         self.store = Store(self.directory / "meta", boot_id="boot")
         self.engine = LmdbEngine(self.store)
         self.repositories = Repositories()
         self.tasks = Tasks(self.engine, {}, ReportDelivery(self.engine, self.repositories, self.directory))
-        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, lambda: None)
+        self.linking = Linking(AssociationSettings("", "", ""), self._probe, self._probe, self._unexported, self._wake)
         self.fsx = FsxApi(self.engine, self.repositories, self.tasks, capacity_bytes=lambda: 5 << 30, linking=self.linking)
         return self.fsx
 
@@ -76,6 +78,9 @@ class Api:
         """What is asked for is done elsewhere: this is its end."""
         await self.engine.move_association(self.association(association_id).assoc_id, "AVAILABLE")
 
+    def _wake(self) -> None:
+        self.wakes += 1
+
     async def _unexported(self, association: Association) -> tuple[int, bool]:
         await trio.lowlevel.checkpoint()
         return self.unexported, False
@@ -84,6 +89,9 @@ class Api:
         await trio.lowlevel.checkpoint()
         if isinstance(self.probe, errors.RepositoryError):
             raise self.probe
+        if isinstance(self.probe, trio.Event):
+            await self.probe.wait()
+            return Capabilities()
         return self.probe
 
     async def service(self, name: str, request: dict[str, Any]) -> dict[str, Any]:

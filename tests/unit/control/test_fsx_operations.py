@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
 from s3lustrefs import errors
+from s3lustrefs.control import fsx_associations
 from s3lustrefs.repository.object_store import Capabilities
 from tests.unit.control.fsx_scene import MODEL, ONE, REGION, TWO, Api
 
@@ -195,8 +198,8 @@ async def test_file_system_settings_are_kept_and_shown(api: Api) -> None:
         ({"LustreConfiguration": {"PerUnitStorageThroughput": 130}}, "BadRequest", None),
         ({"LustreConfiguration": {"MetadataConfiguration": {"Mode": "AUTOMATIC", "Iops": 1500}}}, "BadRequest", None),
         ({"LustreConfiguration": {"MetadataConfiguration": {"Iops": 1501}}}, "BadRequest", None),
-        ({"LustreConfiguration": {}}, "BadRequest", None),
-        ({}, "BadRequest", None),
+        ({"LustreConfiguration": {}}, "MissingFileSystemConfiguration", None),
+        ({}, "MissingFileSystemConfiguration", None),
     ],
 )
 async def test_file_system_update_that_cannot_be_done_changes_nothing(
@@ -206,6 +209,52 @@ async def test_file_system_update_that_cannot_be_done_changes_nothing(
     assert (refusal["Code"], refusal.get("Parameter")) == (code, parameter)
     record = api.engine.file_system()
     assert record is not None and not record.settings
+
+
+@pytest.fixture
+async def legacy(api: Api) -> Api:
+    """As if it had been linked by its ImportPath, with the first association alone."""
+    record = api.engine.file_system()
+    assert record is not None
+    link = {
+        "ImportPath": "s3://bucket/one",
+        "ExportPath": "s3://bucket/one",
+        "ImportedFileChunkSize": 1024,
+        "AutoImportPolicy": "NEW",
+    }
+    await api.engine.update_file_system(replace(record, settings={"DataRepositoryConfiguration": link}))
+    second = api.association(TWO)
+    await api.engine.move_association(second.assoc_id, "DELETING")
+    assert await api.engine.forget_association(api.association(TWO))
+    return api
+
+
+async def linked(api: Api) -> dict[str, Any]:
+    (found,) = (await api.call("describe_file_systems"))["FileSystems"]
+    return found["LustreConfiguration"]["DataRepositoryConfiguration"]  # type: ignore[no-any-return]
+
+
+async def test_policy_that_is_sent_again_has_a_misconfigured_link_looked_at(legacy: Api) -> None:
+    await legacy.engine.move_association(legacy.association(ONE).assoc_id, "MISCONFIGURED", "the queue is gone")
+    for _ in range(2):
+        about = await linked(legacy)
+        assert (about["Lifecycle"], about["FailureDetails"]["Message"]) == ("MISCONFIGURED", "the queue is gone")
+        await legacy.restart()  # and a daemon that has not looked itself says the same
+    request = {"FileSystemId": legacy.arn.rpartition("/")[2], "LustreConfiguration": {"AutoImportPolicy": "NEW"}}
+    answer = await legacy.call("update_file_system", **request)
+    about = answer["FileSystem"]["LustreConfiguration"]["DataRepositoryConfiguration"]
+    assert (about["Lifecycle"], about["AutoImportPolicy"]) == ("UPDATING", "NEW") and legacy.wakes == 1
+    await legacy.work(ONE)
+    about = await linked(legacy)
+    assert (about["Lifecycle"], about["AutoImportPolicy"]) == ("AVAILABLE", "NEW") and "FailureDetails" not in about
+
+
+async def test_link_that_failed_has_no_policy_any_more(legacy: Api) -> None:
+    await legacy.engine.move_association(legacy.association(ONE).assoc_id, "FAILED", "its directory is gone")
+    assert (await linked(legacy))["Lifecycle"] == "FAILED"
+    request = {"FileSystemId": legacy.arn.rpartition("/")[2], "LustreConfiguration": {"AutoImportPolicy": "NEW"}}
+    refusal = await legacy.refusal("update_file_system", **request)
+    assert refusal["Code"] == "BadRequest" and "is FAILED" in refusal["Message"]
 
 
 # --- repeated requests ----------------------------------------------------------------------------------------------------------
@@ -354,6 +403,43 @@ async def test_bucket_that_cannot_be_used_refuses_an_association(api: Api) -> No
     assert "no permission to list" in refusal["Message"] and len(await ids(api)) == 2
 
 
+async def test_bucket_that_hangs_holds_up_no_other_change(api: Api, nursery: trio.Nursery) -> None:
+    api.probe = answers = trio.Event()
+    created: list[dict[str, Any]] = []
+
+    async def create() -> None:
+        created.append(await made(api, "/three", "s3://other/x"))
+
+    nursery.start_soon(create)
+    with trio.fail_after(20):
+        while not answers.statistics().tasks_waiting:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    with trio.fail_after(15):  # sooner than the look at the bucket is given up
+        await api.call("tag_resource", ResourceARN=api.arn, Tags=[{"Key": "a", "Value": "b"}])
+        await api.call("update_file_system", FileSystemId=api.arn.rpartition("/")[2], NetworkType="DUAL")
+        await api.call("delete_data_repository_association", AssociationId=ONE)
+    assert created == [] and await ids(api) == [ONE, TWO]
+    answers.set()
+    with trio.fail_after(20):
+        while not created:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    assert len(await ids(api)) == 3
+
+
+async def test_bucket_that_says_nothing_is_told_in_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    off, on = ({"AutoExportPolicy": {"Events": events}} for events in ([], ["NEW"]))
+    await api.call("update_data_repository_association", AssociationId=TWO, S3=off)
+    monkeypatch.setattr(fsx_associations, "_PROBE_SECONDS", 0.5)
+    api.probe = trio.Event()
+    request = {"FileSystemId": api.arn.rpartition("/")[2], "FileSystemPath": "/three", "DataRepositoryPath": "s3://other/x"}
+    for refusal in (
+        await api.refusal("create_data_repository_association", **request),
+        await api.refusal("update_data_repository_association", AssociationId=TWO, S3=on),
+    ):
+        assert refusal["Code"] == "BadRequest" and "it has not answered within" in refusal["Message"]
+    assert await ids(api) == [ONE, TWO] and not api.association(TWO).auto_export
+
+
 async def test_repeated_creation_and_deletion_are_done_once(api: Api) -> None:
     first = await made(api, "/three", "s3://other/x", ClientRequestToken="a")
     await api.restart()
@@ -368,6 +454,18 @@ async def test_repeated_creation_and_deletion_are_done_once(api: Api) -> None:
     assert await api.call("delete_data_repository_association", **delete) == answer
     refusal = await api.refusal("delete_data_repository_association", AssociationId=ONE)
     assert refusal["Code"] == "DataRepositoryAssociationNotFound"
+
+
+async def test_repeated_creation_is_never_answered_with_what_another_request_made(api: Api) -> None:
+    first = await made(api, "/three", "s3://other/x", ClientRequestToken="a")
+    await api.call("delete_data_repository_association", AssociationId=first["AssociationId"])
+    assert await api.engine.forget_association(api.association(first["AssociationId"]))
+    again = await made(api, "/three", "s3://other/y", ClientRequestToken="b")
+    await api.restart()
+    request = {"FileSystemId": api.arn.rpartition("/")[2], "FileSystemPath": "/three", "DataRepositoryPath": "s3://other/x"}
+    refusal = await api.refusal("create_data_repository_association", ClientRequestToken="a", **request)
+    assert refusal["Code"] == "BadRequest" and "was deleted: use another ClientRequestToken" in refusal["Message"]
+    assert await made(api, "/three", "s3://other/y", ClientRequestToken="b") == again
 
 
 async def test_deletion_says_how_much_was_not_exported(api: Api) -> None:

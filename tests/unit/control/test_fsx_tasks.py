@@ -62,7 +62,8 @@ async def test_task_is_described_as_it_was_asked_for(api: Api) -> None:
     assert counts == {"TotalCount": 0, "SucceededCount": 0, "FailedCount": 0} and "StartTime" not in made
     answer = await api.fsx.call("DescribeDataRepositoryTasks", {})
     assert MODEL["DescribeDataRepositoryTasks"].output_defect(answer) is None
-    assert (await api.call("list_tags_for_resource", ResourceARN=made["ResourceARN"]))["Tags"] == tags
+    for arn in (made["ResourceARN"], made["ResourceARN"].replace("task/", "task:")):  # the guide has both
+        assert (await api.call("list_tags_for_resource", ResourceARN=arn))["Tags"] == tags
     assert (await api.refusal("list_tags_for_resource", ResourceARN=made["ResourceARN"] + "0"))["Code"] == "ResourceNotFound"
 
 

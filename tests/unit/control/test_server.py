@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import stat
+import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -164,6 +166,35 @@ async def test_many_clients_at_once_are_answered_and_leave_no_descriptor(call: C
 
 async def test_socket_is_only_for_its_owner(call: Call, socket_path: Path) -> None:
     assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
+
+
+ASK = """
+import os, socket, sys
+user = int(sys.argv[2])  # only now: the interpreter may be where nobody else can read
+os.setgroups([]); os.setresgid(user, user, user); os.setresuid(user, user, user)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.settimeout(20)
+    try:
+        sock.connect(sys.argv[1])
+    except PermissionError:
+        sys.exit(13)
+    sock.sendall(b"POST / HTTP/1.1\\r\\nHost: x\\r\\nX-Amz-Target: S3LustreFS.Echo\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    sys.exit(0 if sock.recv(100).startswith(b"HTTP/1.1 200 ") else 1)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(("user", "status"), [(0, 0), (65534, 13)])
+async def test_socket_refuses_other_users(nursery: trio.Nursery, user: int, status: int) -> None:
+    """By its own permissions, also where the directory lets everybody in."""
+    with tempfile.TemporaryDirectory(prefix="s3lustrefs-t-", dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        server = ControlServer(Path(directory, "control.sock"), OPERATIONS)
+        await nursery.start(server.run)
+        command = [sys.executable, "-I", "-S", "-c", ASK, f"{directory}/control.sock", str(user)]
+        done = await trio.run_process(command, check=False, capture_stderr=True)
+        assert done.returncode == status, done.stderr
+        nursery.cancel_scope.cancel()
 
 
 async def test_cancelling_ends_every_connection_and_removes_the_socket(socket_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from s3lustrefs import errors
+from s3lustrefs.control import fsx_caches
 from s3lustrefs.meta import listing
 from s3lustrefs.model.association import key_defect
 from s3lustrefs.model.file_system import FileSystemRecord
@@ -34,6 +35,17 @@ def test_level_of_the_file_system_decides(level: str | None, logged: list[str], 
     event_log.note(LogEvent.EXPORT_OUTSIDE, path="/x")
     event_log.note(LogEvent.EXPORT_BUSY, path="/x")
     assert [record.levelname for record in caplog.records] == logged
+
+
+def test_file_cache_logs_everything_as_its_description_says(caplog: pytest.LogCaptureFixture) -> None:
+    lustre = {"PerUnitStorageThroughput": 1000, "DeploymentType": "CACHE_1"}
+    settings = {"StorageCapacity": 1200, "SubnetIds": [], "LustreConfiguration": lustre}
+    record = FileSystemRecord("fc-00000001", 1, "r", settings)
+    assert fsx_caches.described(record, [])["LustreConfiguration"]["LogConfiguration"] == {"Level": "WARN_ERROR"}
+    event_log.follow(lambda: record)
+    event_log.note(LogEvent.EXPORT_OUTSIDE, path="/x")
+    event_log.note(LogEvent.EXPORT_BUSY, path="/x")
+    assert [each.levelname for each in caplog.records] == ["WARNING", "ERROR"]
 
 
 def test_line_is_one_line_whatever_the_names_are(caplog: pytest.LogCaptureFixture) -> None:

@@ -348,6 +348,7 @@ def test_lost_bucket_is_a_misconfiguration_that_ends_with_its_cause(scene: Scene
     scene.end()
 
 
+@pytest.mark.long
 def test_removed_event_configuration_is_a_misconfiguration_that_an_update_ends(scene: Scene) -> None:
     place = scene.place
     place.expected_log += ["bucket events not available", "misconfigured", "export failed"]
@@ -498,8 +499,9 @@ def test_lost_permission_is_a_misconfiguration_until_it_is_given_back(
     scene.end()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("days", "expected"), [pytest.param(13, "AVAILABLE", marks=pytest.mark.long), (15, "MISCONFIGURED")])
+@pytest.mark.parametrize(("days", "expected"), [(13, "AVAILABLE"), (15, "MISCONFIGURED")])
 def test_queue_further_behind_than_it_keeps_its_messages(
     make_site: Callable[..., Site], proxy: BackgroundProxy, moto_server: S3Server, days: int, expected: str
 ) -> None:

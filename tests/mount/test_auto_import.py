@@ -337,6 +337,7 @@ def test_a_refresh_of_one_subtree_asks_about_nothing_else(make_site: Callable[..
     assert refresh(place)["deleted"] == 1
 
 
+@pytest.mark.long
 def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -> None:
     """Deleted objects are found also where whole pages, or the whole prefix, are gone; long keys too."""
     place = make_site()

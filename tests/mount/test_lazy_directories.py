@@ -387,7 +387,7 @@ def test_read_only_mount_looks_as_well(cache: FileCache) -> None:
         "directory.batch",
         pytest.param("directory.batch:2", marks=pytest.mark.long),
         pytest.param("directory.listed", marks=pytest.mark.long),
-        "directory.recorded",
+        pytest.param("directory.recorded", marks=pytest.mark.long),
     ],
 )
 def test_directory_whose_listing_a_death_cut_is_listed_again(cache: FileCache, failpoint: str) -> None:

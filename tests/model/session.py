@@ -281,10 +281,10 @@ class Session:
             before = time.time_ns() - CLOCK_SLACK_NS
             self._mount_swept()
             self._wait_for_sweep()
-            self._expect_shown([each for each in left if self._is_imported(each)], before)
+            self._expect_shown([each for each in left if self._is_imported(each)], before, heard)
             left = [each for each in left if not self._is_imported(each)]
             self._follower.compare_tree(with_content=False)
-        self._do_refresh(left)
+        self._do_refresh(left, heard)
         self._follower.compare_tree(with_content=True)
         self._do_drain()
 
@@ -321,13 +321,13 @@ class Session:
         self._follower.compare_tree(with_content=True)
         check_bucket(self.site, self.reference.root)
 
-    def _do_refresh(self, changes: Iterable[RemoteChange] = ()) -> None:
+    def _do_refresh(self, changes: Iterable[RemoteChange] = (), told: Iterable[RemoteChange] = ()) -> None:
         """Looking at the bucket shows these changes, and undoes nothing that is kept here."""
         self._faults.clear()
         before = time.time_ns() - CLOCK_SLACK_NS
         for name in ASSOCIATIONS:
             self._ask("Refresh", path=f"/{name}")
-        self._expect_shown(changes, before)
+        self._expect_shown(changes, before, told)
 
     def _is_imported(self, change: RemoteChange) -> bool:
         return change.event in self._imports[change.path.partition("/")[0]].split("+")
@@ -382,13 +382,15 @@ class Session:
         """The kernel is told of a change a moment after it was made."""
         touched = show(self.reference.root, changes)
 
-        def sizes(tree: Mapping[str, Any]) -> dict[str, Any]:
-            return {path: entry.get("size") for path, entry in tree.items()}
+        expected = {path: (inode.kind, None if inode.is_dir else inode.size) for path, inode in self.reference.root.walk()}
+        changed = {path for path, inode in self.reference.root.walk() if inode in touched}
 
-        def trees() -> list[dict[str, Any]]:
-            return [sizes(real.do(["tree", False])[1]) for real in (self._worker, self.reference)]
+        def shows() -> bool:
+            _, found = self._worker.do(["tree", False])
+            is_told = {path: (entry["kind"], entry.get("size")) for path, entry in found.items()} == expected
+            return is_told and all(found[path]["mtime_ns"] >= before for path in changed)
 
-        self._until(lambda: trees()[0] == trees()[1], lambda: f"{changes}\n{trees()}")
+        self._until(shows, lambda: f"{changes}\n{expected}\n{self._worker.do(['tree', False])[1]}")
         self._adopt_shown(touched, before, changes)
         self._follower.compare_tree(with_content=False)
 
@@ -401,8 +403,8 @@ class Session:
         self._follower.do(["write", 0, 0, len(path), 123])
         self._follower.do(["close", 0])
 
-    def _expect_shown(self, changes: Iterable[RemoteChange], before: int) -> None:
-        self._adopt_shown(show(self.reference.root, changes), before)
+    def _expect_shown(self, changes: Iterable[RemoteChange], before: int, told: Iterable[RemoteChange] = ()) -> None:
+        self._adopt_shown(show(self.reference.root, changes), before, told)
 
     def _adopt_shown(self, touched: set[Inode], before: int, told: Iterable[RemoteChange] = ()) -> None:
         """`told`: of changes that events told of, whose time is that of a file without times of its own until it is listed."""

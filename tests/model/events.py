@@ -87,7 +87,7 @@ class EventChooser:
         return self._rng.choice(linked) if linked else ""
 
     def _replace_object(self, reference: Reference) -> Operation:
-        length = self._rng.choice([1, 1000, 70_000])
+        length = self._rng.choice([10, 1000, 70_000])
         return ["replace_object", self._object(reference), self._seed(), length, self._rng.choice(_HEADERS)]
 
     def _create_object(self, reference: Reference) -> Operation:
@@ -106,7 +106,7 @@ class EventChooser:
         return [self._change(nodes) for _ in range(self._rng.randint(1, 6))]
 
     def _change(self, nodes: list[tuple[str, Inode]]) -> list[Any]:
-        what = [self._seed(), self._rng.choice([1, 1000, 70_000])]
+        what = [self._seed(), self._rng.choice([10, 1000, 70_000])]
         directories = ["one", "two", *(path for path, inode in nodes if inode.is_dir)]
         new = f"{self._rng.choice(directories)}/{self._rng.choice(_NEW)}-{self._rng.randrange(1000)}"
         leaves = [path for path, inode in nodes if not inode.is_dir] or [new]

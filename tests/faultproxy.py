@@ -11,9 +11,9 @@ Actions: `slowdown` (503), `internal` (500), `denied` (403), `notfound` (404), `
 ExpiredToken), `skewed` (403 RequestTimeTooSkewed), `no-kms-key` (400 KMS.NotFoundException), `html` (502 with an HTML body),
 `late-error` (200 with an <Error> body), `reset` (closed without an answer), `lost-reply` (carried out, answer dropped), `cut-
 head` (closed within the headers of the answer), `truncate:N` (closed after N body bytes), `stall:N` (silent after N body
-bytes), `trickle:N` (N bytes of the body per second), `corrupt` (a body of the right length with one wrong byte), `age:N`
-(messages of an SQS queue were sent N seconds earlier), `hold` (the request waits until `release`), `hold-reply` (carried out,
-the answer waits until `release`).
+bytes), `trickle:N` (N bytes of the body per second), `corrupt` (a body of the right length with one wrong byte), `corrupt-whole`
+(the same, unless a range was asked for), `age:N` (messages of an SQS queue were sent N seconds earlier), `hold` (the request waits
+until `release`), `hold-reply` (carried out, the answer waits until `release`).
 """
 
 from __future__ import annotations
@@ -157,6 +157,8 @@ class FaultProxy:
         """Carry out one request; False when the connection must close after it."""
         method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         action, _, argument = next((rule.action for rule in self.rules if rule.takes(method, target)), "").partition(":")
+        if action == "corrupt-whole":
+            action = "corrupt" if _header(head, b"range") is None else ""
         self.log.append((method, target, action))
         if action == "reset":
             return False

@@ -156,7 +156,8 @@ class FileExport:
         except errors.ObjectChanged:
             head = await store.head(target.key)
             ours = await self._sent.wrote(target.association.assoc_id, target.key, head)
-            if inode.is_symlink and not ours and not holds(head, body):
+            is_known = known is not None and head.version.etag == known.etag  # and was said to be gone, or to have changed
+            if inode.is_symlink and not ours and not is_known and not holds(head, body):
                 await self._outcome.conflict(inode, target, head)
             written = await self._write_small(store, inode, target, body, head, Condition(head.version.etag))
         await self._outcome.settle(inode, target, written, content=True)

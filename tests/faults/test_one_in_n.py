@@ -66,6 +66,22 @@ def test_wrong_bytes_of_the_right_length_are_never_shown(job: Job, proxy: Backgr
     assert job.excused == []
 
 
+def test_wrong_word_about_a_file_that_a_symlink_replaces_makes_no_conflict(job: Job, proxy: BackgroundProxy) -> None:
+    """Its object is said to be gone, so the symlink must not replace one, and meets the very object that is known."""
+    here = job.site
+    here.mount()
+    job.write("x", b"content")
+    here.drain()
+    os.symlink("s00", job.path("link"))
+    proxy.add("notfound", method="HEAD", path="/job/x")
+    os.rename(job.path("link"), job.path("x"))
+    here.drain()
+    assert proxy.hits() == 1
+    assert os.readlink(job.path("x")) == "s00" and here.status()["conflicts"] == 0
+    job.expected["x"] = b"s00"
+    job.check_bucket()
+
+
 def test_refusal_that_cannot_be_looked_into_costs_nobody_the_mount(job: Job, proxy: BackgroundProxy) -> None:
     """The GET of a part says that the object changed, and the HEAD that would tell fails."""
     here = job.site

@@ -50,10 +50,10 @@ def check_bucket(site: Site, root: Inode) -> None:
     """Exactly the tree, object by object, and nothing unfinished. Raises: AssertionError with every difference."""
     found = read_bucket(site)
     wrong = []
-    for key, inode in _expected(root).items():
+    for key, inode in expected_objects(root).items():
         stored = found.pop(key, None)
         if stored is not None:
-            wrong += [f"{key}: {fault}" for fault in _faults(stored, inode)]
+            wrong += [f"{key}: {fault}" for fault in faults(stored, inode)]
         elif inode.has_marker or not inode.is_dir:
             wrong.append(f"{key}: missing")
     wrong += [f"{key}: nobody has this name" for key in found]
@@ -62,7 +62,8 @@ def check_bucket(site: Site, root: Inode) -> None:
     assert not wrong, "the bucket differs:\n" + "\n".join(wrong)
 
 
-def _expected(root: Inode) -> dict[str, Inode]:
+def expected_objects(root: Inode) -> dict[str, Inode]:
+    """By key: what in the tree has, or may have, an object."""
     keys = {}
     for path, inode in root.walk():
         inside = path.partition("/")[0] in ASSOCIATIONS and "/" in path
@@ -71,7 +72,8 @@ def _expected(root: Inode) -> dict[str, Inode]:
     return keys
 
 
-def _faults(stored: StoredObject, inode: Inode) -> Iterable[str]:
+def faults(stored: StoredObject, inode: Inode) -> Iterable[str]:
+    """In what an object is not what is here."""
     body = inode.target.encode() if inode.kind == "link" else bytes(inode.data)
     if stored.body != body:
         yield f"{len(stored.body)} bytes that are not the {len(body)} of the file"

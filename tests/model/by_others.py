@@ -28,6 +28,10 @@ class RemoteChange:
     stored: StoredObject | None
 
     @property
+    def key(self) -> str:
+        return self.path + "/" if self.verb in ("mark", "unmark") else self.path
+
+    @property
     def order(self) -> tuple[bool, int]:
         """Directories lose their objects last and deepest first: then it shows what is left in them."""
         return self.verb == "unmark", -self.path.count("/")

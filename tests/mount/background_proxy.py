@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ class BackgroundProxy:
     def hits(self) -> int:
         """How many requests have met with a fault so far."""
         return sum(1 for _, _, action in self._proxy.log if action)
+
+    def hits_by_action(self) -> collections.Counter[str]:
+        """How many have met with each."""
+        return collections.Counter(action for _, _, action in self._proxy.log if action)
 
     def clear_faults(self) -> None:
         """No more faults for new requests; held ones go on."""

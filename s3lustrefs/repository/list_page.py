@@ -1,8 +1,8 @@
 """Page: one ListObjectsV2 reply, parsed into columns.
 
 Columns (a list of keys, a list of sizes, ...) instead of a record per object: nearly all work is then done by C code over
-whole lists, 3.0 us per key against 5.0 us for a dict per object, 329 KB pages of 1000 keys. Regular expressions are 25 %
-faster still, but break on the first server that puts blanks between tags.
+whole lists. A page whose objects are written alike is taken from the parser's own events, at a third of what a tree costs
+per key; any other goes through the tree.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ import calendar
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any
 from urllib.parse import unquote_to_bytes
+from xml.parsers import expat
 
 STANDARD = b"STANDARD"
 MEMO_ENTRIES = 20_000
+_TAGS = ("Key", "Size", "ETag", "LastModified", "StorageClass")
+_SEPARATOR = "\x01"
+"""Between namespace and name of an element. No XML document can have it in a text, so that it tells one from the other."""
+_BLANKS = " \t\r\n"
+"""Those between elements become part of the next text: a page that has any among its objects is left to the tree."""
 
 
 class MalformedPage(ValueError):
@@ -117,45 +123,94 @@ def decode_texts(texts: list[str | None], url_encoded: bool) -> list[bytes]:
 
 def parse_page(body: bytes) -> Page:
     """Parse one reply. Raises: MalformedPage."""
+    events: list[str] = []
+    parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
+    parser.buffer_text = True
+    # expat calls the list's own method: no tree is built, and no statement runs per element.
+    parser.CharacterDataHandler = parser.EndElementHandler = events.append
     try:
-        root = ET.fromstring(body)
-    except ET.ParseError as exc:
+        parser.Parse(body, True)
+    except expat.ExpatError as exc:
         raise MalformedPage(f"not a whole XML document: {exc}") from exc
+    try:
+        page = _page_of_alike(events)
+        return page if page is not None else parse_tree(body)
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise MalformedPage(f"an object without key, size or date: {exc}") from exc
+
+
+def _page_of_alike(events: list[str]) -> Page | None:
+    """A page out of its texts and the names of its elements, each as it ends, in the order of the document. None unless all objects
+    have the same elements in the same order, as nearly every server writes them, and there are no subdirectories.
+
+    Raises: ValueError for what is no size or date.
+    """
+    space = events[-1].removesuffix("ListBucketResult")
+    ends = f"{space}Contents"
+    count = events.count(ends)
+    if count < 2 or not space.endswith(_SEPARATOR) or f"{space}CommonPrefixes" in events:
+        return None
+    first = events.index(ends)
+    width = events.index(ends, first + 1) - first
+    start, end = first + 1 - width, first + 1 + (count - 1) * width
+    objects, rest = events[start:end], events[: max(start, 0)] + events[end:]
+    names = [(at, name) for at, name in enumerate(objects[:width]) if _SEPARATOR in name]
+    are_alike = start >= 0 and all(objects[at::width].count(name) == count and name not in rest for at, name in names)
+    joined = "".join(objects)
+    if not are_alike or joined.count(_SEPARATOR) != count * len(names) or any(blank in joined for blank in _BLANKS):
+        return None
+    places = {name.removeprefix(space): at for at, name in names}
+    if len(places) < len(names) or not all(places.get(tag, 0) and _SEPARATOR not in objects[places[tag] - 1] for tag in _TAGS):
+        return None
+    texts = {name.removeprefix(space): text.strip() for text, name in pairwise(["", *rest]) if _SEPARATOR not in text}
+    columns: list[list[str | None]] = [list(objects[places[tag] - 1 :: width]) for tag in _TAGS]
+    page = _converted(columns, texts.get("EncodingType") == "url")
+    if texts.get("IsTruncated", "").lower() == "true":
+        page.token = _token(texts.get("NextContinuationToken"))
+    return page
+
+
+def parse_tree(body: bytes) -> Page:
+    """As `parse_page`, of any document, at three times the cost.
+
+    Raises: MalformedPage; ValueError, AttributeError, TypeError for an object without key, size or date.
+    """
+    root = ET.fromstring(body)
     space, _, name = root.tag.rpartition("}")
     if name != "ListBucketResult":
         raise MalformedPage(f"a <{name}> document instead of a listing")
     if space:
         space += "}"
     url_encoded = root.findtext(space + "EncodingType") == "url"
-    try:
-        page = _columns(root, space, url_encoded)
-    except (ValueError, AttributeError, TypeError) as exc:
-        raise MalformedPage(f"an object without key, size or date: {exc}") from exc
+    page = _columns(root, space, url_encoded)
     prefixes = [element.findtext(space + "Prefix") for element in root.findall(space + "CommonPrefixes")]
     page.common_prefixes = decode_texts(prefixes, url_encoded)
     if (root.findtext(space + "IsTruncated") or "").strip().lower() == "true":
-        page.token = root.findtext(space + "NextContinuationToken")
-        if not page.token:
-            raise MalformedPage("a truncated page without a continuation token")
+        page.token = _token(root.findtext(space + "NextContinuationToken"))
     return page
+
+
+def _token(text: str | None) -> str:
+    if not text:
+        raise MalformedPage("a truncated page without a continuation token")
+    return text
 
 
 def _columns(root: ET.Element, space: str, url_encoded: bool) -> Page:
     contents = root.findall(space + "Contents")
     if not contents:
         return Page()
-    columns = [
-        [element.text for element in root.iter(space + tag)] for tag in ("Key", "Size", "ETag", "LastModified", "StorageClass")
-    ]
+    columns = [[element.text for element in root.iter(space + tag)] for tag in _TAGS]
     count = len(contents)
     if not columns[4]:
         columns[4] = list(repeat(None, count))
     if any(len(column) != count for column in columns):
         # An element some objects have and others have not: the columns must be taken object by object.
-        columns = [
-            [element.findtext(space + tag) for element in contents]
-            for tag in ("Key", "Size", "ETag", "LastModified", "StorageClass")
-        ]
+        columns = [[element.findtext(space + tag) for element in contents] for tag in _TAGS]
+    return _converted(columns, url_encoded)
+
+
+def _converted(columns: list[list[str | None]], url_encoded: bool) -> Page:
     keys, sizes, etags, dates, classes = columns
     return Page(
         keys=decode_texts(keys, url_encoded),

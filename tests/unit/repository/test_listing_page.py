@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+from xml.sax.saxutils import escape
 
-from s3lustrefs.repository.list_page import MalformedPage, decode_texts, parse_mtime, parse_page
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3lustrefs.repository import list_page
+from s3lustrefs.repository.list_page import MalformedPage, Page, decode_texts, parse_mtime, parse_page, parse_tree
 
 OBJECT = (
     "<Contents><Key>{key}</Key><LastModified>2026-03-01T01:02:03Z</LastModified><ETag>{etag}</ETag><Size>5</Size>{extra}</Contents>"
 )
+
+
+AMAZON = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
 def document(*contents: str, head: str = "<IsTruncated>false</IsTruncated>") -> bytes:
@@ -75,3 +84,64 @@ def test_date_keeps_its_fraction(text: str, ns: int) -> None:
 def test_anything_but_a_whole_page_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedPage):
         parse_page(body)
+
+
+def test_objects_written_alike_need_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = "<ChecksumAlgorithm>CRC32</ChecksumAlgorithm><Owner><ID>x</ID></Owner><StorageClass>GLACIER</StorageClass>"
+    rows = "".join(OBJECT.format(key=f"a%2B{n}", etag="&quot;1&quot;", extra=extra) for n in range(3))
+    head = "<Name>b</Name><Prefix></Prefix><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+    body = f"<ListBucketResult {AMAZON}>{head}{rows}<NextContinuationToken>t=</NextContinuationToken></ListBucketResult>".encode()
+    expected = parse_tree(body)
+    monkeypatch.delattr(list_page, "parse_tree")
+    assert parse_page(body) == expected
+    assert expected.keys == [b"a+0", b"a+1", b"a+2"] and expected.token == "t=" and expected.storage_classes == [b"GLACIER"] * 3
+
+
+TEXTS = st.sampled_from(
+    ["a", "Key", "Contents", "", " ", "\n", "a b", "%20", "+", "ä", "&", "5", "2026-03-01T01:02:03Z", "x" * 9000]
+)
+DATES = st.sampled_from(["2026-03-01T01:02:03Z", "2026-03-01T01:02:03.5Z", "yesterday", ""])
+ELEMENTS = st.sampled_from(
+    [("Key", TEXTS), ("Size", st.sampled_from(["0", "5", " 5", "x", ""])), ("ETag", TEXTS), ("LastModified", DATES),
+     ("StorageClass", TEXTS), ("Owner", TEXTS)]
+)  # fmt: skip
+
+
+@st.composite
+def listings(draw: st.DrawFn) -> bytes:
+    """Objects that are written alike, but for one or two of them perhaps."""
+    blank = draw(st.sampled_from(["", "", "", "\n  "]))
+
+    def element(name: str, text: str) -> str:
+        return f"<{name}>{escape(text)}</{name}>{blank}"
+
+    order = draw(st.permutations(["Key", "Size", "ETag", "LastModified", "StorageClass"]))
+    usual = {"Key": "k", "Size": "5", "ETag": '"e"', "LastModified": "2026-03-01T01:02:03Z", "StorageClass": "STANDARD"}
+    objects = [[(name, usual[name]) for name in order] for _ in range(draw(st.integers(0, 5)))]
+    for _ in range(draw(st.integers(0, 2))):
+        if objects:
+            chosen = draw(st.sampled_from(objects))
+            name, texts = draw(ELEMENTS)
+            at = draw(st.integers(0, len(chosen)))
+            chosen[at : at + draw(st.integers(0, 1))] = draw(st.sampled_from([[], [(name, draw(texts))]]))
+    rows = ["".join(element(*each) for each in fields) for fields in objects]
+    rows = [f"<Contents>{blank}{row}</Contents>{blank}" for row in rows]
+    head = [("EncodingType", draw(st.sampled_from(["url", ""]))), ("IsTruncated", draw(st.sampled_from(["true", "false", ""])))]
+    tail = [("NextContinuationToken", draw(st.sampled_from(["t", "", "a b"]))), ("Prefix", draw(TEXTS))]
+    if draw(st.booleans()):
+        head, tail = tail, head
+    prefixes = draw(st.sampled_from(["", "", "", "<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>"]))
+    parts = [*(element(*each) for each in head), *rows, *(element(*each) for each in tail), prefixes]
+    return f"<ListBucketResult {draw(st.sampled_from([AMAZON, AMAZON, '']))}>{blank}{''.join(parts)}</ListBucketResult>".encode()
+
+
+def parsed(parse: Callable[[bytes], Page], body: bytes) -> Page | None:
+    try:
+        return parse(body)
+    except (MalformedPage, ValueError, AttributeError, TypeError):
+        return None
+
+
+@given(listings())
+def test_a_page_without_a_tree_is_the_same_page(body: bytes) -> None:
+    assert parsed(parse_page, body) == parsed(parse_tree, body)

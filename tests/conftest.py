@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,6 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("suite")
     # A shell ignores it for what it starts in the background, and so would every program that tests start and then interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line("markers", "one_in(n): without --long only each n-th of its parameters, the first among them")
     config.addinivalue_line("markers", "rgw: needs Ceph's RADOS Gateway (12 s to start); deselect with -m 'not rgw'")
 
 
@@ -28,9 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--long"):
         return
+    met: Counter[tuple[str, str]] = Counter()
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="long; run with --long"))
+            continue
+        one_in = item.get_closest_marker("one_in")
+        test = str(item.path), item.name.partition("[")[0]
+        if one_in is not None and met[test] % one_in.args[0]:
+            item.add_marker(pytest.mark.skip(reason="one of many alike; run with --long"))
+        met[test] += 1
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,7 @@ def bare(crashing: Crashing, monkeypatch: pytest.MonkeyPatch) -> Bare:
 @pytest.mark.parametrize(
     "failpoint", ["create.linked", "create.kept", "create.available", "import.batch", "import.complete.before"]
 )
+@pytest.mark.one_in(2)
 def test_association_is_made_although_the_daemon_dies(bare: Bare, failpoint: str) -> None:
     crashing = bare.crashing
     crashing.s3.put_object(Bucket=crashing.bucket, Key="p/x", Body=b"x")
@@ -135,6 +136,7 @@ STEPS = ["unlink.objects:2", "unlink.skipped", "unlink.writes", "unlink.sources:
     ("failpoint", "delete_data"),
     [*((each, False) for each in STEPS), ("unlink.tree:2", True), ("unlink.removed", True), ("unlink.sources", True)],
 )
+@pytest.mark.one_in(3)
 def test_association_is_deleted_although_the_daemon_dies(bare: Bare, failpoint: str, delete_data: bool) -> None:
     crashing = bare.crashing
     keys = [f"p/d{number % 3}/f{number:04}" for number in range(250)]

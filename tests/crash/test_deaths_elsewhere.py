@@ -26,6 +26,7 @@ def dying() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("second", RECOVERING)
+@pytest.mark.one_in(3)
 def test_a_daemon_that_dies_again_while_recovering_loses_nothing(crashing: Crashing, second: str) -> None:
     before = crashing.fill()
     # Content goes up before the first copy, which waits for a HEAD.
@@ -144,6 +145,7 @@ def test_a_conflict_cut_short_keeps_both_sides_once(crashing: Crashing) -> None:
 
 
 @pytest.mark.parametrize("failpoint", ["sweep.batch", "sweep.removed:1", "sweep.removed:2"])
+@pytest.mark.one_in(3)
 def test_a_sweep_cut_short_is_finished_by_the_next(crashing: Crashing, failpoint: str) -> None:
     tree = crashing.fill()
     crashing.mount(failpoint)

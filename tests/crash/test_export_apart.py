@@ -52,6 +52,7 @@ BESIDE: list[tuple[str, Callable[[Path], None], dict[str, bytes]]] = [
 @pytest.mark.parametrize(
     ("failpoint", "change", "expected"), [*DEATHS, *(pytest.param(*each, marks=pytest.mark.long) for each in BESIDE)]
 )
+@pytest.mark.one_in(2)
 def test_export_cut_short_is_finished_by_the_next_mount(
     crashing: Crashing, failpoint: str, change: Callable[[Path], None], expected: dict[str, bytes]
 ) -> None:
@@ -64,6 +65,7 @@ def test_export_cut_short_is_finished_by_the_next_mount(
 
 
 @pytest.mark.parametrize("failpoint", ["delete.before", "delete.answered"])
+@pytest.mark.one_in(2)
 def test_delete_cut_short_takes_only_what_was_exported(crashing: Crashing, failpoint: str) -> None:
     start(crashing, failpoint)
     edit(crashing.root)

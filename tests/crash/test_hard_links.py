@@ -17,6 +17,7 @@ OURS, THEIRS = content(210, 700), content(211, 900)
 
 
 @pytest.mark.parametrize("failpoint", ["sweep.batch", "sweep.removed", "refresh.recorded"])
+@pytest.mark.one_in(3)
 def test_names_that_part_do_so_once(crashing: Crashing, failpoint: str) -> None:
     crashing.fill()
     before = body(crashing, A)

@@ -99,6 +99,7 @@ def fill(here: Crashing, beginning: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.one_in(3)
 def test_a_request_carried_out_while_the_daemon_died_is_not_repeated(
     crashing: Crashing, proxy: BackgroundProxy, case: Case
 ) -> None:

@@ -51,6 +51,7 @@ CHANGES: list[tuple[str, Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "key"), [each[1:] for each in CHANGES], ids=[each[0] for each in CHANGES])
+@pytest.mark.one_in(3)
 def test_tags_are_put_back_after_a_death_between_copy_and_tagging(crashing: Crashing, change: Change, key: str) -> None:
     crashing.mount("copy.untagged")
     crashing.wait_import()
@@ -74,6 +75,7 @@ FURTHER: list[tuple[str, Change]] = [
 
 
 @pytest.mark.parametrize(("first", "key"), [each[1:] for each in CHANGES], ids=[each[0] for each in CHANGES])
+@pytest.mark.one_in(3)
 def test_tags_that_may_not_be_written_fail_the_export_until_they_may(crashing: Crashing, first: Change, key: str) -> None:
     with background_proxy(crashing.server.endpoint_url) as proxy:
         crashing.endpoint_url = proxy.endpoint_url
@@ -91,6 +93,7 @@ def test_tags_that_may_not_be_written_fail_the_export_until_they_may(crashing: C
 
 
 @pytest.mark.parametrize("then", [each[1] for each in FURTHER], ids=[each[0] for each in FURTHER])
+@pytest.mark.one_in(3)
 def test_tags_survive_whatever_is_exported_instead_of_putting_them_back(crashing: Crashing, then: Change) -> None:
     with background_proxy(crashing.server.endpoint_url) as proxy:
         crashing.endpoint_url = proxy.endpoint_url

@@ -90,6 +90,7 @@ def check_end(here: Crashing) -> None:
     ["task.created", "task.executing", "task.ordered", "task.ordered:4", "put.before:3", "put.answered:9", "settle.after:17",
      "task.failure", "task.reported", "task.ended", "log.append.after:20"],
 )  # fmt: skip
+@pytest.mark.one_in(3)
 def test_export_is_brought_to_its_end(crashing: Crashing, failpoint: str) -> None:
     crashing.mount("", *QUIET)
     write_files(crashing)
@@ -128,6 +129,7 @@ def _was_made(here: Crashing) -> bool:
 @pytest.mark.parametrize(
     "failpoint", ["task.executing", "sweep.batch", "task.failure", "task.settled", "task.reported", "task.ended"]
 )
+@pytest.mark.one_in(2)
 def test_import_is_brought_to_its_end(crashing: Crashing, failpoint: str) -> None:
     crashing.mount("", *QUIET)
     crashing.wait_import()
@@ -151,6 +153,7 @@ def test_import_is_brought_to_its_end(crashing: Crashing, failpoint: str) -> Non
 @pytest.mark.parametrize(
     "failpoint", ["task.executing", "task.released", "task.released:20", "release.recorded:7", "task.reported", "task.ended"]
 )
+@pytest.mark.one_in(2)
 def test_release_is_brought_to_its_end(crashing: Crashing, failpoint: str) -> None:
     crashing.mount("")
     write_files(crashing)

@@ -325,6 +325,7 @@ def test_changes_that_are_due_keep_the_command_from_deleting(scene: Scene) -> No
     scene.end()
 
 
+@pytest.mark.long
 def test_lost_bucket_is_a_misconfiguration_that_ends_with_its_cause(scene: Scene) -> None:
     place = scene.place
     place.expected_log += ["export failed", "sweep failed", "misconfigured", "listing"]

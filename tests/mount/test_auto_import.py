@@ -30,7 +30,7 @@ OBJECTS = {
 }
 
 
-@pytest.fixture(params=["moto", pytest.param("rgw", marks=pytest.mark.rgw)])
+@pytest.fixture(params=["moto", pytest.param("rgw", marks=[pytest.mark.rgw, pytest.mark.long])])
 def here(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
     """`OBJECTS`, mounted and looked at: the kernel remembers all of it."""
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
@@ -185,6 +185,7 @@ def test_open_files_of_objects_that_go_or_change(here: Site) -> None:
 
 
 @pytest.mark.parametrize("policy", ["new", "changed", "deleted", "none"])
+@pytest.mark.one_in(2)
 def test_sweeps_follow_the_policy_and_refresh_does_not(make_site: Callable[..., Site], policy: str) -> None:
     place = make_site(auto_import=policy)
     for key in ("p/old", "p/gone"):
@@ -358,6 +359,7 @@ def test_pages_with_nothing_left_in_them_count(make_site: Callable[..., Site]) -
     assert sorted(os.listdir(place.root)) == ["x" * 200]
 
 
+@pytest.mark.long
 def test_a_key_that_may_not_be_looked_at_holds_no_other_up(make_site: Callable[..., Site], proxy: BackgroundProxy) -> None:
     place = make_site(endpoint_url=proxy.endpoint_url, posix_metadata="off")
     place.expected_log.append("name stays, the bucket does not say")
@@ -432,6 +434,7 @@ def test_a_refresh_of_a_subtree_goes_ahead_of_a_sweep(make_site: Callable[..., S
     assert refresh(place) == {"new": 0, "changed": 0, "deleted": 0}
 
 
+@pytest.mark.long
 def test_a_tree_of_more_than_one_page_goes_with_its_directories(make_site: Callable[..., Site]) -> None:
     """Directories within a page and across pages; deeper ones, and one whose key is cut in the table."""
     here = make_site()

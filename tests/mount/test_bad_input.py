@@ -151,6 +151,7 @@ def test_endpoint_nobody_listens_on(bad: Site) -> None:
         refused(bad, bad.endpoint_url, "cannot be reached", "endpoint_url")
 
 
+@pytest.mark.long
 def test_endpoint_that_accepts_and_says_nothing_is_given_up(bad: Site) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

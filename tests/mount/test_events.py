@@ -487,6 +487,7 @@ def test_ages_of_what_waits_are_told(make_site: Callable[..., Site], queue: Queu
     assert ages()[1] == 0 and (ages()[0] or 0) > 2, "what could be exported says nothing of what is to be imported"
 
 
+@pytest.mark.long
 def test_a_queue_that_is_gone_is_said_and_made_again(here: Site, moto_server: S3Server) -> None:
     here.expected_log += ["bucket events not available", "event messages not deleted"]
     before = time.monotonic()

@@ -85,6 +85,7 @@ def fsck(place: Site) -> None:
 # --- exports ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 def test_only_what_is_changed_here_is_exported_and_nothing_imported_is_touched(make: Make, forms: tuple[str, str]) -> None:
     below, out = forms
     place = make(below, out)
@@ -349,6 +350,7 @@ def test_exported_object_that_others_replaced_is_read_as_it_is(make: Make) -> No
 # --- others, where things are imported from ----------------------------------------------------------------------------------
 
 
+@pytest.mark.one_in(3)
 def test_imports_go_on_for_what_was_not_changed_here(make: Make, forms: tuple[str, str]) -> None:
     below, out = forms
     place = make(below, out)

@@ -108,6 +108,7 @@ def test_deletes_go_together(batching: tuple[Site, BackgroundProxy]) -> None:
 
 @pytest.mark.rgw
 @pytest.mark.parametrize("refusal", ["notfound", "denied", "lost-reply"])
+@pytest.mark.one_in(3)
 def test_batches_that_fail_lose_no_delete(batching: tuple[Site, BackgroundProxy], refusal: str) -> None:
     """`notfound`: an endpoint without such a request."""
     here, proxy = batching
@@ -188,6 +189,7 @@ def test_what_arrives_under_the_old_name_meanwhile_is_new(here: Site, proxy: Bac
 
 
 @pytest.mark.parametrize("failpoint", ["copy.answered:13", "delete.answered:20"])
+@pytest.mark.one_in(2)
 def test_rename_of_a_directory_goes_on_after_a_crash(here: Site, failpoint: str) -> None:
     names = [f"old/{number:02d}" for number in range(40)]
     fill(here, names)
@@ -316,6 +318,7 @@ def test_what_is_exported_of_an_open_file_is_of_one_moment(here: Site) -> None:
 
 
 @pytest.mark.parametrize("failpoint", ["snapshot.taken", "snapshot.sent"])
+@pytest.mark.one_in(2)
 def test_a_death_while_an_open_file_is_exported_does_no_harm(here: Site, failpoint: str) -> None:
     here.mount()
     (here.root / "log").write_bytes(b"before")

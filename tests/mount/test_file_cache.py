@@ -70,6 +70,7 @@ def test_cache_that_is_not_full_has_no_task(cache: FileCache) -> None:
 
 
 @pytest.mark.parametrize("failpoint", ["eviction.begun", "release.recorded:2", "release.recorded:9", "eviction.ended"])
+@pytest.mark.one_in(4)
 def test_eviction_cut_by_a_death_ends_with_the_next_mount(cache: FileCache, failpoint: str) -> None:
     data = mount(cache, failpoint)
     with cache.dying():

@@ -66,6 +66,7 @@ def settle(site: Site, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("left", [None, 0, MIB + 5])
+@pytest.mark.one_in(3)
 def test_missing_content_that_the_bucket_has_is_fetched_again(filled: Site, left: int | None) -> None:
     file = chunk(filled, "archived")
     filled.unmount()

@@ -46,6 +46,7 @@ def are_apart(here: Place) -> bool:
 @pytest.mark.parametrize("changed", ["a", "b"])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("how", ["sweep", "refresh"])
+@pytest.mark.one_in(2)
 def test_a_name_whose_object_changed_is_a_file_of_its_own(
     place: Callable[[str], Place], changed: str, how: str, *, whole: bool
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_read_that_meets_the_change_gets_the_file_as_it_was(place: Callable[[s
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("changed", ["a", "b"])
+@pytest.mark.one_in(2)
 def test_a_change_on_both_sides_is_a_conflict_about_that_name(place: Callable[[str], Place], policy: str, changed: str) -> None:
     here = place(policy)
     linked(here, whole=True)
@@ -109,6 +111,7 @@ def test_a_change_on_both_sides_is_a_conflict_about_that_name(place: Callable[[s
 
 @pytest.mark.parametrize("changed", ["a", "b"])
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.one_in(2)
 def test_attributes_given_here_go_with_both(place: Callable[[str], Place], changed: str, *, whole: bool) -> None:
     here = place("keep-both")
     linked(here, whole=whole)
@@ -127,6 +130,7 @@ def test_attributes_given_here_go_with_both(place: Callable[[str], Place], chang
 
 @pytest.mark.parametrize("gone", ["a", "b"])
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.one_in(2)
 def test_only_the_name_goes_whose_object_was_deleted(place: Callable[[str], Place], gone: str, *, whole: bool) -> None:
     here = place("keep-both")
     linked(here, whole=whole)

@@ -276,6 +276,7 @@ def test_renaming_a_directory_does_not_wait_for_ever_for_a_stuck_import(importin
     importing_one.drain()
 
 
+@pytest.mark.long
 def test_import_that_was_cut_off_goes_on_after_the_next_mount(importing: Site, proxy: BackgroundProxy) -> None:
     importing.expected_log.append("import failed|listing")
     assert (importing.root / "z/other").read_bytes() == b"other"
@@ -285,6 +286,7 @@ def test_import_that_was_cut_off_goes_on_after_the_next_mount(importing: Site, p
     assert len(tree(importing.root)) == len(CROWD) - 1 + 2
 
 
+@pytest.mark.long
 def test_failures_of_the_listing_are_tried_again(here: Site, proxy: BackgroundProxy) -> None:
     put_objects(here.server, here.bucket, [(f"p/f{n:05d}", b"x", {}) for n in range(1100)], threads=4)
     here.expected_log.append("import failed|list")

@@ -385,11 +385,12 @@ def test_read_only_mount_looks_as_well(cache: FileCache) -> None:
     "failpoint",
     [
         "directory.batch",
-        pytest.param("directory.batch:2", marks=pytest.mark.long),
-        pytest.param("directory.listed", marks=pytest.mark.long),
-        pytest.param("directory.recorded", marks=pytest.mark.long),
+        "directory.batch:2",
+        "directory.listed",
+        "directory.recorded",
     ],
 )
+@pytest.mark.long
 def test_directory_whose_listing_a_death_cut_is_listed_again(cache: FileCache, failpoint: str) -> None:
     """Of more than a page, with subdirectories: whoever died between them has recorded a part."""
     names = {f"big/f{number:04}" for number in range(1100)} | {f"big/d{number}/x" for number in range(5)}

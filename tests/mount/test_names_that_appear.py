@@ -81,6 +81,7 @@ def test_creating_a_name_that_appeared_meanwhile(make_site: Callable[..., Site],
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.one_in(2)
 def test_daemon_ends_while_the_kernel_cannot_be_told(here: Site, proxy: BackgroundProxy, number: signal.Signals) -> None:
     """The order waits for a look-up, which waits for the daemon: one of them has to be let go.
 

@@ -25,6 +25,7 @@ OBJECTS = {"p/old": b"old", "p/gone": b"gone", "p/moved": b"moved"}
         ("new+deleted", {"p/old": b"old", "p/fresh": b"fresh", "p/renamed": b"moved"}),
     ],
 )
+@pytest.mark.one_in(2)
 def test_only_events_of_the_policy_are_exported(make_site: Callable[..., Site], policy: str, expected: dict[str, bytes]) -> None:
     here = make_site(auto_export=policy)
     for key, body in OBJECTS.items():

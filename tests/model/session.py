@@ -386,7 +386,9 @@ class Session:
         changed = {path for path, inode in self.reference.root.walk() if inode in touched}
 
         def shows() -> bool:
-            _, found = self._worker.do(["tree", False])
+            done, found = self._worker.do(["tree", False])
+            if done == "error":  # a name went while it was looked at
+                return False
             is_told = {path: (entry["kind"], entry.get("size")) for path, entry in found.items()} == expected
             return is_told and all(found[path]["mtime_ns"] >= before for path in changed)
 

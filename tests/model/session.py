@@ -315,6 +315,7 @@ class Session:
     def _export_what_was_kept(self) -> None:
         self._fsx.set_policy("AutoExportPolicy", dict.fromkeys(ASSOCIATIONS, "none"))
         self._fsx.export_task()
+        self._follower.compare_tree(with_content=True)  # what was moved out of an association has its bytes in what it left there
         for key in read_bucket(self.site).keys() - expected_objects(self.reference.root).keys():
             self.site.s3.delete_object(Bucket=self.site.bucket, Key=key)
         self._do_refresh([])

@@ -128,22 +128,21 @@ def parse_page(body: bytes) -> Page:
     parser.buffer_text = True
     # expat calls the list's own method: no tree is built, and no statement runs per element.
     parser.CharacterDataHandler = parser.EndElementHandler = events.append
+    unknown: list[object] = []
+    parser.SkippedEntityHandler = lambda *entity: unknown.append(entity)
     try:
         parser.Parse(body, True)
-    except expat.ExpatError as exc:
-        raise MalformedPage(f"not a whole XML document: {exc}") from exc
-    try:
-        page = _page_of_alike(events)
-        return page if page is not None else parse_tree(body)
-    except (ValueError, AttributeError, TypeError) as exc:
-        raise MalformedPage(f"an object without key, size or date: {exc}") from exc
+    except expat.ExpatError:
+        return parse_tree(body)  # which says what is wrong
+    page = None if unknown else _page_of_alike(events)
+    return page if page is not None else parse_tree(body)
 
 
 def _page_of_alike(events: list[str]) -> Page | None:
     """A page out of its texts and the names of its elements, each as it ends, in the order of the document. None unless all objects
     have the same elements in the same order, as nearly every server writes them, and there are no subdirectories.
 
-    Raises: ValueError for what is no size or date.
+    Raises: MalformedPage.
     """
     space = events[-1].removesuffix("ListBucketResult")
     ends = f"{space}Contents"
@@ -171,11 +170,11 @@ def _page_of_alike(events: list[str]) -> Page | None:
 
 
 def parse_tree(body: bytes) -> Page:
-    """As `parse_page`, of any document, at three times the cost.
-
-    Raises: MalformedPage; ValueError, AttributeError, TypeError for an object without key, size or date.
-    """
-    root = ET.fromstring(body)
+    """As `parse_page`, of any document, at three times the cost. Raises: MalformedPage."""
+    try:
+        root = ET.fromstring(body)
+    except ET.ParseError as exc:
+        raise MalformedPage(f"not a whole XML document: {exc}") from exc
     space, _, name = root.tag.rpartition("}")
     if name != "ListBucketResult":
         raise MalformedPage(f"a <{name}> document instead of a listing")
@@ -212,10 +211,13 @@ def _columns(root: ET.Element, space: str, url_encoded: bool) -> Page:
 
 def _converted(columns: list[list[str | None]], url_encoded: bool) -> Page:
     keys, sizes, etags, dates, classes = columns
-    return Page(
-        keys=decode_texts(keys, url_encoded),
-        sizes=[int(size) for size in sizes],  # type: ignore[arg-type]
-        etags=[(etag or "").replace('"', "").encode() for etag in etags],
-        mtimes_ns=[_minutes[date[:16]] + _seconds[date[16:]] for date in dates],  # type: ignore[index]
-        storage_classes=[_storage_classes[name] for name in classes],
-    )
+    try:
+        return Page(
+            keys=decode_texts(keys, url_encoded),
+            sizes=[int(size) for size in sizes],  # type: ignore[arg-type]
+            etags=[(etag or "").replace('"', "").encode() for etag in etags],
+            mtimes_ns=[_minutes[date[:16]] + _seconds[date[16:]] for date in dates],  # type: ignore[index]
+            storage_classes=[_storage_classes[name] for name in classes],
+        )
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise MalformedPage(f"an object without key, size or date: {exc}") from exc

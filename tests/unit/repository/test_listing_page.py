@@ -17,6 +17,7 @@ OBJECT = (
 )
 
 
+UNKNOWN_ENTITY = OBJECT.format(key="&nbsp;", etag="1", extra="<StorageClass>STANDARD</StorageClass>")
 AMAZON = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
@@ -76,6 +77,8 @@ def test_date_keeps_its_fraction(text: str, ns: int) -> None:
         b"",
         b"<html>busy</html>",
         b"<Error><Code>InternalError</Code></Error>",
+        b'<!DOCTYPE html PUBLIC "a" "b"><html>please&nbsp;wait</html>',
+        f'<!DOCTYPE x PUBLIC "a" "b"><ListBucketResult {AMAZON}>{UNKNOWN_ENTITY * 2}</ListBucketResult>'.encode(),
         document(OBJECT.format(key="a", etag="1", extra=""))[:-30],
         document("<Contents><Key>a</Key></Contents>"),
         document(head="<IsTruncated>true</IsTruncated>"),
@@ -138,10 +141,19 @@ def listings(draw: st.DrawFn) -> bytes:
 def parsed(parse: Callable[[bytes], Page], body: bytes) -> Page | None:
     try:
         return parse(body)
-    except (MalformedPage, ValueError, AttributeError, TypeError):
+    except MalformedPage:
         return None
 
 
 @given(listings())
 def test_a_page_without_a_tree_is_the_same_page(body: bytes) -> None:
     assert parsed(parse_page, body) == parsed(parse_tree, body)
+
+
+def test_the_reason_for_a_refusal_is_the_one_that_holds() -> None:
+    with pytest.raises(MalformedPage, match="^a <Error> document instead of a listing$"):
+        parse_page(b"<Error><Code>InternalError</Code></Error>")
+    with pytest.raises(MalformedPage, match="^not a whole XML document"):
+        parse_page(b"<ListBucketResult>")
+    with pytest.raises(MalformedPage, match="^an object without key, size or date"):
+        parse_page(document("<Contents><Key>a</Key></Contents>"))

@@ -150,6 +150,13 @@ def _end(lock: Path) -> None:
 
 
 @contextlib.contextmanager
+def sweeping_endpoint(server: S3Server) -> Iterator[Endpoint]:
+    """Its mounts have their buckets on that server, and look for changes there twice a second."""
+    with endpoint(server, "-o", f"endpoint_url={server.endpoint_url},addressing_style=path,import_interval=0.5") as running:
+        yield running
+
+
+@contextlib.contextmanager
 def endpoint(server: S3Server, *options: str) -> Iterator[Endpoint]:
     """Running; afterwards nothing is left of it or of what it made."""
     with tempfile.TemporaryDirectory(prefix="s3lustrefs-a-") as scratch:

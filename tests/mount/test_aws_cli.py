@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.mount.conftest import fresh_bucket
-from tests.mount.endpoint import AWS, REGION, Endpoint, endpoint
+from tests.mount.endpoint import AWS, REGION, Endpoint, sweeping_endpoint
 from tests.mount.site import WAIT_SECONDS
 from tests.servers import S3Server
 
@@ -42,8 +42,7 @@ CACHED = ("create-file-cache", "update-file-cache", "delete-file-cache")
 
 @pytest.fixture(scope="module")
 def host(moto_server: S3Server) -> Iterator[Endpoint]:
-    options = f"endpoint_url={moto_server.endpoint_url},addressing_style=path,import_interval=0.5"
-    with endpoint(moto_server, "-o", options) as running:
+    with sweeping_endpoint(moto_server) as running:
         yield running
 
 

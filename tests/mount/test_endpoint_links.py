@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.mount.conftest import fresh_bucket
-from tests.mount.endpoint import AWS, Endpoint, endpoint
+from tests.mount.endpoint import AWS, Endpoint, sweeping_endpoint
 from tests.mount.file_cache import REQUEST as CACHE
 from tests.mount.site import S3LUSTREFS, WAIT_SECONDS
 from tests.servers import S3Server
@@ -26,8 +26,7 @@ SUBNETS = ["subnet-0123456789abcdef0"]
 
 @pytest.fixture
 def host(moto_server: S3Server) -> Iterator[Endpoint]:
-    options = f"endpoint_url={moto_server.endpoint_url},addressing_style=path,import_interval=0.5"
-    with endpoint(moto_server, "-o", options) as running:
+    with sweeping_endpoint(moto_server) as running:
         yield running
 
 

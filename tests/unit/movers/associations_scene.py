@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
+import trio.testing
 
 from s3lustrefs import errors
 from s3lustrefs.control.fsx_api import FsxApi
@@ -29,11 +31,28 @@ from s3lustrefs.movers.tasks import Tasks
 from s3lustrefs.movers.unlinker import Unlinker
 from s3lustrefs.repository.object_store import Capabilities
 
+T = TypeVar("T")
+
 ENDPOINT = Endpoint(endpoint_url="http://127.0.0.1:9", region="us-east-1")
 
 
 class Died(BaseException):
     """The daemon is gone, between two verbs of the engine."""
+
+
+def is_death(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_death(each) for each in exc.exceptions)
+    return isinstance(exc, Died)
+
+
+def run(deed: Callable[[], Awaitable[T]]) -> T:
+    """Under a clock that waits for nobody."""
+
+    async def call() -> T:
+        return await deed()
+
+    return trio.run(call, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 class Mortal:

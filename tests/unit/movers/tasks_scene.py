@@ -51,8 +51,30 @@ class Counting:
             raise self.withdrawing
 
 
+class Daemons:
+    """Work on a queue of tasks, one after the other."""
+
+    queue: Tasks
+
+    def open(self) -> None:
+        """The next daemon makes its queue, on the same table."""
+        raise NotImplementedError
+
+    def state(self, task_id: str) -> tuple[str, int, int, int]:
+        record = self.queue.find(task_id)
+        assert record is not None
+        return record.lifecycle, record.total, record.succeeded, record.failed
+
+    async def work(self, seconds: float) -> None:
+        """As one daemon does for so long; then it dies."""
+        with trio.move_on_after(seconds):
+            await self.queue.recover()
+            await self.queue.run()
+        self.open()
+
+
 @dataclass
-class Office:
+class Office(Daemons):
     """A queue on a table that outlives it."""
 
     engine: LmdbEngine
@@ -72,18 +94,6 @@ class Office:
         record = TaskRecord(f"task-{number:017x}", kind, number, [f"path{number}"], **more)
         await self.queue.create(record, {}, None)
         return record.task_id
-
-    def state(self, task_id: str) -> tuple[str, int, int, int]:
-        record = self.queue.find(task_id)
-        assert record is not None
-        return record.lifecycle, record.total, record.succeeded, record.failed
-
-    async def work(self, seconds: float) -> None:
-        """As one daemon does for so long; then it dies."""
-        with trio.move_on_after(seconds):
-            await self.queue.recover()
-            await self.queue.run()
-        self.open()
 
     async def finish(self) -> None:
         await self.work(1000)

@@ -6,11 +6,10 @@ is; and the table is sound at every moment.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import stat
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +26,10 @@ from s3lustrefs.errors import ControlFault
 from s3lustrefs.meta.check import check_engine
 from s3lustrefs.meta.schema import ObjectRecord
 from s3lustrefs.model.ids import ROOT_INO, Ino
-from tests.unit.movers.associations_scene import Died, Scene
+from tests.unit.movers.associations_scene import Scene, is_death, run
 
 T = TypeVar("T")
+pytestmark = pytest.mark.usefixtures("quiet")
 IDLE = -1
 BUCKETS = ("bucket-a", "bucket-b")
 PATHS = ("/a", "/b", "/c/deep", "/a/below")
@@ -74,11 +74,7 @@ class Histories(RuleBasedStateMachine):
             self.chunks.close()
             shutil.rmtree(self.scratch)
 
-    def run(self, deed: Callable[[], Awaitable[T]]) -> T:
-        async def call() -> T:
-            return await deed()
-
-        return trio.run(call, clock=trio.testing.MockClock(autojump_threshold=0))
+    run = staticmethod(run)
 
     def mortally(self, death: int | None, deed: Callable[[], Awaitable[T]]) -> T | None:
         """Do something in a daemon that dies before its verb of that number; None when it did. The next daemon begins then."""
@@ -86,7 +82,7 @@ class Histories(RuleBasedStateMachine):
         try:
             return self.run(deed)
         except BaseException as exc:
-            if not _is_death(exc):
+            if not is_death(exc):
                 raise
             self.scene.start()
             return None
@@ -239,23 +235,9 @@ class Histories(RuleBasedStateMachine):
         self.table_is_sound()
 
 
-def _is_death(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return all(_is_death(each) for each in exc.exceptions)
-    return isinstance(exc, Died)
-
-
 Histories.TestCase.settings = settings(
     max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Thousands of warnings that were provoked."""
-    logging.disable(logging.ERROR)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 TestHistories = Histories.TestCase

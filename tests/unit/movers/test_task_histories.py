@@ -6,10 +6,9 @@ every task has an end with figures that add up.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +24,11 @@ from s3lustrefs.meta.lmdb_engine import LmdbEngine
 from s3lustrefs.meta.store import Store
 from s3lustrefs.model import task as tasks
 from s3lustrefs.model.task import TaskType
-from tests.unit.movers.associations_scene import Died, Mortal
+from tests.unit.movers.associations_scene import Mortal, is_death, run
 from tests.unit.movers.tasks_scene import Office
 
 T = TypeVar("T")
+pytestmark = pytest.mark.usefixtures("quiet")
 AFTER = {
     "PENDING": {"EXECUTING", "CANCELING", "SUCCEEDED", "FAILED", "CANCELED"},
     "EXECUTING": {"CANCELING", "SUCCEEDED", "FAILED", "CANCELED"},
@@ -66,11 +66,7 @@ class Histories(RuleBasedStateMachine):
             self.run(self.store.close)
             shutil.rmtree(self.scratch)
 
-    def run(self, deed: Callable[[], Awaitable[T]]) -> T:
-        async def call() -> T:
-            return await deed()
-
-        return trio.run(call, clock=trio.testing.MockClock(autojump_threshold=0))
+    run = staticmethod(run)
 
     def mortally(self, death: int | None, deed: Callable[[], Awaitable[T]]) -> bool:
         """Do something in a daemon that dies before its verb of that number; whether it survived. The next daemon begins then."""
@@ -78,7 +74,7 @@ class Histories(RuleBasedStateMachine):
         try:
             self.run(deed)
         except BaseException as exc:
-            if not _is_death(exc):
+            if not is_death(exc):
                 raise
             self.mortal.calls_left = None
             self.office.open()
@@ -169,24 +165,10 @@ class Histories(RuleBasedStateMachine):
             assert self.run(lambda task=task: self.office.engine.task_failures(task, 0, 10)) == []  # type: ignore[misc]
 
 
-def _is_death(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return all(_is_death(each) for each in exc.exceptions)
-    return isinstance(exc, Died)
-
-
 Histories.TestCase.settings = settings(
     max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # to make a failing history shorter takes minutes
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Full disks are told, each time."""
-    logging.disable(logging.ERROR)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 TestHistories = Histories.TestCase

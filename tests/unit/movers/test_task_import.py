@@ -26,10 +26,11 @@ from s3lustrefs.movers.task_import import ImportJob
 from s3lustrefs.movers.task_report import ReportDelivery
 from s3lustrefs.movers.tasks import Job, Tasks
 from s3lustrefs.repository.object_store import ObjectHead, ObjectVersion
+from tests.unit.movers.tasks_scene import Daemons
 
 
 @dataclass
-class Bucket:
+class Bucket(Daemons):
     """Batches of archived objects by the directory they are in. A listing takes a second a batch."""
 
     engine: LmdbEngine
@@ -83,18 +84,6 @@ class Bucket:
     async def create(self, *paths: str) -> str:
         await self.queue.create(TaskRecord("task-1", IMPORT, 1, paths, TaskReport()), {}, None)
         return "task-1"
-
-    def state(self, task_id: str) -> tuple[str, int, int, int]:
-        record = self.queue.find(task_id)
-        assert record is not None
-        return record.lifecycle, record.total, record.succeeded, record.failed
-
-    async def work(self, seconds: float) -> None:
-        """As one daemon does for so long; then it dies."""
-        with trio.move_on_after(seconds):
-            await self.queue.recover()
-            await self.queue.run()
-        self.open()
 
 
 @pytest.fixture
